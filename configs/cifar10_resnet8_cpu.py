@@ -1,0 +1,24 @@
+"""ResNet-8 on CIFAR-10 for two CPU cores: 2, 4 and 8 bits in a quarter of an hour.
+
+    python -m dpoq_jax.train --config=configs/cifar10_resnet8_cpu.py --workdir=DIR
+"""
+
+import ml_collections
+
+from dpoq_jax import config as config_lib
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The run."""
+  config = config_lib.get_config()
+  config.epochs = 4
+  config.log_every = 50
+  config.data.name = 'cifar10'
+  config.data.batch_size = 128
+  config.data.pad = 4
+  config.data.flip = True
+  config.quantization.bits = (2, 4, 8)
+  config.optimizer.learning_rate = 0.1
+  config.optimizer.schedule = 'cosine'
+  config.optimizer.warmup_epochs = 0.0
+  return config

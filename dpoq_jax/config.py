@@ -1,0 +1,304 @@
+"""The typed schema of a training run: every field, its default, its bounds.
+
+A config file returns an `ml_collections.ConfigDict` made by `get_config`, so that flags can override any field;
+`validate` turns the result into a frozen `Config`. The defaults are the embedded job: scikit-learn's digits, ResNet-8,
+bits (2, 4, 8, 16).
+"""
+
+from collections.abc import Mapping
+import difflib
+import pathlib
+from typing import Annotated, Any, Literal
+
+import ml_collections
+from ml_collections import config_dict
+import pydantic
+from pydantic import Field
+
+from dpoq_jax import onion
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ConfigError(ValueError):
+  """A config that cannot be run; its message is one line for the user."""
+
+
+class _Section(pydantic.BaseModel):
+  model_config = pydantic.ConfigDict(extra='forbid', frozen=True, strict=True)
+
+
+class Data(_Section):
+  """What is trained on.
+
+  Attributes:
+    name: `digits`, `cifar10` or `cifar100`.
+    dir: TFDS data directory; None is TFDS's own default. A location, so it may change on resume.
+    batch_size: examples per step, over all devices.
+    pad: pixels of padding for random crops; 0 crops nothing.
+    flip: random horizontal flips.
+  """
+
+  name: str = 'digits'
+  dir: str | None = None
+  batch_size: Count = 64
+  pad: Annotated[int, Field(ge=0)] = 0
+  flip: bool = False
+
+
+class Model(_Section):
+  """The network of one path.
+
+  Attributes:
+    name: `resnet`, the CIFAR family.
+    depth: 6n+2 weighted layers.
+    width: channels of the first stage.
+  """
+
+  name: Literal['resnet'] = 'resnet'
+  depth: Count = 8
+  width: Count = 16
+
+  @pydantic.field_validator('depth')
+  @classmethod
+  def _depth_is_6n_plus_2(cls, depth: int) -> int:
+    if depth < 8 or (depth - 2) % 6:
+      raise ValueError('a CIFAR ResNet has 6n+2 layers: 8, 14, 20, 32, ...')
+    return depth
+
+
+class Quantization(_Section):
+  """How weights and activations become integers.
+
+  Attributes:
+    bits: the bit list; one entry is an individual network, (32,) the float one.
+    activation_bits: of every activation; 32 is a plain ReLU.
+    weight_quantizer: `dorefa` (the paper's) or `standardised`.
+    merge: `psbn` or `vanilla`.
+    clip_init: PACT's alpha at the start.
+    shift_init: the precision shifts gamma_{j->k} at the start.
+    compute_dtype: of the convolutions' operands.
+  """
+
+  bits: tuple[int, ...] = (2, 4, 8, 16)
+  activation_bits: int = 8
+  weight_quantizer: Literal['dorefa', 'standardised'] = 'dorefa'
+  merge: Literal['psbn', 'vanilla'] = 'psbn'
+  clip_init: Positive = 6.0
+  shift_init: float = 0.0
+  compute_dtype: Literal['float32', 'bfloat16'] = 'float32'
+
+  @pydantic.field_validator('bits')
+  @classmethod
+  def _bits_increase(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
+    return onion.check_bits(bits)
+
+
+class Objective(_Section):
+  """The joint loss (METHOD 4).
+
+  Attributes:
+    mode: `scaled` (eq. 6), `joint` or `separate`.
+    loss_weights: alpha_k of eq. 5, one per precision; empty means 1 for all.
+    label_smoothing: in [0, 1).
+  """
+
+  mode: Literal['scaled', 'joint', 'separate'] = 'scaled'
+  loss_weights: tuple[NonNegative, ...] = ()
+  label_smoothing: Fraction = 0.0
+
+
+class Optimizer(_Section):
+  """SGD with momentum, L2 decay and a schedule.
+
+  Attributes:
+    learning_rate: peak.
+    momentum: of the velocity.
+    weight_decay: L2, added to the gradient of every parameter.
+    clip_learning_rate: factor on the learning rate of the PACT clips.
+    clip_weight_decay: their own decay; None is `weight_decay`.
+    schedule: `steps` (multiply by `decay_factor` after each of `decay_epochs`) or `cosine` (to 0).
+    decay_epochs: increasing.
+    decay_factor: in (0, 1].
+    warmup_epochs: of linear warm-up from 0.
+  """
+
+  learning_rate: Positive = 0.1
+  momentum: Fraction = 0.9
+  weight_decay: NonNegative = 5e-4
+  clip_learning_rate: NonNegative = 1.0
+  clip_weight_decay: NonNegative | None = None
+  schedule: Literal['steps', 'cosine'] = 'steps'
+  decay_epochs: tuple[Positive, ...] = ()
+  decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+  warmup_epochs: NonNegative = 0.0
+
+  @pydantic.field_validator('decay_epochs')
+  @classmethod
+  def _epochs_increase(cls, epochs: tuple[float, ...]) -> tuple[float, ...]:
+    if list(epochs) != sorted(set(epochs)):
+      raise ValueError('epochs must increase')
+    return epochs
+
+
+class Config(_Section):
+  """A training run.
+
+  Attributes:
+    seed: of initialisation, data order and augmentation.
+    epochs: passes over the training split.
+    log_every: steps between rows of training metrics.
+    eval_every: epochs between evaluations; the last epoch is always evaluated.
+    checkpoint_every: steps between checkpoints; None saves after every epoch.
+    max_skipped_steps: steps with a non-finite loss or gradient before the run stops.
+  """
+
+  seed: Annotated[int, Field(ge=0)] = 0
+  epochs: Count = 30
+  data: Data = Data()
+  model: Model = Model()
+  quantization: Quantization = Quantization()
+  objective: Objective = Objective()
+  optimizer: Optimizer = Optimizer(schedule='cosine', learning_rate=0.05, warmup_epochs=1.0)
+  log_every: Count = 20
+  eval_every: Count = 1
+  checkpoint_every: Count | None = None
+  max_skipped_steps: Annotated[int, Field(ge=0)] = 20
+
+  @pydantic.model_validator(mode='after')
+  def _fields_agree(self) -> 'Config':
+    weights, bits = self.objective.loss_weights, self.quantization.bits
+    if weights and len(weights) != len(bits):
+      raise ValueError(f'objective.loss_weights={weights} needs one entry for each of bits={bits}')
+    if self.optimizer.warmup_epochs >= self.epochs:
+      raise ValueError(
+        f'optimizer.warmup_epochs={self.optimizer.warmup_epochs} must be below epochs={self.epochs}'
+      )
+    return self
+
+
+# What may differ when a run is resumed: where things are, not what they are.
+LOCATIONS = frozenset({'data.dir'})
+CONFIG_FILE = 'config.json'
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The default run as a `ConfigDict`, for config files to change and flags to override."""
+  config = ml_collections.ConfigDict(Config().model_dump())
+  # None has no type that a flag could be parsed as.
+  config.data.dir = config_dict.placeholder(str)
+  config.optimizer.clip_weight_decay = config_dict.placeholder(float)
+  config.checkpoint_every = config_dict.placeholder(int)
+  return config
+
+
+def validate(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
+  """Checks a config against the schema.
+
+  Raises:
+    ConfigError: one line that names the first bad field, its value and what is allowed (for an
+      unknown field, the nearest known one).
+  """
+  fields = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+  try:
+    return Config.model_validate(fields)
+  except pydantic.ValidationError as error:
+    raise ConfigError(_describe(error.errors()[0])) from None
+
+
+def from_json(text: str) -> Config:
+  """Reads what `Config.model_dump_json` wrote.
+
+  Raises:
+    ConfigError: as `validate`.
+  """
+  try:
+    return Config.model_validate_json(text)
+  except pydantic.ValidationError as error:
+    raise ConfigError(_describe(error.errors()[0])) from None
+
+
+def read(workdir: pathlib.Path) -> Config:
+  """The config of the run in `workdir`.
+
+  Raises:
+    FileNotFoundError: if there is no run in it.
+    ConfigError: if the file is not a config of this version.
+  """
+  path = workdir / CONFIG_FILE
+  if not path.is_file():
+    raise FileNotFoundError(f'{workdir} holds no run: there is no {CONFIG_FILE} in it.')
+  return from_json(path.read_text())
+
+
+def claim(workdir: pathlib.Path, config: Config) -> None:
+  """Makes `workdir` the directory of this run, or checks that it is.
+
+  Raises:
+    ConfigError: if it belongs to a run with another config; names the fields that differ.
+    NotADirectoryError: if it is a file.
+  """
+  if workdir.exists() and not workdir.is_dir():
+    raise NotADirectoryError(f'--workdir={workdir} is a file; give a directory.')
+  path = workdir / CONFIG_FILE
+  if path.is_file():
+    if changed := differences(read(workdir), config):
+      raise ConfigError(
+        f'{workdir} holds a run with another config ({"; ".join(changed)}): '
+        'give another --workdir, or the same config to resume.'
+      )
+    return
+  workdir.mkdir(parents=True, exist_ok=True)
+  # Renamed into place, so that a killed process leaves no half config behind.
+  partial = path.with_suffix('.partial')
+  partial.write_text(config.model_dump_json(indent=2))
+  partial.replace(path)
+
+
+def differences(one: Config, other: Config) -> list[str]:
+  """Names of the fields in which two configs differ, locations apart, as `name: one -> other`."""
+  first, second = _flatten(one.model_dump()), _flatten(other.model_dump())
+  return [
+    f'{name}: {first[name]} -> {second[name]}'
+    for name in first
+    if first[name] != second[name] and name not in LOCATIONS
+  ]
+
+
+def nearest_field(name: str) -> str | None:
+  """The known field (`data.batch_size`, say) that is spelt most like `name`, if any is close."""
+  known = list(_flatten(Config().model_dump()))
+  known += [field for field in Config.model_fields if field not in known]
+  if matches := difflib.get_close_matches(name, known, n=1):
+    return matches[0]
+  # A right name in the wrong section.
+  last = {field.rpartition('.')[2]: field for field in known}
+  matches = difflib.get_close_matches(name.rpartition('.')[2], last, n=1)
+  return last[matches[0]] if matches else None
+
+
+def unknown_field(name: str) -> ConfigError:
+  """The error for a field that does not exist."""
+  nearest = nearest_field(name)
+  hint = f'did you mean {nearest}?' if nearest else f'known: {", ".join(Config.model_fields)}.'
+  return ConfigError(f'config.{name}: no such field; {hint}')
+
+
+def _describe(error: Mapping[str, Any]) -> str:
+  name = '.'.join(str(part) for part in error['loc'])
+  if error['type'] == 'extra_forbidden':
+    return str(unknown_field(name))
+  message = error['msg'].removeprefix('Value error, ')
+  if not name:
+    return f'config: {message}.'
+  return f'config.{name}={error["input"]!r}: {message[0].lower()}{message[1:].rstrip(".")}.'
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  flat = {}
+  for name, leaf in tree.items():
+    flat |= _flatten(leaf, f'{prefix}{name}.') if isinstance(leaf, dict) else {prefix + name: leaf}
+  return flat

@@ -1,0 +1,205 @@
+"""How floats become integers: DoReFa weights, PACT activations, and the convolution of the two.
+
+Every quantizer returns *integer-valued floats* with the straight-through gradients of METHOD's value form, and the scale
+that turns them into values. A convolution takes the integers, and the scales multiply its output: training runs the
+integer network that is deployed. Reference: DPOQ (ACML 2021), section 4; DoReFa-Net (arXiv:1606.06160); PACT
+(arXiv:1805.06085).
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dpoq_jax import onion
+
+# A ring of this width is the float kernel itself, and activations of this width are a plain ReLU: the 32-bit baseline.
+FLOAT_WIDTH = 32
+# Codes of more bits would be rounded by float32, in which latents live.
+MAX_WIDTH = 16
+
+# Clips are trained freely; a step that takes one to zero or below must not divide by zero.
+_SMALLEST_CLIP = 1e-3
+
+WeightQuantizer = Callable[[jax.Array, int], jax.Array]
+"""(latent, ring width) -> codes in [0, 2**width - 1], integer-valued, of the latent's shape and dtype."""
+
+
+class Activation(NamedTuple):
+  """A quantized tensor: integer codes and their scale.
+
+  Attributes:
+    code: integer-valued float array, [batch, height, width, channels].
+    scale: scalar; carries no gradient, since the backward rule of the codes already holds it.
+  """
+
+  code: jax.Array
+  scale: jax.Array
+
+  @property
+  def value(self) -> jax.Array:
+    """`code * scale`: the tensor as floats, with the gradients of the value form."""
+    return self.code * self.scale
+
+
+@jax.custom_jvp
+def straight_through_round(x: jax.Array) -> jax.Array:
+  """Rounds to the nearest integer (ties to even); its gradient is the identity."""
+  return jnp.round(x)
+
+
+@straight_through_round.defjvp
+def _straight_through_round_jvp(primals, tangents):
+  return straight_through_round(*primals), tangents[0]
+
+
+def check_width(name: str, width: int) -> int:
+  """Returns `width` if a network can quantize to it.
+
+  Raises:
+    ValueError: unless `width` is from 1 to 16, or 32 (float). The message names `name`.
+  """
+  if width != FLOAT_WIDTH and not 1 <= width <= MAX_WIDTH:
+    raise ValueError(f'{name}={width}: give 1 to {MAX_WIDTH} bits, or {FLOAT_WIDTH} for float.')
+  return width
+
+
+def dorefa(latent: jax.Array, width: int) -> jax.Array:
+  """DoReFa: `round((tanh(w) / (2 max|tanh(w)|) + 1/2) (2**r - 1))`, the maximum a constant.
+
+  Args:
+    latent: float array, any shape.
+    width: bits of the ring, r.
+
+  Returns:
+    Integer-valued codes in [0, 2**r - 1], shape and dtype of `latent`.
+  """
+  squashed = jnp.tanh(latent)
+  largest = jax.lax.stop_gradient(jnp.max(jnp.abs(squashed)))
+  # All-zero latents have no scale of their own: the middle of the range, not NaN.
+  unit = squashed / (2 * jnp.maximum(largest, jnp.finfo(latent.dtype).tiny)) + 0.5
+  return straight_through_round(unit * onion.max_code(width))
+
+
+def standardised(latent: jax.Array, width: int) -> jax.Array:
+  """Standardises the kernel (zero mean, unit deviation) and clips it at a few deviations.
+
+  Dividing by the largest weight, as `dorefa` does, lets one outlier squeeze all others into the middle levels; 1.7
+  deviations for rings of up to 2 bits, 2.5 for wider ones, use the levels evenly. Same contract as `dorefa`.
+  """
+  clip = 1.7 if width <= 2 else 2.5
+  deviation = jnp.sqrt(jnp.var(latent) + jnp.finfo(latent.dtype).tiny)
+  clipped = jnp.clip((latent - jnp.mean(latent)) / deviation, -clip, clip)
+  return straight_through_round((clipped / (2 * clip) + 0.5) * onion.max_code(width))
+
+
+WEIGHT_QUANTIZERS: dict[str, WeightQuantizer] = {'dorefa': dorefa, 'standardised': standardised}
+
+
+def integer_kernel(codes: jax.Array, width: int) -> tuple[jax.Array, float]:
+  """Codes of a ring as the odd integers that a convolution takes, and the scale of its output.
+
+  Args:
+    codes: integer-valued floats in [0, 2**width - 1].
+    width: bits of the ring, r.
+
+  Returns:
+    `2c - (2**r - 1)`, and `1 / (2**r - 1)`.
+  """
+  top = onion.max_code(width)
+  return 2 * codes - top, 1 / top
+
+
+def pact(x: jax.Array, clip: jax.Array, bits: int) -> Activation:
+  """PACT: `y = clip(x, 0, alpha)`, `code = round(y (2**a - 1) / alpha)`.
+
+  The gradient goes to `x` where `0 < x < alpha` and to `alpha` where `x >= alpha`, as if the values `code * scale` had
+  been computed; `scale` itself carries none.
+
+  Args:
+    x: pre-activations, any shape, float.
+    clip: alpha, scalar.
+    bits: a; 32 gives a plain ReLU, of scale 1.
+
+  Returns:
+    Codes in [0, 2**a - 1] and the scale `alpha / (2**a - 1)`.
+  """
+  if bits == FLOAT_WIDTH:
+    return Activation(jax.nn.relu(x), jnp.ones((), x.dtype))
+  # Straight through the floor, so that a clip pushed below it is still trained back up.
+  clip = clip + jax.lax.stop_gradient(jnp.maximum(clip, _SMALLEST_CLIP) - clip)
+  scale = jax.lax.stop_gradient(clip) / onion.max_code(bits)
+  # `where`, not `jnp.clip`: at the bounds themselves that would split the gradient in halves.
+  clipped = jnp.where(x >= clip, clip, jnp.where(x > 0, x, 0))
+  return Activation(straight_through_round(clipped / scale), scale)
+
+
+def image_codes(images: jax.Array, dtype: Any = jnp.float32) -> Activation:
+  """8-bit pixels as the integers -128..127; scaling them is the first normalisation's job.
+
+  Args:
+    images: uint8, [batch, height, width, channels].
+    dtype: float dtype of the result.
+
+  Raises:
+    TypeError: if `images` are not uint8.
+  """
+  if images.dtype != jnp.uint8:
+    raise TypeError(f'images are {images.dtype}: give the 8-bit pixels themselves, as uint8.')
+  return Activation(images.astype(dtype) - 128, jnp.asarray(1 / 128, dtype))
+
+
+def convolve(
+  x: jax.Array, kernel: jax.Array, strides: tuple[int, int], compute_dtype: Any
+) -> jax.Array:
+  """2-D convolution padded by half the kernel, operands in `compute_dtype`, accumulated in the dtype of `x`.
+
+  With integer-valued operands of at most 8 bits each a bfloat16 forward convolution equals the float32 one exactly
+  while the accumulator stays below 2**24. Its backward convolutions round the incoming gradient to bfloat16.
+
+  Args:
+    x: [batch, height, width, channels].
+    kernel: [height, width, channels, features].
+    strides: (vertical, horizontal).
+    compute_dtype: dtype of the operands.
+
+  Returns:
+    [batch, height', width', features], dtype of `x`.
+  """
+  if x.dtype == compute_dtype:
+    return _conv(x, kernel, strides, None)
+  return _low_precision_conv(x, kernel, strides, jnp.dtype(compute_dtype).name)
+
+
+def _conv(x, kernel, strides, accumulator):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    strides,
+    # Explicit padding that ignores the input's parity, so that an odd size stays aligned.
+    [((k - 1) // 2, k // 2) for k in kernel.shape[:2]],
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    preferred_element_type=accumulator,
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _low_precision_conv(x, kernel, strides, compute_dtype):
+  return _conv(x.astype(compute_dtype), kernel.astype(compute_dtype), strides, x.dtype)
+
+
+def _low_precision_conv_forward(x, kernel, strides, compute_dtype):
+  x, kernel, wide = x.astype(compute_dtype), kernel.astype(compute_dtype), x.dtype
+  return _conv(x, kernel, strides, wide), (x, kernel)
+
+
+def _low_precision_conv_backward(strides, compute_dtype, operands, cotangent):
+  # JAX's own transposition rule wants all three tensors in one dtype, so it gets them; what it returns is widened for
+  # the float32 master gradients.
+  _, transpose = jax.vjp(lambda x, kernel: _conv(x, kernel, strides, None), *operands)
+  return tuple(g.astype(cotangent.dtype) for g in transpose(cotangent.astype(compute_dtype)))
+
+
+_low_precision_conv.defvjp(_low_precision_conv_forward, _low_precision_conv_backward)

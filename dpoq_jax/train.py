@@ -1,0 +1,41 @@
+"""Trains one network at several precisions.
+
+    python -m dpoq_jax.train --workdir=DIR [--config=FILE.py[:variant]] [--config.any.field=value]
+
+Without --config: ResNet-8 at 2, 4, 8 and 16 bits on scikit-learn's digits. Run the same command
+again to resume. SIGTERM and Ctrl-C save first (exit status 143 and 130).
+"""
+
+from absl import flags
+
+from dpoq_jax import cli
+from dpoq_jax import config as config_lib
+
+_CONFIG = cli.define_config()
+_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run, made if need be')
+
+
+def main() -> None:
+  """The command."""
+  config = cli.parsed_config(_CONFIG)
+  workdir = cli.required_path(_WORKDIR)
+  # Imported once the flags are known to be good, since JAX takes seconds.
+  from dpoq_jax.training import checkpoint, experiment, loop, progress, signals, summary
+
+  with signals.catch_stop() as stop:
+    with cli.user_errors():
+      config_lib.claim(workdir, config)
+      setup = experiment.build(config)
+    display = progress.Progress()
+    try:
+      result = loop.train(setup, workdir, stop=stop, display=display)
+    except loop.Stopped as stopped:
+      display.say(f'{stopped}: run the same command again to resume.')
+      raise SystemExit(stop.exit_status) from None
+    except (loop.DivergedError, checkpoint.CheckpointError) as error:
+      cli.fail(error, status=1)
+  display.console.print(summary.table(result))
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,159 @@
+"""Checkpoints of a run: written in the background, verified when read, newest first.
+
+Orbax writes them atomically, but does not notice a flipped bit in the array data it reads back, so
+every checkpoint carries a digest of its arrays.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import gc
+import pathlib
+import sys
+from typing import Any, NamedTuple
+import warnings
+import zlib
+
+from etils import epath
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+
+class CheckpointError(Exception):
+  """No checkpoint of a run can be read; the message is one line for the user."""
+
+
+class Restored(NamedTuple):
+  """What a checkpoint held.
+
+  Attributes:
+    step: its number.
+    state: of the structure, shardings and dtypes asked for.
+    meta: the JSON object saved with it.
+  """
+
+  step: int
+  state: Any
+  meta: dict[str, Any]
+
+
+class Checkpoints:
+  """The checkpoints of one run.
+
+  Keeps the newest two (so that one broken is not the end) and the best one.
+  """
+
+  def __init__(self, workdir: pathlib.Path):
+    keep = policies.AnyPreservationPolicy(
+      [
+        policies.LatestN(n=2),
+        # The default would hold on to every checkpoint between two evaluations.
+        policies.BestN(
+          get_metric_fn=lambda metrics: metrics['top1'], n=1, keep_checkpoints_without_metrics=False
+        ),
+      ]
+    )
+    self._directory = workdir.absolute() / 'checkpoints'
+    self._manager = ocp.CheckpointManager(
+      epath.Path(self._directory),
+      options=ocp.CheckpointManagerOptions(preservation_policy=keep, cleanup_tmp_directories=True),
+    )
+
+  def save(
+    self, state: Any, meta: dict[str, Any], *, step: int, top1: float | None = None
+  ) -> None:
+    """Starts saving; returns once the arrays are copied, before they are on disk.
+
+    Args:
+      state: pytree of arrays.
+      meta: JSON object saved with it.
+      step: number of the checkpoint. One of the same number is left as it is.
+      top1: mean top-1 over precisions if just evaluated; ranks the checkpoint.
+    """
+    if step in self._manager.all_steps():
+      return
+    arguments = ocp.args.Composite(
+      state=ocp.args.StandardSave(state),
+      meta=ocp.args.JsonSave({**meta, 'digest': _digest(state)}),
+    )
+    self._manager.save(step, args=arguments, metrics=None if top1 is None else {'top1': top1})
+
+  def restore(self, like: Any, step: int | None = None) -> Restored | None:
+    """Reads the newest intact checkpoint, skipping broken ones with a warning.
+
+    Args:
+      like: pytree of arrays or `jax.ShapeDtypeStruct` with shardings, the structure to restore.
+      step: this checkpoint alone.
+
+    Returns:
+      None if there are no checkpoints.
+
+    Raises:
+      CheckpointError: if there are checkpoints and none is intact, or `step` is not among them.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    if step is not None and step not in steps:
+      raise CheckpointError(f'{self._directory} has checkpoints {sorted(steps)}, not {step}.')
+    for candidate in steps if step is None else [step]:
+      try:
+        return self._read(candidate, like)
+      # Orbax and TensorStore raise whatever the broken part makes them raise.
+      except Exception as error:  # noqa: BLE001
+        reason = str(error).strip().partition('\n')[0][:200]
+        warnings.warn(
+          f'skipping broken checkpoint {self._directory / str(candidate)}: {reason}', stacklevel=2
+        )
+    if steps:
+      raise CheckpointError(
+        f'no checkpoint in {self._directory} can be read; remove that folder to start over.'
+      )
+    return None
+
+  def wait(self) -> None:
+    """Returns when what was saved is on disk."""
+    self._manager.wait_until_finished()
+
+  def discard_after(self, step: int) -> None:
+    """Deletes checkpoints newer than `step`: those that were skipped as broken."""
+    for newer in [s for s in self._manager.all_steps() if s > step]:
+      self._manager.delete(newer)
+
+  def close(self) -> None:
+    """Waits for what is being saved and lets go."""
+    self._manager.close()
+
+  def _read(self, step: int, like: Any) -> Restored:
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    arguments = ocp.args.Composite(
+      state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+    )
+    with _quiet_coroutines():
+      restored = self._manager.restore(step, args=arguments)
+    meta = dict(restored['meta'])
+    if meta.pop('digest') != _digest(restored['state']):
+      raise CheckpointError('its arrays are not those that were saved')
+    return Restored(step, restored['state'], meta)
+
+
+def _digest(state: Any) -> int:
+  """CRC-32 of all leaves, in tree order."""
+  digest = 0
+  for leaf in jax.tree.leaves(jax.device_get(state)):
+    digest = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), digest)
+  return digest
+
+
+@contextlib.contextmanager
+def _quiet_coroutines() -> Iterator[None]:
+  """Keeps the coroutines that a failed restore leaves behind from printing a page each."""
+  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+  try:
+    yield
+  except Exception as error:
+    # Frames in the traceback keep the coroutines alive past this block.
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    raise
+  finally:
+    gc.collect()
+    sys.unraisablehook = hook

@@ -1,0 +1,107 @@
+"""Accuracy of every precision, measured on the frozen integers: what is reported is what ships."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+import scipy.special
+
+from dpoq_jax import network
+from dpoq_jax.data import pipeline, sources
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+  """Logits of all examples at every precision.
+
+  Attributes:
+    precisions: bits, increasing.
+    logits: float32 [precisions, examples, classes].
+    labels: int32 [examples].
+  """
+
+  precisions: tuple[int, ...]
+  logits: np.ndarray
+  labels: np.ndarray
+
+  def top1(self) -> dict[int, float]:
+    """Top-1 accuracy of each precision alone, in [0, 1]."""
+    return self._accuracies(self.logits)
+
+  def ensemble_top1(self) -> dict[int, float]:
+    """Top-1 accuracy of the mean softmax of each precision and all below it, in [0, 1]."""
+    probabilities = scipy.special.softmax(self.logits, axis=-1)
+    return self._accuracies(np.cumsum(probabilities, axis=0))
+
+  def loss(self) -> dict[int, float]:
+    """Mean cross-entropy of each precision, in nats."""
+    log_probabilities = scipy.special.log_softmax(self.logits, axis=-1)
+    right = log_probabilities[:, np.arange(len(self.labels)), self.labels]
+    return by_precision(self.precisions, -right.mean(axis=1))
+
+  def _accuracies(self, scores: np.ndarray) -> dict[int, float]:
+    correct = np.argmax(scores, axis=-1) == self.labels
+    return by_precision(self.precisions, correct.mean(axis=1))
+
+
+def by_precision(precisions: Sequence[int], values: np.ndarray) -> dict[int, float]:
+  """`{bits: value}` of one number per precision."""
+  return dict(zip(precisions, map(float, values), strict=True))
+
+
+class Evaluator:
+  """Runs a frozen network over a set of images, path by path.
+
+  Each path is a program of its own, as in deployment: its logits cannot depend on which higher
+  paths run after it. The programs are compiled on first use and kept.
+  """
+
+  def __init__(self, onion: network.Onion, mesh: jax.sharding.Mesh):
+    self._onion = onion
+    self._batch_sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+    self._freeze = jax.jit(onion.freeze)
+    self._paths: list[Callable[..., network.PathOutput]] = [
+      jax.jit(functools.partial(_run_path, onion, index)) for index in range(len(onion.bits))
+    ]
+
+  def __call__(
+    self,
+    variables: network.Variables,
+    image_set: sources.ImageSet,
+    batch_size: int,
+    precisions: Sequence[int] | None = None,
+  ) -> Predictions:
+    """Freezes `variables` if they are not frozen yet and runs every image.
+
+    Args:
+      variables: trained or frozen.
+      image_set: evaluated in order, whole.
+      batch_size: over all devices; the last batch is padded to it.
+      precisions: bits to report, all by default; paths above the highest are not run.
+    """
+    wanted = tuple(precisions or self._onion.bits)
+    frozen = variables if 'onion' in variables else self._freeze(variables)
+    paths = range(self._onion.bits.index(max(wanted)) + 1)
+    logits: list[list[np.ndarray]] = []
+    for batch in pipeline.evaluation_batches(image_set, batch_size=batch_size):
+      images = jax.device_put(batch['image'], self._batch_sharding)
+      laterals: dict[str, Any] = {}
+      outputs = []
+      for index in paths:
+        output = self._paths[index](frozen, images, laterals)
+        laterals |= output.laterals
+        outputs.append(output.logits)
+      # Padding is dropped here, so that every array downstream is examples alone.
+      logits.append([np.asarray(x)[batch['mask']] for x in outputs])
+    columns = [self._onion.bits.index(precision) for precision in wanted]
+    stacked = np.stack([np.concatenate(path) for path in zip(*logits, strict=True)])
+    return Predictions(wanted, stacked[columns], image_set.labels)
+
+
+def _run_path(onion, index, frozen, images, laterals):
+  return onion.run_path(frozen, index, images, laterals)
+

@@ -1,0 +1,127 @@
+"""Everything a config stands for, built: data, network, optimizer, devices."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+import optax
+
+from dpoq_jax import config as config_lib
+from dpoq_jax import models, network
+from dpoq_jax.core import layers, quantizers
+from dpoq_jax.data import pipeline, sources
+from dpoq_jax.training import optimizer as optimizer_lib
+from dpoq_jax.training import state as state_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """A config with all that follows from it.
+
+  Attributes:
+    config: the validated config.
+    train_set: trained on.
+    test_set: reported on.
+    onion: the network.
+    optimizer: of all paths at once.
+    learning_rate: step to learning rate.
+    mesh: all local devices along one axis; batches are split over it, state is on each.
+    steps_per_epoch: full batches of the training set.
+  """
+
+  config: config_lib.Config
+  train_set: sources.ImageSet
+  test_set: sources.ImageSet
+  onion: network.Onion
+  optimizer: optax.GradientTransformation
+  learning_rate: optax.Schedule
+  mesh: jax.sharding.Mesh
+  steps_per_epoch: int
+
+  @property
+  def total_steps(self) -> int:
+    """Steps of the whole run."""
+    return self.config.epochs * self.steps_per_epoch
+
+  @property
+  def replicated(self) -> NamedSharding:
+    """Sharding of the state."""
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  @property
+  def batch_sharding(self) -> NamedSharding:
+    """Sharding of batches: examples over devices."""
+    return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names[0]))
+
+  def create_state(self) -> state_lib.TrainState:
+    """The state at step 0, on all devices."""
+    # Run once: compiling it fast matters more than what it compiles to.
+    options = {'xla_backend_optimization_level': 0}
+    create = jax.jit(self._create, out_shardings=self.replicated, compiler_options=options)
+    return create(jax.random.key(self.config.seed))
+
+  def abstract_state(self) -> Any:
+    """Shapes, dtypes and shardings of the state, with nothing allocated."""
+    shapes = jax.eval_shape(self._create, jax.random.key(self.config.seed))
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated), shapes
+    )
+
+  def _create(self, key: jax.Array) -> state_lib.TrainState:
+    images = np.zeros((1, *self.train_set.images.shape[1:]), np.uint8)
+    return state_lib.create(self.onion, self.optimizer, key, images)
+
+
+def build(config: config_lib.Config) -> Experiment:
+  """Builds what a config describes, loading its data set.
+
+  Raises:
+    ValueError: if the batch cannot be split over the devices or is larger than the data set, or the
+      network cannot have these bits.
+    FileNotFoundError: if the data set is not there; the message says how to get it.
+  """
+  devices = jax.local_device_count()
+  if config.data.batch_size % devices:
+    raise ValueError(
+      f'config.data.batch_size={config.data.batch_size} is not divisible by the {devices} devices.'
+    )
+  train_set = sources.load(config.data.name, 'train', config.data.dir)
+  steps = pipeline.steps_per_epoch(len(train_set), config.data.batch_size)
+  schedule = optimizer_lib.learning_rate_schedule(
+    config.optimizer, epochs=config.epochs, steps_per_epoch=steps
+  )
+  return Experiment(
+    config=config,
+    train_set=train_set,
+    test_set=sources.load(config.data.name, 'test', config.data.dir),
+    onion=build_network(config, train_set.num_classes),
+    optimizer=optimizer_lib.sgd(config.optimizer, schedule),
+    learning_rate=schedule,
+    mesh=jax.make_mesh((devices,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)),
+    steps_per_epoch=steps,
+  )
+
+
+def build_network(config: config_lib.Config, num_classes: int) -> network.Onion:
+  """The network of a config: its names resolved to functions, once, here.
+
+  Raises:
+    ValueError: if it cannot have these bits.
+  """
+  model, quantization = config.model, config.quantization
+  return network.Onion(
+    model=functools.partial(models.MODELS[model.name], depth=model.depth, width=model.width),
+    bits=quantization.bits,
+    activation_bits=quantization.activation_bits,
+    num_classes=num_classes,
+    options=layers.LayerOptions(
+      weight_quantizer=quantizers.WEIGHT_QUANTIZERS[quantization.weight_quantizer],
+      merge=layers.Merge(quantization.merge),
+      clip_init=quantization.clip_init,
+      shift_init=quantization.shift_init,
+      compute_dtype=jax.numpy.dtype(quantization.compute_dtype),
+    ),
+  )

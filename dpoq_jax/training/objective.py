@@ -1,0 +1,61 @@
+"""The joint loss and what of it reaches the paths below (eq. 5 and 6)."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dpoq_jax import network
+
+
+def bit_ratio(lower: int, higher: int) -> float:
+  """lambda(j, k) = b_j / b_k: the scaled gradients of the paper."""
+  return lower / higher
+
+
+def no_gradient(lower: int, higher: int) -> float:
+  """lambda = 0: every path is trained by its own loss alone."""
+  del lower, higher
+  return 0.0
+
+
+GRADIENT_SCALES: dict[str, network.GradientScale] = {
+  'scaled': bit_ratio,
+  'joint': network.whole_gradient,
+  'separate': no_gradient,
+}
+
+
+def cross_entropy(
+  logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0
+) -> jax.Array:
+  """Mean cross-entropy of each precision.
+
+  Args:
+    logits: [precisions, batch, classes].
+    labels: int [batch].
+    label_smoothing: share of the target spread over all classes, in [0, 1).
+
+  Returns:
+    [precisions], in nats.
+  """
+  targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+  return jnp.mean(optax.softmax_cross_entropy(logits, targets), axis=-1)
+
+
+def joint_loss(losses: jax.Array, weights: Sequence[float] = ()) -> jax.Array:
+  """`sum_k alpha_k L_k` (eq. 5); no weights means all 1.
+
+  Args:
+    losses: [precisions].
+    weights: alpha_k, one per precision, or empty.
+
+  Raises:
+    ValueError: if there are weights, but not one per precision.
+  """
+  if not weights:
+    return jnp.sum(losses)
+  if len(weights) != len(losses):
+    raise ValueError(f'{len(weights)} loss weights given for {len(losses)} precisions.')
+  return jnp.sum(losses * jnp.asarray(weights, losses.dtype))

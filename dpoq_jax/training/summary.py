@@ -1,0 +1,124 @@
+"""What a run comes to: accuracy, cost and size of every precision."""
+
+from collections.abc import Mapping, Sequence
+import json
+import pathlib
+from typing import Any
+
+import jax
+import rich.table
+
+from dpoq_jax.training import checkpoint, evaluation, experiment, metrics
+
+
+def summary_file(workdir: pathlib.Path, precision: int | None = None) -> pathlib.Path:
+  """`summary.json`, or the file of one precision evaluated alone."""
+  return workdir / ('summary.json' if precision is None else f'summary_{precision}_bits.json')
+
+
+def summarise(
+  setup: experiment.Experiment,
+  predictions: evaluation.Predictions,
+  *,
+  step: int,
+  train_seconds: float,
+  best: Mapping[int, float],
+) -> dict[str, Any]:
+  """The content of `summary.json`.
+
+  Args:
+    setup: what was trained.
+    predictions: on the test set.
+    step: steps taken.
+    train_seconds: spent on them; compiling, evaluating and saving not counted.
+    best: highest evaluated top-1 of each precision so far.
+
+  Returns:
+    A JSON object. Accuracies in [0, 1]; `relative_bitops` as multiples of the lowest precision's,
+    at fixed activation bits; `bytes` of the network cut at that precision.
+  """
+  config, bits = setup.config, setup.onion.bits
+  sizes = setup.onion.stored_bytes(
+    jax.eval_shape(setup.onion.freeze, setup.abstract_state().variables)
+  )
+  top1, ensemble = predictions.top1(), predictions.ensemble_top1()
+  return {
+    'dataset': config.data.name,
+    'model': f'{config.model.name}{config.model.depth}',
+    'bits': list(bits),
+    'steps': step,
+    'examples_per_second': step * config.data.batch_size / train_seconds,
+    'precisions': {
+      str(precision): {
+        'top1': top1[precision],
+        'top1_best': max(top1[precision], best.get(precision, 0.0)),
+        'ensemble_top1': ensemble[precision],
+        'relative_bitops': precision / bits[0],
+        'bytes': sizes[precision],
+      }
+      for precision in predictions.precisions
+    },
+  }
+
+
+def evaluate_checkpoint(
+  setup: experiment.Experiment,
+  workdir: pathlib.Path,
+  *,
+  precision: int | None = None,
+  step: int | None = None,
+) -> dict[str, Any]:
+  """Restores a checkpoint, freezes it to integers, evaluates it and writes its summary.
+
+  Args:
+    setup: what was trained.
+    workdir: of the run.
+    precision: bits of the only precision wanted; all by default.
+    step: of the checkpoint; the newest by default.
+
+  Raises:
+    FileNotFoundError: if the run has no checkpoint yet.
+    CheckpointError: if there is no intact one, or none of that step.
+    ValueError: if the network does not have that precision.
+  """
+  bits = setup.onion.bits
+  if precision is not None and precision not in bits:
+    raise ValueError(f'--precision={precision}: this network has {bits}.')
+  checkpoints = checkpoint.Checkpoints(workdir)
+  restored = checkpoints.restore(setup.abstract_state(), step)
+  checkpoints.close()
+  if restored is None:
+    raise FileNotFoundError(f'the run in {workdir} has no checkpoint yet: train it first.')
+  wanted: Sequence[int] = bits if precision is None else (precision,)
+  evaluate = evaluation.Evaluator(setup.onion, setup.mesh)
+  predictions = evaluate(
+    restored.state.variables, setup.test_set, setup.config.data.batch_size, wanted
+  )
+  best = metrics.best_top1(metrics.read_rows(workdir, up_to=restored.step))
+  summary = summarise(setup, predictions, step=restored.step, best=best, **restored.meta)
+  write(summary_file(workdir, precision), summary)
+  return summary
+
+
+def write(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
+  """Writes a summary as JSON, in one piece."""
+  partial = path.with_suffix('.partial')
+  partial.write_text(json.dumps(summary, indent=2) + '\n')
+  partial.replace(path)
+
+
+def table(summary: Mapping[str, Any]) -> rich.table.Table:
+  """The summary as a table, a row per precision; accuracies in percent."""
+  title = f'{summary["model"]} on {summary["dataset"]}, step {summary["steps"]}'
+  result = rich.table.Table(title=title)
+  for column in ('bits', 'top-1 %', 'best %', 'ensemble %', 'relative BitOPs', 'bytes'):
+    result.add_column(column, justify='right')
+  for bits, row in summary['precisions'].items():
+    accuracies = (row['top1'], row['top1_best'], row['ensemble_top1'])
+    result.add_row(
+      bits,
+      *(f'{100 * accuracy:.2f}' for accuracy in accuracies),
+      f'{row["relative_bitops"]:g}',
+      f'{row["bytes"]:,}',
+    )
+  return result

@@ -1,0 +1,78 @@
+"""Fixtures for more than one directory of tests."""
+
+from collections.abc import Callable
+import fcntl
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+REAL_DATA = REPOSITORY.parent / 'shared' / 'data'
+
+
+def _once(
+  tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[pathlib.Path], object]
+) -> pathlib.Path:
+  """Returns a directory filled by `make`, once for all workers of a parallel run."""
+  root = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    root = root.parent
+  path, done = root / name, root / f'{name}.done'
+  with (root / f'{name}.lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not done.exists():
+      make(path)
+      done.touch()
+  return path
+
+
+def _unpack(name: str, destination: pathlib.Path) -> None:
+  unpack = REAL_DATA / 'unpack.py'
+  if not unpack.exists():
+    pytest.skip(f'the real {name} is not in ../shared/data')
+  subprocess.run([sys.executable, unpack, name, destination], check=True)
+
+
+def _prepare(name: str, source: pathlib.Path, destination: pathlib.Path) -> None:
+  command = [sys.executable, '-m', 'dpoq_jax.data.prepare', name]
+  command += [f'--data-dir={destination}', f'--source={source}']
+  subprocess.run(command, check=True, cwd=REPOSITORY)
+
+
+@pytest.fixture(scope='session')
+def cifar10_binaries(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """Parent of the official binary batches of the real CIFAR-10."""
+  return _once(tmp_path_factory, 'cifar10_binaries', lambda path: _unpack('cifar10', path))
+
+
+@pytest.fixture(scope='session')
+def cifar10_data_dir(
+  tmp_path_factory: pytest.TempPathFactory, cifar10_binaries: pathlib.Path
+) -> pathlib.Path:
+  """TFDS directory that holds the real CIFAR-10."""
+  return _once(
+    tmp_path_factory,
+    'cifar10_tfds',
+    lambda path: _prepare('cifar10', cifar10_binaries, path),
+  )
+
+
+@pytest.fixture(scope='session')
+def cifar100_binaries(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """Parent of the official binary batches of the real CIFAR-100."""
+  return _once(tmp_path_factory, 'cifar100_binaries', lambda path: _unpack('cifar100', path))
+
+
+@pytest.fixture(scope='session')
+def cifar100_data_dir(
+  tmp_path_factory: pytest.TempPathFactory, cifar100_binaries: pathlib.Path
+) -> pathlib.Path:
+  """TFDS directory that holds the real CIFAR-100."""
+  return _once(
+    tmp_path_factory,
+    'cifar100_tfds',
+    lambda path: _prepare('cifar100', cifar100_binaries, path),
+  )

@@ -1,0 +1,172 @@
+"""The launch scripts, what they install, and what no file of the repository may name."""
+
+import ast
+from collections.abc import Iterator
+import importlib.metadata
+import os
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import sys
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = [*sorted((ROOT / 'launch').glob('*.sh')), ROOT / '.ci' / 'run']
+FOLDERS = (
+  '.ci',
+  'benchmarks',
+  'configs',
+  'docs',
+  'dpoq_jax',
+  'launch',
+  'notebooks',
+  'results',
+  'tests',
+)
+
+# Joined here, so that this file does not name them either.
+REGISTRIES = (
+  'pypi' + '.org',
+  'python' + 'hosted.org',
+  'npm' + 'js.org',
+  'npm' + 'js.com',
+  'ana' + 'conda.org',
+)
+HOME = re.compile(r'(?<![\w.])/(?:home|root|Users)/')
+
+
+def requirements(name: str) -> list[Requirement]:
+  lines = (ROOT / name).read_text().splitlines()
+  return [Requirement(line) for line in lines if line and not line.startswith('#')]
+
+
+def text_files() -> Iterator[tuple[Path, str]]:
+  for folder in (ROOT, *(ROOT / name for name in FOLDERS)):
+    for path in folder.glob('*' if folder == ROOT else '**/*'):
+      if path.is_file() and '__pycache__' not in path.parts:
+        try:
+          yield path, path.read_text()
+        except UnicodeDecodeError:
+          continue
+
+
+def imported_modules(folder: Path) -> dict[str, Path]:
+  """Top-level modules that the Python files under `folder` import, each with one such file."""
+  found = {}
+  for path in folder.rglob('*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Import):
+        found |= {alias.name.partition('.')[0]: path for alias in node.names}
+      elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        found[node.module.partition('.')[0]] = path
+  return found
+
+
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda script: script.name)
+def test_script_parses(script: Path):
+  subprocess.run(['bash', '-n', script], check=True)
+
+
+def test_every_requirement_is_pinned_within_its_bounds():
+  pins = {canonicalize_name(pin.name): pin for pin in requirements('launch/constraints.txt')}
+  versions = {}
+  for name, pin in pins.items():
+    (specifier,) = pin.specifier
+    assert specifier.operator == '==', f'{pin} is not an exact version'
+    versions[name] = specifier.version
+  for file in ('requirements.txt', 'launch/requirements-test.txt'):
+    for requirement in requirements(file):
+      version = versions.get(canonicalize_name(requirement.name))
+      assert version, f'{requirement.name} of {file} is missing in launch/constraints.txt'
+      assert requirement.specifier.contains(version), (
+        f'{requirement} of {file}: pinned to {version}'
+      )
+      assert requirement.specifier, f'{requirement} of {file} has no lower bound'
+
+
+@pytest.mark.parametrize('folder', ['dpoq_jax', 'configs', 'benchmarks'])
+def test_every_import_is_declared(folder: str):
+  own = {'benchmarks', 'configs', 'dpoq_jax'}
+  declared = {
+    canonicalize_name(requirement.name) for requirement in requirements('requirements.txt')
+  }
+  providers = importlib.metadata.packages_distributions()
+  for module, path in imported_modules(ROOT / folder).items():
+    if module in sys.stdlib_module_names or module in own:
+      continue
+    names = {canonicalize_name(name) for name in providers.get(module, [module])}
+    assert names & declared, f'{path} imports {module}: declare one of {names} in requirements.txt'
+
+
+def test_no_file_names_a_registry_or_a_home_folder():
+  for path, text in text_files():
+    assert not (named := [host for host in REGISTRIES if host in text]), f'{path} names {named}'
+    assert not (match := HOME.search(text)), f'{path} names a home folder: {match}'
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+  """A copy of what the scripts read, without packages, in a folder with a space in its name."""
+  root = tmp_path / 'a checkout'
+  shutil.copytree(ROOT / 'launch', root / 'launch')
+  shutil.copy(ROOT / 'requirements.txt', root)
+  return root
+
+
+def executable(path: Path, text: str) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(f'#!/bin/sh\n{text}\n')
+  path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'expected'),
+  [
+    ([], ['--workdir={root}/runs/digits']),
+    (['--config.seed=3'], ['--workdir={root}/runs/digits', '--config.seed=3']),
+    (['--config=configs/a.py:b,c'], ['--workdir={root}/runs/a-b-c', '--config=configs/a.py:b,c']),
+    (['--config', 'configs/a.py'], ['--workdir={root}/runs/a', '--config', 'configs/a.py']),
+    (['--workdir=x y', '--f'], ['--workdir={caller}/x y', '--f']),
+    (['--f', '--workdir', 'x'], ['--f', '--workdir', '{caller}/x']),
+    (['--workdir=/x'], ['--workdir=/x']),
+    (['--workdir=gs://bucket/x'], ['--workdir=gs://bucket/x']),
+    (['--workdir='], ['--workdir=']),
+  ],
+)
+def test_local_runs_training_in_the_root(checkout: Path, flags: list[str], expected: list[str]):
+  caller = checkout.parent
+  (checkout / 'launch/setup.sh').write_text('')
+  executable(checkout / '.venv/bin/python', 'pwd; printf "%s\\n" "$@"')
+  command = ['bash', checkout / 'launch/local.sh', *flags]
+  result = subprocess.run(command, cwd=caller, check=True, capture_output=True, text=True)
+  expected = [flag.format(root=checkout, caller=caller) for flag in expected]
+  assert result.stdout.splitlines() == [str(checkout), '-m', 'dpoq_jax.train', *expected]
+
+
+def test_setup_without_a_usable_python_says_so_in_one_line(checkout: Path):
+  commands = checkout.parent / 'bin'
+  for name in ('python3', 'python3.11', 'python3.12', 'python3.13'):
+    executable(commands / name, 'echo "command not found" >&2; exit 127')
+  for name in ('bash', 'dirname'):
+    (commands / name).symlink_to(shutil.which(name) or name)
+  result = subprocess.run(
+    ['bash', checkout / 'launch/setup.sh'],
+    env={**os.environ, 'PATH': str(commands), 'PYTHON': 'no-such-python'},
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 1
+  assert re.fullmatch(r'setup: no Python 3\.11 .*PYTHON=.*\n', result.stderr), result.stderr
+  assert not (checkout / '.venv').exists()
+
+
+def test_setup_refuses_an_unknown_set(checkout: Path):
+  result = subprocess.run(
+    ['bash', checkout / 'launch/setup.sh', 'everything'], capture_output=True, text=True
+  )
+  assert result.returncode == 2
+  assert "'everything'" in result.stderr
