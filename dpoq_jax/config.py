@@ -1,8 +1,8 @@
 """The typed schema of a training run: every field, its default, its bounds.
 
-A config file returns an `ml_collections.ConfigDict` made by `get_config`, so that flags can override any field;
-`validate` turns the result into a frozen `Config`. The defaults are the embedded job: scikit-learn's digits, ResNet-8,
-bits (2, 4, 8, 16).
+A config file returns an `ml_collections.ConfigDict` made by `get_config`, so that flags can
+override any field; `validate` turns the result into a frozen `Config`. The defaults are the
+embedded job: scikit-learn's digits, ResNet-8, bits (2, 4, 8, 16).
 """
 
 from collections.abc import Mapping
@@ -185,9 +185,9 @@ LOCATIONS = frozenset({'data.dir'})
 CONFIG_FILE = 'config.json'
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config() -> Any:
   """The default run as a `ConfigDict`, for config files to change and flags to override."""
-  config = ml_collections.ConfigDict(Config().model_dump())
+  config: Any = ml_collections.ConfigDict(Config().model_dump())
   # None has no type that a flag could be parsed as.
   config.data.dir = config_dict.placeholder(str)
   config.optimizer.clip_weight_decay = config_dict.placeholder(float)

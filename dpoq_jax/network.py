@@ -33,6 +33,11 @@ def whole_gradient(lower: int, higher: int) -> float:
   return 1.0
 
 
+def path_name(precision: int) -> str:
+  """Name of a path's subtree in `params`."""
+  return f'path_{precision}'
+
+
 class PathOutput(NamedTuple):
   """What running one path gives.
 
@@ -53,7 +58,7 @@ class Onion:
 
   Variables of a network with `bits=(2, 4)`:
 
-      params:         {path_2: {...}, path_4: {...}}   latents, gamma, beta, clips, head of each path
+      params:         {path_2: {...}, path_4: {...}}   latents, gamma, beta, clips, heads
       psbn_2, psbn_4: running mean and variance
       onion:          {layer: {kernel: uint16}}        replaces all latents once frozen
 
@@ -78,7 +83,9 @@ class Onion:
 
   def __post_init__(self):
     object.__setattr__(self, 'bits', onion.check_bits(self.bits))
-    widths = {f'ring {k} of bits={self.bits}': w for k, w in enumerate(onion.ring_widths(self.bits))}
+    widths = {
+      f'ring {k} of bits={self.bits}': w for k, w in enumerate(onion.ring_widths(self.bits))
+    }
     widths['activation_bits'] = self.activation_bits
     for name, width in widths.items():
       quantizers.check_width(name, width)
@@ -109,7 +116,7 @@ class Onion:
         rngs={'params': jax.random.fold_in(key, index)},
         mutable=['params', *names],
       )
-      variables['params'][f'path_{precision}'] = created['params']
+      variables['params'][path_name(precision)] = created['params']
       variables[names.statistics] = created[names.statistics]
       laterals[names.laterals] = created[names.laterals]
     return variables
@@ -141,7 +148,7 @@ class Onion:
       raise ValueError(f'path {index} ({precision} bits) reads {sorted(missing)}: run those first.')
     collections = {
       **laterals,
-      'params': variables['params'][f'path_{precision}'],
+      'params': variables['params'][path_name(precision)],
       names.statistics: variables[names.statistics],
     }
     if 'onion' in variables:
@@ -196,7 +203,8 @@ class Onion:
     for index, precision in enumerate(self.bits[: self.bits.index(max(wanted)) + 1]):
       received = {}
       for lower, handed_up in laterals.items():
-        received |= optax.scale_gradient(handed_up, gradient_scale(lower, precision))
+        scale = gradient_scale(lower, precision)
+        received |= {name: optax.scale_gradient(z, scale) for name, z in handed_up.items()}
       output = self.run_path(variables, index, images, received, train=train)
       laterals[precision], logits[precision] = output.laterals, output.logits
       statistics |= output.statistics
@@ -218,10 +226,10 @@ class Onion:
     """
     if 'onion' in variables:
       raise ValueError('these variables are frozen already: they hold no latents.')
-    latents: dict[tuple[str, ...], list[jax.Array]] = {}
+    latents: dict[tuple[str, ...], list[Any]] = {}
     params = {}
     # In the order of the bit list: the mapping's own order may be any.
-    for name in (f'path_{precision}' for precision in self.bits):
+    for name in map(path_name, self.bits):
       kept = {}
       for path, leaf in traverse_util.flatten_dict(variables['params'][name]).items():
         if path[-1] == 'latent':
@@ -246,14 +254,14 @@ class Onion:
     sizes, floats = {}, 0
     for precision in self.bits:
       own = (
-        frozen['params'][f'path_{precision}'],
+        frozen['params'][path_name(precision)],
         frozen[layers.statistics_collection(precision)],
       )
       floats += sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(own))
       sizes[precision] = -(-weights * precision // 8) + floats
     return sizes
 
-  def _pack(self, latents: list[jax.Array]) -> jax.Array:
+  def _pack(self, latents: list[Any]) -> jax.Array:
     if self.bits == (quantizers.FLOAT_WIDTH,):
       return latents[0]
     widths = onion.ring_widths(self.bits)

@@ -1,11 +1,13 @@
 """The integers: one unsigned integer per weight, every precision a bit-truncation of it.
 
-A bit list `bits = (b_1 < ... < b_K)` gives K precisions and K rings of `r_k = b_k - b_{k-1}` bits (`b_0 = 0`). The
-rings of one weight, most significant first, are concatenated into one integer of `b_K` bits; precision k is its `b_k`
-most significant bits. This is eq. 2 of *DPOQ: Dynamic Precision Onion Quantization* (ACML 2021).
+A bit list `bits = (b_1 < ... < b_K)` gives K precisions and K rings of `r_k = b_k - b_{k-1}` bits
+(`b_0 = 0`). The rings of one weight, most significant first, are concatenated into one integer of
+`b_K` bits; precision k is its `b_k` most significant bits. This is eq. 2 of *DPOQ: Dynamic
+Precision Onion Quantization* (ACML 2021).
 
-Every function is pure and elementwise, works on NumPy and JAX arrays (traced ones included) and returns the kind it was
-given, so that training, export and a runtime without JAX share one definition.
+Every function is pure and elementwise, works on NumPy and JAX arrays (traced ones included) and
+returns the kind it was given, so that training, export and a runtime without JAX share one
+definition.
 """
 
 from collections.abc import Sequence
@@ -33,7 +35,8 @@ def check_bits(bits: Sequence[int]) -> tuple[int, ...]:
   valid = valid and all(1 <= b <= MAX_BITS for b in checked)
   if not (valid and all(low < high for low, high in itertools.pairwise(checked))):
     raise ValueError(
-      f'bits={bits!r}: a bit list is one or more increasing integers from 1 to {MAX_BITS}, such as (2, 4, 8, 16).'
+      f'bits={bits!r}: a bit list is one or more increasing integers from 1 to {MAX_BITS}, '
+      'such as (2, 4, 8, 16).'
     )
   return checked
 
@@ -53,8 +56,8 @@ def pack(codes: Sequence[Any], bits: Sequence[int]) -> Any:
   """Concatenates the codes of all rings, most significant first, into one integer.
 
   Args:
-    codes: one integer-valued array per ring, all of one shape; those of ring k in `[0, 2**r_k - 1]` (not checked, so
-      that the function can be traced).
+    codes: one integer-valued array per ring, all of one shape; those of ring k in `[0, 2**r_k - 1]`
+      (not checked, so that the function can be traced).
     bits: the bit list.
 
   Returns:
@@ -65,7 +68,9 @@ def pack(codes: Sequence[Any], bits: Sequence[int]) -> Any:
   """
   widths = ring_widths(bits)
   if len(codes) != len(widths):
-    raise ValueError(f'{len(codes)} arrays of codes given for bits={tuple(bits)}, which has {len(widths)} rings.')
+    raise ValueError(
+      f'{len(codes)} arrays of codes given for bits={tuple(bits)}, which has {len(widths)} rings.'
+    )
   dtype = packed_dtype(bits)
   packed = _array(codes[0]).astype(dtype)
   for code, width in zip(codes[1:], widths[1:], strict=True):
@@ -89,7 +94,9 @@ def truncate(packed: Any, bits: Sequence[int], to: int) -> Any:
   """
   highest = check_bits(bits)[-1]
   if not 1 <= to <= highest:
-    raise ValueError(f'to={to}: integers of bits={tuple(bits)} can be truncated to 1 to {highest} bits.')
+    raise ValueError(
+      f'to={to}: integers of bits={tuple(bits)} can be truncated to 1 to {highest} bits.'
+    )
   packed = _array(packed)
   return packed >> packed.dtype.type(highest - to)
 
@@ -117,7 +124,7 @@ def ring(packed: Any, bits: Sequence[int], k: int) -> Any:
 
 
 def odd_integer(code: Any, width: int) -> Any:
-  """`2c - (2**r - 1)`: the value of an r-bit code up to the scale `1 / (2**r - 1)`; the operand of convolutions.
+  """`2c - (2**r - 1)`: the value of an r-bit code, up to the scale `1 / (2**r - 1)`.
 
   Args:
     code: integer-valued codes in `[0, 2**width - 1]`, any shape.
@@ -130,7 +137,7 @@ def odd_integer(code: Any, width: int) -> Any:
 
 
 def value(code: Any, width: int) -> Any:
-  """`V_r(c) = 2c / (2**r - 1) - 1`: the weight, in [-1, 1], of an r-bit code; float32, shape of `code`."""
+  """`V_r(c) = 2c / (2**r - 1) - 1`: the weight, in [-1, 1], of an r-bit code; float32."""
   return odd_integer(code, width) / float(max_code(width))
 
 
@@ -148,8 +155,8 @@ def max_code(width: int) -> int:
 def merge_factors(lower_bits: int, width: int) -> tuple[float, float]:
   """The two factors `(s_l, s_r)` of the nesting identity.
 
-  With `h = l + r`: `V_h(c_l * 2**r + c_r) = s_l V_l(c_l) + s_r V_r(c_r)`, where `s_l = 2**r (2**l - 1) / (2**h - 1)`
-  and `s_r = (2**r - 1) / (2**h - 1)`.
+  With `h = l + r`: `V_h(c_l * 2**r + c_r) = s_l V_l(c_l) + s_r V_r(c_r)`, where
+  `s_l = 2**r (2**l - 1) / (2**h - 1)` and `s_r = (2**r - 1) / (2**h - 1)`.
 
   Args:
     lower_bits: l, bits of the coarser weight.

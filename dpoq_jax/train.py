@@ -24,8 +24,9 @@ def main() -> None:
 
   with signals.catch_stop() as stop:
     with cli.user_errors():
-      config_lib.claim(workdir, config)
+      # Claimed last, so that a config that cannot be run leaves no trace.
       setup = experiment.build(config)
+      config_lib.claim(workdir, config)
     display = progress.Progress()
     try:
       result = loop.train(setup, workdir, stop=stop, display=display)

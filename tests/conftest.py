@@ -13,7 +13,7 @@ REPOSITORY = pathlib.Path(__file__).parents[1]
 REAL_DATA = REPOSITORY.parent / 'shared' / 'data'
 
 
-def _once(
+def once(
   tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[pathlib.Path], object]
 ) -> pathlib.Path:
   """Returns a directory filled by `make`, once for all workers of a parallel run."""
@@ -45,7 +45,7 @@ def _prepare(name: str, source: pathlib.Path, destination: pathlib.Path) -> None
 @pytest.fixture(scope='session')
 def cifar10_binaries(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   """Parent of the official binary batches of the real CIFAR-10."""
-  return _once(tmp_path_factory, 'cifar10_binaries', lambda path: _unpack('cifar10', path))
+  return once(tmp_path_factory, 'cifar10_binaries', lambda path: _unpack('cifar10', path))
 
 
 @pytest.fixture(scope='session')
@@ -53,7 +53,7 @@ def cifar10_data_dir(
   tmp_path_factory: pytest.TempPathFactory, cifar10_binaries: pathlib.Path
 ) -> pathlib.Path:
   """TFDS directory that holds the real CIFAR-10."""
-  return _once(
+  return once(
     tmp_path_factory,
     'cifar10_tfds',
     lambda path: _prepare('cifar10', cifar10_binaries, path),
@@ -63,7 +63,7 @@ def cifar10_data_dir(
 @pytest.fixture(scope='session')
 def cifar100_binaries(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   """Parent of the official binary batches of the real CIFAR-100."""
-  return _once(tmp_path_factory, 'cifar100_binaries', lambda path: _unpack('cifar100', path))
+  return once(tmp_path_factory, 'cifar100_binaries', lambda path: _unpack('cifar100', path))
 
 
 @pytest.fixture(scope='session')
@@ -71,7 +71,7 @@ def cifar100_data_dir(
   tmp_path_factory: pytest.TempPathFactory, cifar100_binaries: pathlib.Path
 ) -> pathlib.Path:
   """TFDS directory that holds the real CIFAR-100."""
-  return _once(
+  return once(
     tmp_path_factory,
     'cifar100_tfds',
     lambda path: _prepare('cifar100', cifar100_binaries, path),

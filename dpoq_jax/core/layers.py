@@ -1,7 +1,7 @@
 """The layers of one path: convolution on a ring's integers, merge with what lower paths hand up.
 
-A path is an ordinary network at one precision. Its layers find everything that concerns other precisions at their own
-module path in Flax collections, so that model files never mention them:
+A path is an ordinary network at one precision. Its layers find everything that concerns other
+precisions at their own module path in Flax collections, so that model files never mention them:
 
     params       this path's own parameters
     psbn_B       running statistics of precision B, written in training

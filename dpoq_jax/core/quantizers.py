@@ -1,9 +1,9 @@
 """How floats become integers: DoReFa weights, PACT activations, and the convolution of the two.
 
-Every quantizer returns *integer-valued floats* with the straight-through gradients of METHOD's value form, and the scale
-that turns them into values. A convolution takes the integers, and the scales multiply its output: training runs the
-integer network that is deployed. Reference: DPOQ (ACML 2021), section 4; DoReFa-Net (arXiv:1606.06160); PACT
-(arXiv:1805.06085).
+Every quantizer returns *integer-valued floats* with the straight-through gradients of the value
+form, and the scale that turns them into values. A convolution takes the integers, and the scales
+multiply its output: training runs the integer network that is deployed. Reference: DPOQ (ACML
+2021), section 4; DoReFa-Net (arXiv:1606.06160); PACT (arXiv:1805.06085).
 """
 
 from collections.abc import Callable
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from dpoq_jax import onion
 
-# A ring of this width is the float kernel itself, and activations of this width are a plain ReLU: the 32-bit baseline.
+# A ring of this width is the float kernel itself, activations of it are a plain ReLU: the 32-bit
+# baseline.
 FLOAT_WIDTH = 32
 # Codes of more bits would be rounded by float32, in which latents live.
 MAX_WIDTH = 16
@@ -24,7 +25,7 @@ MAX_WIDTH = 16
 _SMALLEST_CLIP = 1e-3
 
 WeightQuantizer = Callable[[jax.Array, int], jax.Array]
-"""(latent, ring width) -> codes in [0, 2**width - 1], integer-valued, of the latent's shape and dtype."""
+"""(latent, ring width) -> integer-valued codes in [0, 2**width - 1], shape and dtype kept."""
 
 
 class Activation(NamedTuple):
@@ -86,8 +87,9 @@ def dorefa(latent: jax.Array, width: int) -> jax.Array:
 def standardised(latent: jax.Array, width: int) -> jax.Array:
   """Standardises the kernel (zero mean, unit deviation) and clips it at a few deviations.
 
-  Dividing by the largest weight, as `dorefa` does, lets one outlier squeeze all others into the middle levels; 1.7
-  deviations for rings of up to 2 bits, 2.5 for wider ones, use the levels evenly. Same contract as `dorefa`.
+  Dividing by the largest weight, as `dorefa` does, lets one outlier squeeze all others into the
+  middle levels; 1.7 deviations for rings of up to 2 bits, 2.5 for wider ones, use the levels
+  evenly. Same contract as `dorefa`.
   """
   clip = 1.7 if width <= 2 else 2.5
   deviation = jnp.sqrt(jnp.var(latent) + jnp.finfo(latent.dtype).tiny)
@@ -99,7 +101,7 @@ WEIGHT_QUANTIZERS: dict[str, WeightQuantizer] = {'dorefa': dorefa, 'standardised
 
 
 def integer_kernel(codes: jax.Array, width: int) -> tuple[jax.Array, float]:
-  """Codes of a ring as the odd integers that a convolution takes, and the scale of its output.
+  """Codes of a ring as the odd integers that a convolution takes, and its output's scale.
 
   Args:
     codes: integer-valued floats in [0, 2**width - 1].
@@ -115,8 +117,8 @@ def integer_kernel(codes: jax.Array, width: int) -> tuple[jax.Array, float]:
 def pact(x: jax.Array, clip: jax.Array, bits: int) -> Activation:
   """PACT: `y = clip(x, 0, alpha)`, `code = round(y (2**a - 1) / alpha)`.
 
-  The gradient goes to `x` where `0 < x < alpha` and to `alpha` where `x >= alpha`, as if the values `code * scale` had
-  been computed; `scale` itself carries none.
+  The gradient goes to `x` where `0 < x < alpha` and to `alpha` where `x >= alpha`, as if the values
+  `code * scale` had been computed; `scale` itself carries none.
 
   Args:
     x: pre-activations, any shape, float.
@@ -131,8 +133,9 @@ def pact(x: jax.Array, clip: jax.Array, bits: int) -> Activation:
   # Straight through the floor, so that a clip pushed below it is still trained back up.
   clip = clip + jax.lax.stop_gradient(jnp.maximum(clip, _SMALLEST_CLIP) - clip)
   scale = jax.lax.stop_gradient(clip) / onion.max_code(bits)
-  # `where`, not `jnp.clip`: at the bounds themselves that would split the gradient in halves.
-  clipped = jnp.where(x >= clip, clip, jnp.where(x > 0, x, 0))
+  # `where`, not `jnp.clip`: at the bounds themselves that would split the gradient in halves. In
+  # this order a NaN stays one, for the training step to see.
+  clipped = jnp.where(x >= clip, clip, jnp.where(x <= 0, 0, x))
   return Activation(straight_through_round(clipped / scale), scale)
 
 
@@ -154,10 +157,11 @@ def image_codes(images: jax.Array, dtype: Any = jnp.float32) -> Activation:
 def convolve(
   x: jax.Array, kernel: jax.Array, strides: tuple[int, int], compute_dtype: Any
 ) -> jax.Array:
-  """2-D convolution padded by half the kernel, operands in `compute_dtype`, accumulated in the dtype of `x`.
+  """2-D convolution padded by half the kernel: operands in `compute_dtype`, sums in that of `x`.
 
-  With integer-valued operands of at most 8 bits each a bfloat16 forward convolution equals the float32 one exactly
-  while the accumulator stays below 2**24. Its backward convolutions round the incoming gradient to bfloat16.
+  With integer-valued operands of at most 8 bits each a bfloat16 forward convolution equals the
+  float32 one exactly while the accumulator stays below 2**24. Its backward convolutions round the
+  incoming gradient to bfloat16.
 
   Args:
     x: [batch, height, width, channels].
@@ -196,8 +200,8 @@ def _low_precision_conv_forward(x, kernel, strides, compute_dtype):
 
 
 def _low_precision_conv_backward(strides, compute_dtype, operands, cotangent):
-  # JAX's own transposition rule wants all three tensors in one dtype, so it gets them; what it returns is widened for
-  # the float32 master gradients.
+  # JAX's own transposition rule wants all three tensors in one dtype, so it gets them; what it
+  # returns is widened for the float32 master gradients.
   _, transpose = jax.vjp(lambda x, kernel: _conv(x, kernel, strides, None), *operands)
   return tuple(g.astype(cotangent.dtype) for g in transpose(cotangent.astype(compute_dtype)))
 

@@ -60,9 +60,7 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(preservation_policy=keep, cleanup_tmp_directories=True),
     )
 
-  def save(
-    self, state: Any, meta: dict[str, Any], *, step: int, top1: float | None = None
-  ) -> None:
+  def save(self, state: Any, meta: dict[str, Any], *, step: int, top1: float | None = None) -> None:
     """Starts saving; returns once the arrays are copied, before they are on disk.
 
     Args:
@@ -99,7 +97,7 @@ class Checkpoints:
       try:
         return self._read(candidate, like)
       # Orbax and TensorStore raise whatever the broken part makes them raise.
-      except Exception as error:  # noqa: BLE001
+      except Exception as error:
         reason = str(error).strip().partition('\n')[0][:200]
         warnings.warn(
           f'skipping broken checkpoint {self._directory / str(candidate)}: {reason}', stacklevel=2
@@ -140,7 +138,7 @@ def _digest(state: Any) -> int:
   """CRC-32 of all leaves, in tree order."""
   digest = 0
   for leaf in jax.tree.leaves(jax.device_get(state)):
-    digest = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), digest)
+    digest = zlib.crc32(np.asarray(leaf).tobytes(), digest)
   return digest
 
 

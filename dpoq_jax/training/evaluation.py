@@ -104,4 +104,3 @@ class Evaluator:
 
 def _run_path(onion, index, frozen, images, laterals):
   return onion.run_path(frozen, index, images, laterals)
-

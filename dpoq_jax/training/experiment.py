@@ -5,8 +5,8 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-import numpy as np
 import optax
 
 from dpoq_jax import config as config_lib
@@ -71,7 +71,7 @@ class Experiment:
     )
 
   def _create(self, key: jax.Array) -> state_lib.TrainState:
-    images = np.zeros((1, *self.train_set.images.shape[1:]), np.uint8)
+    images = jnp.zeros((1, *self.train_set.images.shape[1:]), jnp.uint8)
     return state_lib.create(self.onion, self.optimizer, key, images)
 
 
@@ -122,6 +122,6 @@ def build_network(config: config_lib.Config, num_classes: int) -> network.Onion:
       merge=layers.Merge(quantization.merge),
       clip_init=quantization.clip_init,
       shift_init=quantization.shift_init,
-      compute_dtype=jax.numpy.dtype(quantization.compute_dtype),
+      compute_dtype=jnp.dtype(quantization.compute_dtype),
     ),
   )

@@ -1,14 +1,24 @@
 """The training loop: steps, rows of metrics, evaluations, checkpoints, stopping and resuming."""
 
 from collections.abc import Iterator
+import dataclasses
 import pathlib
 import time
 from typing import Any
 
 import jax
+import numpy as np
 
 from dpoq_jax.data import pipeline, sources
-from dpoq_jax.training import checkpoint, evaluation, experiment, metrics, progress, signals, summary
+from dpoq_jax.training import (
+  checkpoint,
+  evaluation,
+  experiment,
+  metrics,
+  progress,
+  signals,
+  summary,
+)
 from dpoq_jax.training import state as state_lib
 
 
@@ -92,7 +102,7 @@ class _Run:
       previous = losses
       epoch_ends = self._step % self._setup.steps_per_epoch == 0
       log = self._step % config.log_every == 0 or self._step == total
-      evaluate = epoch_ends and self._epoch % config.eval_every == 0 or self._step == total
+      evaluate = (epoch_ends and self._epoch % config.eval_every == 0) or self._step == total
       every = config.checkpoint_every or self._setup.steps_per_epoch
       save = evaluate or self._step % every == 0
       if not (log or save or stop):
@@ -163,24 +173,26 @@ class _Run:
 
   def _write_training_row(self) -> None:
     sums = jax.device_get(self._state.metrics)
-    config, bits = self._setup.config, self._setup.onion.bits
+    batch_size, bits = self._setup.config.data.batch_size, self._setup.onion.bits
+    # Rows of an interval in which every step was skipped say so by having no metrics.
     steps = int(sums.steps)
-    loss = evaluation.by_precision(bits, sums.loss / steps) if steps else {}
-    correct = sums.correct / (steps * config.data.batch_size) if steps else ()
+    examples = steps * batch_size
     row = {
       'step': self._step,
       'kind': 'train',
       'epoch': self._step / self._setup.steps_per_epoch,
-      'learning_rate': float(self._setup.learning_rate(self._step - 1)),
-      'loss': loss,
-      'top1': evaluation.by_precision(bits, correct) if steps else {},
+      'learning_rate': np.asarray(self._setup.learning_rate(self._step - 1)).item(),
+      'loss': evaluation.by_precision(bits, sums.loss / steps) if steps else {},
+      'top1': evaluation.by_precision(bits, sums.correct / examples) if steps else {},
       'skipped': int(self._state.skipped),
     }
-    speed = self._step * config.data.batch_size / self._seconds
+    speed = self._step * batch_size / self._seconds
     self._log.write(row, speed)
     self._display.training(row, speed)
     zeros = state_lib.MetricSums.zeros(len(bits))
-    self._state = self._state.replace(metrics=jax.device_put(zeros, self._setup.replicated))
+    self._state = dataclasses.replace(
+      self._state, metrics=jax.device_put(zeros, self._setup.replicated)
+    )
 
   def _evaluate(self) -> float:
     """Evaluates, writes the row, returns the mean top-1 over precisions."""

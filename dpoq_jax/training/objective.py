@@ -27,9 +27,7 @@ GRADIENT_SCALES: dict[str, network.GradientScale] = {
 }
 
 
-def cross_entropy(
-  logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0
-) -> jax.Array:
+def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
   """Mean cross-entropy of each precision.
 
   Args:

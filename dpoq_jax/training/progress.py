@@ -41,8 +41,10 @@ class Progress:
   def evaluation(self, row: Mapping[str, Any], epochs: int) -> None:
     """Prints a row of evaluation metrics."""
     top1 = _per_precision(row['top1'], '{:.2%}')
-    self.say(f'epoch {row["epoch"]:g} of {epochs}: test loss '
-             f'{_per_precision(row["loss"], "{:.3f}")}, top-1 {top1}')
+    self.say(
+      f'epoch {row["epoch"]:g} of {epochs}: test loss '
+      f'{_per_precision(row["loss"], "{:.3f}")}, top-1 {top1}'
+    )
 
   def stop(self) -> None:
     """Takes the bar away."""

@@ -1,6 +1,7 @@
 """The state of a run and the step that advances it."""
 
 from collections.abc import Callable, Mapping
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -134,7 +135,8 @@ def make_train_step(
     )
     finite = jnp.isfinite(jnp.sum(losses)) & jnp.isfinite(optax.tree.norm(gradients))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    advanced = state.replace(
+    advanced = dataclasses.replace(
+      state,
       params=optax.apply_updates(state.params, updates),
       collections=collections,
       opt_state=opt_state,
@@ -144,8 +146,8 @@ def make_train_step(
         steps=state.metrics.steps + 1,
       ),
     )
-    kept = state.replace(skipped=state.skipped + 1)
+    kept = dataclasses.replace(state, skipped=state.skipped + 1)
     chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), advanced, kept)
-    return chosen.replace(step=state.step + 1), losses
+    return dataclasses.replace(chosen, step=state.step + 1), losses
 
   return train_step

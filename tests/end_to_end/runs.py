@@ -1,0 +1,83 @@
+"""Small training runs in processes of their own, as a user or a scheduler starts them."""
+
+from collections.abc import Callable
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+
+# The embedded job, shrunk: 2 paths, 2 epochs of 22 steps.
+TINY = (
+  '--config.quantization.bits=2,4',
+  '--config.model.width=4',
+  '--config.epochs=2',
+  '--config.optimizer.warmup_epochs=0.5',
+  '--config.log_every=5',
+)
+
+
+def start(
+  workdir: pathlib.Path, *flags: str, devices: int = 1, tiny: bool = True
+) -> subprocess.Popen[str]:
+  """Starts `python -m dpoq_jax.train`, its output kept in pipes."""
+  environment = {
+    **os.environ,
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    # Lines are compared, so they must not be folded at the width of a terminal.
+    'COLUMNS': '400',
+  }
+  command = [sys.executable, '-m', 'dpoq_jax.train', f'--workdir={workdir}']
+  return subprocess.Popen(
+    [*command, *(TINY if tiny else ()), *flags],
+    cwd=REPOSITORY,
+    env=environment,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str, str]:
+  """Exit status, stdout and stderr of a process that ends by itself."""
+  out, err = process.communicate(timeout=timeout)
+  return process.returncode, out, err
+
+
+def train(workdir: pathlib.Path, *flags: str, devices: int = 1) -> tuple[int, str, str]:
+  """Runs a tiny training to its end."""
+  return finish(start(workdir, *flags, devices=devices))
+
+
+def wait_until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+  """Waits for something the process does; fails with its output if it ends first."""
+  deadline = time.monotonic() + 300
+  while not happened():
+    if process.poll() is not None or time.monotonic() > deadline:
+      process.kill()
+      raise AssertionError(process.communicate())
+    time.sleep(0.002)
+
+
+def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """Rows of metrics that are complete."""
+  path = workdir / 'metrics.jsonl'
+  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+  return [json.loads(line) for line in lines if line.endswith('\n')]
+
+
+def steps_saved(workdir: pathlib.Path) -> list[int]:
+  """Steps of the checkpoints that are whole."""
+  folder = workdir / 'checkpoints'
+  return sorted(int(path.name) for path in folder.glob('*') if path.name.isdigit())
+
+
+def results(workdir: pathlib.Path) -> dict[str, Any]:
+  """The summary without what depends on the clock."""
+  summary = json.loads((workdir / 'summary.json').read_text())
+  del summary['examples_per_second']
+  return summary
