@@ -25,7 +25,8 @@ class Progress:
 
   def say(self, line: str) -> None:
     """Prints a line."""
-    self.console.print(line, highlight=False)
+    # Folded lines are no use to whoever reads a log.
+    self.console.print(line, highlight=False, soft_wrap=True)
 
   def start(self, step: int, total: int) -> None:
     """Shows the bar, at `step` of `total`."""

@@ -11,7 +11,6 @@ import pytest
 
 from dpoq_jax import config as config_lib
 from dpoq_jax.training import checkpoint, experiment
-from tests import conftest
 from tests.end_to_end import runs
 
 
@@ -30,15 +29,6 @@ def assert_same_run(workdir: pathlib.Path, other: pathlib.Path) -> None:
   chex.assert_trees_all_equal(last_state(workdir), last_state(other))
   assert (workdir / 'metrics.jsonl').read_text() == (other / 'metrics.jsonl').read_text()
   assert runs.results(workdir) == runs.results(other)
-
-
-@pytest.fixture(scope='session')
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-  def make(path: pathlib.Path) -> None:
-    status, _, err = runs.train(path)
-    assert status == 0, err
-
-  return conftest.once(tmp_path_factory, 'uninterrupted', make)
 
 
 def test_the_run_wrote_what_it_should(uninterrupted: pathlib.Path):
@@ -61,10 +51,11 @@ def test_the_run_wrote_what_it_should(uninterrupted: pathlib.Path):
 def test_a_finished_run_started_again_changes_nothing(
   uninterrupted: pathlib.Path, tmp_path: pathlib.Path
 ):
-  before = (uninterrupted / 'metrics.jsonl').read_text(), runs.results(uninterrupted)
-  status, _, err = runs.train(uninterrupted)
+  copy = tmp_path / 'run'
+  shutil.copytree(uninterrupted, copy)
+  status, _, err = runs.train(copy)
   assert status == 0, err
-  assert ((uninterrupted / 'metrics.jsonl').read_text(), runs.results(uninterrupted)) == before
+  assert_same_run(copy, uninterrupted)
 
 
 @pytest.mark.parametrize(('number', 'expected'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -180,9 +171,19 @@ def test_no_intact_checkpoint_is_an_error_not_a_new_start(
   checkpoints.close()
 
 
-def test_four_devices_agree_with_one(uninterrupted: pathlib.Path, tmp_path: pathlib.Path):
-  # Two epochs amplify differences in the order of summation through rounding; ten steps do not.
-  flags = ('--config.optimizer.learning_rate=0.001',)
+FLOAT = (
+  '--config.quantization.bits=32,',
+  '--config.quantization.activation_bits=32',
+  '--config.optimizer.learning_rate=0.01',
+)
+ONE_STEP = ('--config.data.batch_size=1436', '--config.epochs=1')
+
+
+# Devices sum batch statistics and gradients in another order. A quantizer turns such a difference
+# of 1e-7 into a whole level now and then, which later steps amplify: so one step with every
+# quantizer in place, and an epoch's worth of steps without.
+@pytest.mark.parametrize('flags', [ONE_STEP, FLOAT], ids=['one_step', 'float'])
+def test_four_devices_agree_with_one(tmp_path: pathlib.Path, flags: tuple[str, ...]):
   for name, devices in (('one', 1), ('four', 4)):
     status, _, err = runs.train(tmp_path / name, *flags, devices=devices)
     assert status == 0, err

@@ -1,0 +1,217 @@
+"""What a training step costs: fp32, an individual network, the joint onion, convolutions alone.
+
+    python -m benchmarks.train_step [--json=FILE] [--rounds=N] [--batch_size=B]
+
+Every system takes its steps in turn, round after round, so that noise of the machine falls on all
+of them alike. Figures are medians over rounds; the ratio is the median of each round's ratio.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import json
+import pathlib
+import platform
+import statistics
+import time
+from typing import Any
+
+from absl import app, flags
+import chex
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.console
+import rich.table
+
+from dpoq_jax import config as config_lib
+from dpoq_jax.core import layers, quantizers
+from dpoq_jax.training import experiment, optimizer
+from dpoq_jax.training import state as state_lib
+
+_JSON = flags.DEFINE_string('json', None, 'file for the figures')
+_ROUNDS = flags.DEFINE_integer('rounds', 7, 'rounds that are measured, after one that is not')
+_STEPS = flags.DEFINE_integer('steps', 2, 'steps of each system in a round')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'images per step')
+_DEPTH = flags.DEFINE_integer('depth', 20, 'of the CIFAR ResNet')
+
+BITS = (2, 4, 8, 16)
+CLASSES = 10
+
+
+@dataclasses.dataclass
+class System:
+  """Something that is timed.
+
+  Attributes:
+    run: takes one step and returns when it is done.
+    memory: bytes of XLA's buffers at their peak: arguments, results and temporaries.
+    seconds: per step, one entry a round.
+  """
+
+  run: Callable[[], None]
+  memory: int
+  seconds: list[float] = dataclasses.field(default_factory=list)
+
+  def measure(self, steps: int) -> None:
+    """Times one round."""
+    started = time.perf_counter()
+    for _ in range(steps):
+      self.run()
+    self.seconds.append((time.perf_counter() - started) / steps)
+
+
+def training(bits: tuple[int, ...], activation_bits: int) -> System:
+  """The training step of `dpoq_jax.train`, augmentation included."""
+  config = config_lib.Config(
+    data=config_lib.Data(batch_size=_BATCH_SIZE.value, pad=4, flip=True),
+    model=config_lib.Model(depth=_DEPTH.value),
+    quantization=config_lib.Quantization(bits=bits, activation_bits=activation_bits),
+  )
+  onion = experiment.build_network(config, CLASSES)
+  transform = optimizer.sgd(config.optimizer, config.optimizer.learning_rate)
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': jnp.asarray(rng.integers(0, 256, (_BATCH_SIZE.value, 32, 32, 3), dtype=np.uint8)),
+    'label': jnp.asarray(rng.integers(0, CLASSES, _BATCH_SIZE.value), jnp.int32),
+  }
+  create = jax.jit(functools.partial(state_lib.create, onion, transform))
+  state = create(jax.random.key(0), batch['image'])
+  # One trace for all calls: a second would be a compilation in mid-training.
+  step = chex.assert_max_traces(state_lib.make_train_step(onion, transform, config), n=1)
+  jitted = jax.jit(step, donate_argnums=0)
+  memory = peak_memory(jitted.lower(state, batch).compile())
+
+  def run():
+    nonlocal state
+    state, losses = jitted(state, batch)
+    jax.block_until_ready((state, losses))
+
+  return System(run, memory)
+
+
+def convolutions(bits: tuple[int, ...]) -> System:
+  """Every convolution of the joint step and its two gradients, and nothing else.
+
+  The gradient towards the image is not computed in training, so not here either.
+  """
+  shapes = convolution_shapes()
+  rng = np.random.default_rng(0)
+
+  def floats(shape):
+    return jnp.asarray(rng.standard_normal(shape, dtype=np.float32))
+
+  operands = []
+  for _ in bits:
+    for x, kernel, strides in shapes:
+      convolve = functools.partial(quantizers.convolve, strides=strides, compute_dtype=jnp.float32)
+      y = jax.eval_shape(convolve, jax.ShapeDtypeStruct(x, jnp.float32), floats(kernel))
+      operands.append((floats(x), floats(kernel), floats(y.shape)))
+
+  def step(operands):
+    results = []
+    for number, (x, kernel, cotangent) in enumerate(operands):
+      strides = shapes[number % len(shapes)][2]
+      convolve = functools.partial(quantizers.convolve, strides=strides, compute_dtype=jnp.float32)
+      is_stem = number % len(shapes) == 0
+      if is_stem:
+        y, transpose = jax.vjp(functools.partial(convolve, x), kernel)
+      else:
+        y, transpose = jax.vjp(convolve, x, kernel)
+      results.append((y, transpose(cotangent)))
+    return results
+
+  jitted = jax.jit(chex.assert_max_traces(step, n=1))
+  memory = peak_memory(jitted.lower(operands).compile())
+  return System(lambda: jax.block_until_ready(jitted(operands)) and None, memory)
+
+
+def convolution_shapes() -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, int]]]:
+  """(input, kernel, strides) of every convolution of one path, the stem first."""
+  config = config_lib.Config(
+    model=config_lib.Model(depth=_DEPTH.value),
+    quantization=config_lib.Quantization(bits=(8,)),
+  )
+  onion = experiment.build_network(config, CLASSES)
+  shapes = []
+
+  def record(call, args, kwargs, context):
+    if isinstance(context.module, layers.OnionConv):
+      conv, x = context.module, args[0].code
+      shapes.append((x.shape, (*conv.kernel_size, x.shape[-1], conv.features), conv.strides))
+    return call(*args, **kwargs)
+
+  images = jax.ShapeDtypeStruct((_BATCH_SIZE.value, 32, 32, 3), jnp.uint8)
+  with nn.intercept_methods(record):
+    jax.eval_shape(onion.init, jax.random.key(0), images)
+  return shapes
+
+
+def peak_memory(compiled: jax.stages.Compiled) -> int:
+  """Bytes by XLA's own buffer assignment; donated arguments counted once."""
+  sizes = compiled.memory_analysis()
+  return (
+    sizes.argument_size_in_bytes
+    + sizes.output_size_in_bytes
+    + sizes.temp_size_in_bytes
+    - sizes.alias_size_in_bytes
+  )
+
+
+def report(systems: dict[str, System]) -> dict[str, Any]:
+  """The figures, as written by `--json`."""
+  seconds = {name: np.array(system.seconds) for name, system in systems.items()}
+  ratio = seconds['joint'] / (len(BITS) * seconds['fp32'])
+  return {
+    'joint_over_k_fp32': statistics.median(ratio),
+    'joint_over_convolutions': statistics.median(seconds['joint'] / seconds['convolutions']),
+    'systems': {
+      name: {
+        'seconds_per_step': statistics.median(system.seconds),
+        'images_per_second': _BATCH_SIZE.value / statistics.median(system.seconds),
+        'peak_bytes': system.memory,
+      }
+      for name, system in systems.items()
+    },
+    'model': f'resnet{_DEPTH.value}',
+    'bits': BITS,
+    'batch_size': _BATCH_SIZE.value,
+    'rounds': _ROUNDS.value,
+    'device': jax.devices()[0].device_kind,
+    'processor': platform.machine(),
+    'jax': jax.__version__,
+  }
+
+
+def main(_: list[str]) -> None:
+  """Measures, prints the table, writes the figures."""
+  systems = {
+    'fp32': training((32,), 32),
+    'individual': training((8,), 8),
+    'joint': training(BITS, 8),
+    'convolutions': convolutions(BITS),
+  }
+  for round_number in range(_ROUNDS.value + 1):
+    for system in systems.values():
+      system.measure(_STEPS.value)
+      if round_number == 0:
+        system.seconds.clear()
+  figures = report(systems)
+  table = rich.table.Table(title=f'ResNet-{_DEPTH.value}, batch {_BATCH_SIZE.value}')
+  for column in ('', 'ms / step', 'images/s', 'peak MB'):
+    table.add_column(column, justify='right')
+  for name, row in figures['systems'].items():
+    milliseconds, megabytes = 1000 * row['seconds_per_step'], row['peak_bytes'] / 1e6
+    speed = row['images_per_second']
+    table.add_row(name, f'{milliseconds:.0f}', f'{speed:.1f}', f'{megabytes:.0f}')
+  console = rich.console.Console()
+  console.print(table)
+  console.print(f'joint / ({len(BITS)} x fp32): {figures["joint_over_k_fp32"]:.3f}')
+  console.print(f'joint / convolutions alone: {figures["joint_over_convolutions"]:.3f}')
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(json.dumps(figures, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  app.run(main)

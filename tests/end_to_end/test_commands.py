@@ -1,0 +1,92 @@
+"""Commands as a user meets them: what they print, write and exit with."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.end_to_end import runs
+
+
+def evaluate(workdir: pathlib.Path, *flags: str) -> subprocess.CompletedProcess[str]:
+  command = [sys.executable, '-m', 'dpoq_jax.evaluate', f'--workdir={workdir}', *flags]
+  return subprocess.run(command, cwd=runs.REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def assert_one_line(status: int, err: str, expected: str) -> None:
+  assert status == 2
+  assert err.count('\n') == 1, err
+  assert expected in err
+
+
+def test_evaluate_writes_the_table_that_training_wrote(
+  uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+):
+  copy = tmp_path / 'run'
+  shutil.copytree(uninterrupted, copy)
+  summary = json.loads((copy / 'summary.json').read_text())
+  (copy / 'summary.json').unlink()
+  result = evaluate(copy)
+  assert result.returncode == 0, result.stderr
+  assert json.loads((copy / 'summary.json').read_text()) == summary
+  for row in summary['precisions'].values():
+    assert f'{100 * row["top1"]:.2f}' in result.stdout
+
+  result = evaluate(copy, '--precision=2')
+  assert result.returncode == 0, result.stderr
+  alone = json.loads((copy / 'summary_2_bits.json').read_text())
+  assert alone['precisions'] == {'2': summary['precisions']['2']}
+
+  assert_one_line(*_status(evaluate(copy, '--precision=8')), 'this network has (2, 4)')
+  assert_one_line(*_status(evaluate(tmp_path / 'nothing')), 'holds no run')
+
+
+def _status(result: subprocess.CompletedProcess[str]) -> tuple[int, str]:
+  return result.returncode, result.stderr
+
+
+@pytest.mark.parametrize(
+  ('flags', 'expected'),
+  [
+    (['--config.epoch=3'], 'did you mean epochs?'),
+    (['--config.epochs=abc'], 'flag --config.epochs=abc: invalid literal for int()'),
+    (['--config.quantization.bits=4,2'], 'bits=(4, 2)'),
+    (['--config=nope.py'], "No such file or directory: 'nope.py'"),
+    (['--wrkdir=x'], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
+    (['epochs=3'], "unexpected argument 'epochs=3'"),
+    (
+      ['--config.data.name=cifar10', '--config.data.dir={tmp}'],
+      'run python -m dpoq_jax.data.prepare cifar10 --data-dir={tmp}',
+    ),
+    (['--config.data.batch_size=5000'], 'batch_size=5000: a training batch has 1 to'),
+  ],
+)
+def test_bad_input_is_one_line_and_leaves_no_trace(
+  tmp_path: pathlib.Path, flags: list[str], expected: str
+):
+  workdir = tmp_path / 'run'
+  process = runs.start(workdir, *(flag.format(tmp=tmp_path) for flag in flags), tiny=False)
+  status, _, err = runs.finish(process)
+  assert_one_line(status, err, expected.format(tmp=tmp_path))
+  assert not workdir.exists()
+
+
+def test_batch_that_devices_cannot_share_is_one_line(tmp_path: pathlib.Path):
+  status, _, err = runs.train(tmp_path / 'run', '--config.data.batch_size=66', devices=4)
+  assert_one_line(status, err, 'batch_size=66 is not divisible by the 4 devices')
+
+
+def test_workdir_of_another_run_is_refused(uninterrupted: pathlib.Path):
+  status, _, err = runs.train(uninterrupted, '--config.seed=1')
+  assert_one_line(status, err, 'seed: 0 -> 1')
+
+
+def test_diverging_run_stops_with_a_clear_error(tmp_path: pathlib.Path):
+  flags = ('--config.optimizer.learning_rate=1e30', '--config.max_skipped_steps=3')
+  status, _, err = runs.train(tmp_path, *flags, '--config.optimizer.warmup_epochs=0.0')
+  assert status == 1
+  assert err.count('\n') == 1, err
+  assert 'not finite, more than config.max_skipped_steps=3' in err

@@ -1,0 +1,77 @@
+import importlib
+import pathlib
+
+import pytest
+
+from dpoq_jax import config as config_lib
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[2] / 'configs').glob('*.py'))
+
+
+def changed(**fields):
+  config = config_lib.get_config()
+  config.unlock()
+  config.update_from_flattened_dict({name.replace('__', '.'): v for name, v in fields.items()})
+  return config
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'epoch': 3}, 'config.epoch: no such field; did you mean epochs?'),
+    ({'data__bach_size': 3}, 'config.data.bach_size: no such field; did you mean data.batch_size?'),
+    # A right name in the wrong section.
+    ({'batch_size': 3}, 'config.batch_size: no such field; did you mean data.batch_size?'),
+    ({'epochs': 0}, 'config.epochs=0: input should be greater than or equal to 1.'),
+    ({'model__depth': 9}, 'config.model.depth=9: a CIFAR ResNet has 6n+2 layers'),
+    ({'quantization__bits': (4, 2)}, 'config.quantization.bits=(4, 2): '),
+    ({'quantization__bits': ()}, 'config.quantization.bits=(): '),
+    ({'objective__mode': 'scale'}, "config.objective.mode='scale': input should be 'scaled', "),
+    ({'objective__loss_weights': (1.0,)}, 'objective.loss_weights=(1.0,) needs one entry for each'),
+    ({'optimizer__learning_rate': float('nan')}, 'config.optimizer.learning_rate=nan: '),
+    ({'optimizer__decay_epochs': (3.0, 2.0)}, 'config.optimizer.decay_epochs=(3.0, 2.0): epochs'),
+    ({'optimizer__warmup_epochs': 30.0}, 'optimizer.warmup_epochs=30.0 must be below epochs=30'),
+  ],
+)
+def test_bad_field_is_one_line_that_names_it(fields: dict, message: str):
+  with pytest.raises(config_lib.ConfigError) as error:
+    config_lib.validate(changed(**fields))
+  assert message in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_wrong_type_is_refused():
+  fields = config_lib.get_config().to_dict() | {'epochs': '3'}
+  with pytest.raises(config_lib.ConfigError, match=r"config\.epochs='3': input should be a valid"):
+    config_lib.validate(fields)
+
+
+def test_default_survives_a_round_trip_through_flags_and_files(tmp_path: pathlib.Path):
+  config = config_lib.validate(config_lib.get_config())
+  assert config == config_lib.Config()
+  config_lib.claim(tmp_path, config)
+  assert config_lib.read(tmp_path) == config
+
+
+def test_workdir_of_another_config_is_refused_with_the_fields_that_differ(tmp_path: pathlib.Path):
+  config_lib.claim(tmp_path, config_lib.Config())
+  other = config_lib.validate(changed(seed=1, optimizer__momentum=0.8))
+  with pytest.raises(config_lib.ConfigError) as error:
+    config_lib.claim(tmp_path, other)
+  assert 'seed: 0 -> 1; optimizer.momentum: 0.9 -> 0.8' in str(error.value)
+  # Where the data lies is not what the run is.
+  config_lib.claim(tmp_path, config_lib.validate(changed(data__dir='/elsewhere')))
+
+
+def test_workdir_without_a_run_says_so(tmp_path: pathlib.Path):
+  with pytest.raises(FileNotFoundError, match='holds no run'):
+    config_lib.read(tmp_path)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_config_file_is_valid_and_says_what_it_is_for(path: pathlib.Path):
+  config_lib.validate(importlib.import_module(f'configs.{path.stem}').get_config())
+  text = path.read_text()
+  assert f'--config=configs/{path.name}' in text
+  assert 'Expected' in text
+  assert 'Cost' in text

@@ -1,0 +1,101 @@
+import chex
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dpoq_jax import config as config_lib
+from dpoq_jax.training import objective, optimizer
+
+PARAMS = {
+  'path_2': {
+    'stem': {'conv': {'latent': jnp.asarray([1.0, -2.0])}},
+    'stem_pact': {'clip': jnp.asarray(6.0)},
+  }
+}
+GRADIENTS = {
+  'path_2': {
+    'stem': {'conv': {'latent': jnp.asarray([0.5, 0.25])}},
+    'stem_pact': {'clip': jnp.asarray(-1.0)},
+  }
+}
+
+
+def run(config: config_lib.Optimizer, steps: int, learning_rate: float = 0.1):
+  """Applies constant gradients; returns latent and clip."""
+  transform = optimizer.sgd(config, learning_rate)
+  params, state = PARAMS, transform.init(PARAMS)
+  for _ in range(steps):
+    updates, state = transform.update(GRADIENTS, state, params)
+    params = optax.apply_updates(params, updates)
+  return params['path_2']['stem']['conv']['latent'], params['path_2']['stem_pact']['clip']
+
+
+def by_hand(value, gradient, steps, decay, rate=0.1, momentum=0.9):
+  velocity = np.zeros_like(value)
+  for _ in range(steps):
+    velocity = momentum * velocity + gradient + decay * value
+    value = value - rate * velocity
+  return value
+
+
+def test_sgd_is_momentum_on_the_decayed_gradient():
+  latent, clip = run(config_lib.Optimizer(weight_decay=0.01), steps=3)
+  expected = by_hand(np.array([1.0, -2.0]), np.array([0.5, 0.25]), 3, decay=0.01)
+  np.testing.assert_allclose(latent, expected, rtol=1e-6)
+  np.testing.assert_allclose(clip, by_hand(np.array(6.0), -1.0, 3, decay=0.01), rtol=1e-6)
+
+
+def test_clips_have_a_rate_and_a_decay_of_their_own():
+  config = config_lib.Optimizer(weight_decay=0.01, clip_learning_rate=0.1, clip_weight_decay=0.5)
+  latent, clip = run(config, steps=3)
+  expected = by_hand(np.array([1.0, -2.0]), np.array([0.5, 0.25]), 3, decay=0.01)
+  np.testing.assert_allclose(latent, expected, rtol=1e-6)
+  expected = by_hand(np.array(6.0), -1.0, 3, decay=0.5, rate=0.01)
+  np.testing.assert_allclose(clip, expected, rtol=1e-6)
+
+
+def test_steps_schedule_drops_after_the_epochs_of_the_paper():
+  config = config_lib.Optimizer(schedule='steps', decay_epochs=(100.0, 150.0, 180.0))
+  rate = optimizer.learning_rate_schedule(config, epochs=200, steps_per_epoch=390)
+  steps = [0, 100 * 390 - 1, 100 * 390, 150 * 390, 180 * 390, 200 * 390 - 1]
+  # 0.1, divided by 10 at the first step of epochs 100, 150 and 180 (counted from 0).
+  expected = [0.1, 0.1, 0.01, 0.001, 0.0001, 0.0001]
+  np.testing.assert_allclose([rate(step) for step in steps], expected, rtol=1e-5)
+
+
+def test_warm_up_moves_no_drop():
+  config = config_lib.Optimizer(schedule='steps', decay_epochs=(10.0,), warmup_epochs=5.0)
+  rate = optimizer.learning_rate_schedule(config, epochs=20, steps_per_epoch=10)
+  np.testing.assert_allclose(
+    [rate(step) for step in (0, 25, 50, 99, 100)], [0.0, 0.05, 0.1, 0.1, 0.01], rtol=1e-5
+  )
+
+
+def test_cosine_ends_at_zero():
+  config = config_lib.Optimizer(schedule='cosine', warmup_epochs=1.0)
+  rate = optimizer.learning_rate_schedule(config, epochs=11, steps_per_epoch=10)
+  # Half-way between the end of the warm-up (step 10) and the end of the run (110).
+  np.testing.assert_allclose(
+    [rate(step) for step in (10, 60, 110)], [0.1, 0.05, 0.0], rtol=1e-5, atol=1e-8
+  )
+
+
+def test_joint_loss_weighs_precisions():
+  losses = jnp.asarray([1.0, 2.0, 4.0])
+  chex.assert_trees_all_close(objective.joint_loss(losses), 7.0)
+  chex.assert_trees_all_close(objective.joint_loss(losses, (1.0, 0.5, 0.25)), 3.0)
+  with pytest.raises(ValueError, match='2 loss weights given for 3 precisions'):
+    objective.joint_loss(losses, (1.0, 1.0))
+
+
+def test_cross_entropy_with_label_smoothing():
+  logits = jnp.log(jnp.asarray([[[0.7, 0.2, 0.1]], [[0.1, 0.1, 0.8]]]))
+  labels = jnp.asarray([0])
+  np.testing.assert_allclose(
+    objective.cross_entropy(logits, labels), [-np.log(0.7), -np.log(0.1)], rtol=1e-5
+  )
+  # Target 0.3 / 3 on every class and 0.7 more on the right one.
+  expected = -0.8 * np.log(0.7) - 0.1 * np.log(0.2) - 0.1 * np.log(0.1)
+  smoothed = objective.cross_entropy(logits, labels, 0.3)
+  np.testing.assert_allclose(smoothed[0], expected, rtol=1e-5)
