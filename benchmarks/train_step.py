@@ -151,6 +151,8 @@ def convolution_shapes() -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[i
 def peak_memory(compiled: jax.stages.Compiled) -> int:
   """Bytes by XLA's own buffer assignment; donated arguments counted once."""
   sizes = compiled.memory_analysis()
+  if sizes is None:
+    raise RuntimeError('this backend does not tell its memory use.')
   return (
     sizes.argument_size_in_bytes
     + sizes.output_size_in_bytes

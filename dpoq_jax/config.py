@@ -45,7 +45,7 @@ class Data(_Section):
   name: str = 'digits'
   dir: str | None = None
   batch_size: Count = 64
-  pad: Annotated[int, Field(ge=0)] = 0
+  pad: Annotated[int, Field(ge=0)] = 1
   flip: bool = False
 
 
@@ -164,7 +164,7 @@ class Config(_Section):
   objective: Objective = Objective()
   optimizer: Optimizer = Optimizer(schedule='cosine', learning_rate=0.05, warmup_epochs=1.0)
   log_every: Count = 20
-  eval_every: Count = 1
+  eval_every: Count = 2
   checkpoint_every: Count | None = None
   max_skipped_steps: Annotated[int, Field(ge=0)] = 20
 

@@ -36,21 +36,21 @@ def parts():
 def poisoned(state: Any, poison: float) -> Any:
   """The state with one clip of the 4-bit path replaced."""
   state = jax.tree.map(jnp.array, state)
-  state.params['path_4']['stem_pact']['clip'] = jnp.asarray(poison)
+  state.params['path_4']['stem_pact']['clip'] = jnp.float32(poison)
   return state
 
 
 def test_steps_train_and_are_traced_once(parts):
   state, step, batch = parts
   losses = []
-  for _ in range(8):
+  for _ in range(25):
     state, loss = step(state, batch)
     losses.append(float(loss.sum()))
   # Eight examples are learnt by heart.
   assert losses[-1] < 0.5 * losses[0]
-  assert int(state.step) == 8
+  assert int(state.step) == 25
   assert int(state.skipped) == 0
-  assert int(state.metrics.steps) == 8
+  assert int(state.metrics.steps) == 25
   np.testing.assert_allclose(state.metrics.loss.sum(), sum(losses), rtol=1e-5)
 
 
