@@ -16,8 +16,8 @@ from typing import Any
 from configs import cifar10_resnet20
 
 
-def get_config() -> Any:
-  """The run."""
-  config = cifar10_resnet20.get_config()
+def get_config(variant: str = '') -> Any:
+  """The run; for `variant` see `dpoq_jax.config.apply_variant`."""
+  config = cifar10_resnet20.get_config(variant)
   config.data.name = 'cifar100'
   return config

@@ -11,8 +11,8 @@ from typing import Any
 from dpoq_jax import config as config_lib
 
 
-def get_config() -> Any:
-  """The run."""
+def get_config(variant: str = '') -> Any:
+  """The run; for `variant` see `dpoq_jax.config.apply_variant`."""
   config = config_lib.get_config()
   config.epochs = 4
   config.log_every = 50
@@ -24,4 +24,4 @@ def get_config() -> Any:
   config.optimizer.learning_rate = 0.1
   config.optimizer.schedule = 'cosine'
   config.optimizer.warmup_epochs = 0.0
-  return config
+  return config_lib.apply_variant(config, variant)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import functools
 import pathlib
+import re
 import sys
 from typing import NoReturn
 
@@ -19,8 +20,6 @@ def define_config() -> flags.FlagHolder:
     'config',
     default=str(pathlib.Path(config_lib.__file__)),
     help_string='config file, as FILE.py[:variant]; the embedded digits job by default',
-    lock_config=False,
-    accept_new_attributes=True,
   )
 
 
@@ -45,7 +44,10 @@ def required_path(holder: flags.FlagHolder) -> pathlib.Path:
 
 def fail(message: object, status: int = 2) -> NoReturn:
   """Prints one line on stderr and exits."""
-  print('error:', ' '.join(str(message).split()), file=sys.stderr)
+  lines = str(message).strip().splitlines()
+  # Config flags put a whole traceback into the message of what a config file raises.
+  line = lines[-1] if any(each.startswith('Traceback') for each in lines) else ' '.join(lines)
+  print('error:', ' '.join(line.split()), file=sys.stderr)
   sys.exit(status)
 
 
@@ -65,10 +67,15 @@ def _main(main: Callable[[], None], _: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+  for argument in argv[1:]:
+    field = re.match(r'--?(?:no)?config\.([\w.]+)', argument)
+    if field and field[1] not in config_lib.field_names():
+      fail(config_lib.unknown_field(field[1]))
   try:
     rest = flags.FLAGS(argv)
-  except flags.Error as error:
-    fail(error)
+  # A config file is a program: it can raise anything.
+  except Exception as error:
+    fail(error if isinstance(error, flags.Error) else f'{type(error).__name__}: {error}')
   if len(rest) > 1:
     fail(f'unexpected argument {rest[1]!r}: flags are written --name=value.')
   return rest

@@ -7,7 +7,6 @@ embedded job: scikit-learn's digits, ResNet-8, bits (2, 4, 8, 16).
 
 from collections.abc import Mapping
 import difflib
-import pathlib
 from typing import Annotated, Any, Literal
 
 import ml_collections
@@ -88,7 +87,7 @@ class Quantization(_Section):
   weight_quantizer: Literal['dorefa', 'standardised'] = 'dorefa'
   merge: Literal['psbn', 'vanilla'] = 'psbn'
   clip_init: Positive = 6.0
-  shift_init: float = 0.0
+  shift_init: Annotated[float, Field(allow_inf_nan=False)] = 0.0
   compute_dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   @pydantic.field_validator('bits')
@@ -156,7 +155,7 @@ class Config(_Section):
     max_skipped_steps: steps with a non-finite loss or gradient before the run stops.
   """
 
-  seed: Annotated[int, Field(ge=0)] = 0
+  seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
   epochs: Count = 30
   data: Data = Data()
   model: Model = Model()
@@ -182,7 +181,6 @@ class Config(_Section):
 
 # What may differ when a run is resumed: where things are, not what they are.
 LOCATIONS = frozenset({'data.dir'})
-CONFIG_FILE = 'config.json'
 
 
 def get_config() -> Any:
@@ -221,43 +219,6 @@ def from_json(text: str) -> Config:
     raise ConfigError(_describe(error.errors()[0])) from None
 
 
-def read(workdir: pathlib.Path) -> Config:
-  """The config of the run in `workdir`.
-
-  Raises:
-    FileNotFoundError: if there is no run in it.
-    ConfigError: if the file is not a config of this version.
-  """
-  path = workdir / CONFIG_FILE
-  if not path.is_file():
-    raise FileNotFoundError(f'{workdir} holds no run: there is no {CONFIG_FILE} in it.')
-  return from_json(path.read_text())
-
-
-def claim(workdir: pathlib.Path, config: Config) -> None:
-  """Makes `workdir` the directory of this run, or checks that it is.
-
-  Raises:
-    ConfigError: if it belongs to a run with another config; names the fields that differ.
-    NotADirectoryError: if it is a file.
-  """
-  if workdir.exists() and not workdir.is_dir():
-    raise NotADirectoryError(f'--workdir={workdir} is a file; give a directory.')
-  path = workdir / CONFIG_FILE
-  if path.is_file():
-    if changed := differences(read(workdir), config):
-      raise ConfigError(
-        f'{workdir} holds a run with another config ({"; ".join(changed)}): '
-        'give another --workdir, or the same config to resume.'
-      )
-    return
-  workdir.mkdir(parents=True, exist_ok=True)
-  # Renamed into place, so that a killed process leaves no half config behind.
-  partial = path.with_suffix('.partial')
-  partial.write_text(config.model_dump_json(indent=2))
-  partial.replace(path)
-
-
 def differences(one: Config, other: Config) -> list[str]:
   """Names of the fields in which two configs differ, locations apart, as `name: one -> other`."""
   first, second = _flatten(one.model_dump()), _flatten(other.model_dump())
@@ -268,10 +229,46 @@ def differences(one: Config, other: Config) -> list[str]:
   ]
 
 
+def apply_variant(config: Any, variant: str) -> Any:
+  """Changes a config by the text after the colon of `--config=FILE.py:VARIANT`.
+
+  Args:
+    config: what `get_config` returns; changed in place.
+    variant: comma-separated `key=value` pairs, of what the paper's tables vary: `bits=2-4-8`,
+      `activations=2`, `mode=joint`, `merge=vanilla`. `bits=32,activations=32` is the float network.
+
+  Returns:
+    `config`.
+
+  Raises:
+    ValueError: for another key, or a value that is no number where one is meant.
+  """
+  for pair in variant.split(',') if variant else ():
+    key, _, setting = pair.partition('=')
+    if key == 'bits':
+      config.quantization.bits = tuple(int(bits) for bits in setting.split('-'))
+    elif key == 'activations':
+      config.quantization.activation_bits = int(setting)
+      # Four levels want a tighter clip than 256.
+      config.quantization.clip_init = 2.0 if int(setting) <= 2 else 6.0
+    elif key == 'mode':
+      config.objective.mode = setting
+    elif key == 'merge':
+      config.quantization.merge = setting
+    else:
+      raise ValueError(f'variant {pair!r}: a variant is bits=, activations=, mode= or merge=.')
+  return config
+
+
+def field_names() -> frozenset[str]:
+  """Every field (`data.batch_size`) and section (`data`) of the schema."""
+  fields = _flatten(Config().model_dump())
+  return frozenset(fields) | frozenset(Config.model_fields)
+
+
 def nearest_field(name: str) -> str | None:
   """The known field (`data.batch_size`, say) that is spelt most like `name`, if any is close."""
-  known = list(_flatten(Config().model_dump()))
-  known += [field for field in Config.model_fields if field not in known]
+  known = sorted(field_names())
   if matches := difflib.get_close_matches(name, known, n=1):
     return matches[0]
   # A right name in the wrong section.

@@ -1,33 +1,50 @@
 """Evaluates a run: restores it, freezes it to integers, prints and writes its table.
 
-    python -m dpoq_jax.evaluate --workdir=DIR [--precision=B] [--step=N]
+    python -m dpoq_jax.evaluate --workdir=DIR [--precision=B] [--step=N|best] [--data_dir=D]
 
-Writes DIR/summary.json, or DIR/summary_B_bits.json for one precision alone.
+Writes DIR/summary.json; DIR/summary_B_bits.json and the like for less than the whole newest state.
 """
+
+from typing import Literal
 
 from absl import flags
 import rich.console
 
-from dpoq_jax import cli
-from dpoq_jax import config as config_lib
+from dpoq_jax import cli, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
 _PRECISION = flags.DEFINE_integer('precision', None, 'bits; all precisions by default')
-_STEP = flags.DEFINE_integer('step', None, 'checkpoint; the newest intact one by default')
+_STEP = flags.DEFINE_string('step', None, 'checkpoint, or "best"; the newest intact one by default')
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'where the data set is now, if it moved')
 
 
 def main() -> None:
   """The command."""
-  workdir = cli.required_path(_WORKDIR)
+  directory = cli.required_path(_WORKDIR)
   with cli.user_errors():
-    config = config_lib.read(workdir)
+    config = workdir.read_config(directory)
+    if _DATA_DIR.value:
+      data = config.data.model_copy(update={'dir': _DATA_DIR.value})
+      config = config.model_copy(update={'data': data})
+    step = _checkpoint_step(_STEP.value)
     # Imported once there is something to evaluate, since JAX takes seconds.
     from dpoq_jax.training import experiment, summary
 
     result = summary.evaluate_checkpoint(
-      experiment.build(config), workdir, precision=_PRECISION.value, step=_STEP.value
+      experiment.build(config),
+      directory,
+      precision=_PRECISION.value,
+      step=step,
     )
   rich.console.Console().print(summary.table(result))
+
+
+def _checkpoint_step(flag: str | None) -> int | Literal['best'] | None:
+  if flag is None or flag == 'best':
+    return flag
+  if flag.isdigit():
+    return int(flag)
+  raise ValueError(f'--step={flag}: give the number of a checkpoint, or best.')
 
 
 if __name__ == '__main__':

@@ -6,10 +6,11 @@ Without --config: ResNet-8 at 2, 4, 8 and 16 bits on scikit-learn's digits. Run 
 again to resume. SIGTERM and Ctrl-C save first (exit status 143 and 130).
 """
 
+import contextlib
+
 from absl import flags
 
-from dpoq_jax import cli
-from dpoq_jax import config as config_lib
+from dpoq_jax import cli, workdir
 
 _CONFIG = cli.define_config()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run, made if need be')
@@ -18,18 +19,19 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run, made if n
 def main() -> None:
   """The command."""
   config = cli.parsed_config(_CONFIG)
-  workdir = cli.required_path(_WORKDIR)
+  directory = cli.required_path(_WORKDIR)
   # Imported once the flags are known to be good, since JAX takes seconds.
   from dpoq_jax.training import checkpoint, experiment, loop, progress, signals, summary
 
-  with signals.catch_stop() as stop:
+  with signals.catch_stop() as stop, contextlib.ExitStack() as claimed:
     with cli.user_errors():
-      # Claimed last, so that a config that cannot be run leaves no trace.
       setup = experiment.build(config)
-      config_lib.claim(workdir, config)
+      setup.check_batch()
+      # Claimed last, so that a config that cannot be run leaves no trace.
+      claimed.enter_context(workdir.claim(directory, config))
     display = progress.Progress()
     try:
-      result = loop.train(setup, workdir, stop=stop, display=display)
+      result = loop.train(setup, directory, stop=stop, display=display)
     except loop.Stopped as stopped:
       display.say(f'{stopped}: run the same command again to resume.')
       raise SystemExit(stop.exit_status) from None

@@ -185,6 +185,8 @@ def _conv(x, kernel, strides, accumulator):
     # Explicit padding that ignores the input's parity, so that an odd size stays aligned.
     [((k - 1) // 2, k // 2) for k in kernel.shape[:2]],
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    # Accelerators would otherwise round float32 operands to 8 to 11 bits.
+    precision=jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None,
     preferred_element_type=accumulator,
   )
 

@@ -4,7 +4,7 @@ Orbax writes them atomically, but does not notice a flipped bit in the array dat
 every checkpoint carries a digest of its arrays.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import gc
 import pathlib
@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 
-class CheckpointError(Exception):
+class CheckpointError(ValueError):
   """No checkpoint of a run can be read; the message is one line for the user."""
 
 
@@ -42,32 +42,47 @@ class Checkpoints:
   """The checkpoints of one run.
 
   Keeps the newest two (so that one broken is not the end) and the best one.
+
+  Attributes:
+    top1: mean top-1 over precisions of the steps evaluated so far; ranks the checkpoints. Orbax's
+      own ranking does not survive a restart.
   """
 
-  def __init__(self, workdir: pathlib.Path):
-    keep = policies.AnyPreservationPolicy(
-      [
-        policies.LatestN(n=2),
-        # The default would hold on to every checkpoint between two evaluations.
-        policies.BestN(
-          get_metric_fn=lambda metrics: metrics['top1'], n=1, keep_checkpoints_without_metrics=False
-        ),
-      ]
-    )
-    self._directory = workdir.absolute() / 'checkpoints'
-    self._manager = ocp.CheckpointManager(
-      epath.Path(self._directory),
-      options=ocp.CheckpointManagerOptions(preservation_policy=keep, cleanup_tmp_directories=True),
-    )
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    top1: Mapping[int, float] | None = None,
+    *,
+    read_only: bool = False,
+  ):
+    """Opens the checkpoints of the run in `workdir`.
 
-  def save(self, state: Any, meta: dict[str, Any], *, step: int, top1: float | None = None) -> None:
+    Args:
+      workdir: directory of the run.
+      top1: mean top-1 of the steps evaluated before.
+      read_only: touch nothing, since another process may be saving.
+    """
+    self.top1 = dict(top1 or {})
+    self._directory = workdir.absolute() / 'checkpoints'
+    keep = policies.AnyPreservationPolicy([policies.LatestN(n=2), _Best(self.top1)])
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=keep,
+      cleanup_tmp_directories=not read_only,
+      read_only=read_only,
+      create=not read_only,
+    )
+    self._manager = ocp.CheckpointManager(epath.Path(self._directory), options=options)
+
+  def save(self, state: Any, meta: dict[str, Any], *, step: int) -> None:
     """Starts saving; returns once the arrays are copied, before they are on disk.
 
     Args:
       state: pytree of arrays.
       meta: JSON object saved with it.
       step: number of the checkpoint. One of the same number is left as it is.
-      top1: mean top-1 over precisions if just evaluated; ranks the checkpoint.
+
+    Raises:
+      Exception: what the save before this one failed with, a full disk for example.
     """
     if step in self._manager.all_steps():
       return
@@ -75,7 +90,11 @@ class Checkpoints:
       state=ocp.args.StandardSave(state),
       meta=ocp.args.JsonSave({**meta, 'digest': _digest(state)}),
     )
-    self._manager.save(step, args=arguments, metrics=None if top1 is None else {'top1': top1})
+    self._manager.save(step, args=arguments)
+
+  def best_step(self) -> int | None:
+    """The step evaluated best among the checkpoints there are, if any was evaluated."""
+    return _best(self._manager.all_steps(), self.top1)
 
   def restore(self, like: Any, step: int | None = None) -> Restored | None:
     """Reads the newest intact checkpoint, skipping broken ones with a warning.
@@ -93,9 +112,12 @@ class Checkpoints:
     steps = sorted(self._manager.all_steps(), reverse=True)
     if step is not None and step not in steps:
       raise CheckpointError(f'{self._directory} has checkpoints {sorted(steps)}, not {step}.')
+    reason = ''
     for candidate in steps if step is None else [step]:
       try:
         return self._read(candidate, like)
+      except MemoryError:
+        raise
       # Orbax and TensorStore raise whatever the broken part makes them raise.
       except Exception as error:
         reason = str(error).strip().partition('\n')[0][:200]
@@ -104,7 +126,8 @@ class Checkpoints:
         )
     if steps:
       raise CheckpointError(
-        f'no checkpoint in {self._directory} can be read; remove that folder to start over.'
+        f'no checkpoint in {self._directory} can be read ({reason}); to start over give another '
+        '--workdir.'
       )
     return None
 
@@ -112,10 +135,11 @@ class Checkpoints:
     """Returns when what was saved is on disk."""
     self._manager.wait_until_finished()
 
-  def discard_after(self, step: int) -> None:
-    """Deletes checkpoints newer than `step`: those that were skipped as broken."""
+  def set_aside_after(self, step: int) -> None:
+    """Renames checkpoints newer than `step`, those skipped as broken, out of the way."""
     for newer in [s for s in self._manager.all_steps() if s > step]:
-      self._manager.delete(newer)
+      (self._directory / str(newer)).rename(self._directory / f'{newer}.broken')
+    self._manager.reload()
 
   def close(self) -> None:
     """Waits for what is being saved and lets go."""
@@ -132,6 +156,23 @@ class Checkpoints:
     if meta.pop('digest') != _digest(restored['state']):
       raise CheckpointError('its arrays are not those that were saved')
     return Restored(step, restored['state'], meta)
+
+
+class _Best(policies.PreservationPolicy):
+  """Keeps the checkpoint evaluated best."""
+
+  def __init__(self, top1: Mapping[int, float]):
+    self._top1 = top1
+
+  def should_preserve(self, checkpoints, *, context):
+    """A flag per checkpoint."""
+    del context
+    best = _best([info.step for info in checkpoints], self._top1)
+    return [info.step == best for info in checkpoints]
+
+
+def _best(steps: Iterable[int], top1: Mapping[int, float]) -> int | None:
+  return max((step for step in steps if step in top1), key=lambda step: top1[step], default=None)
 
 
 def _digest(state: Any) -> int:

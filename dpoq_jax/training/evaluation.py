@@ -19,7 +19,7 @@ class Predictions:
   """Logits of all examples at every precision.
 
   Attributes:
-    precisions: bits, increasing.
+    precisions: bits, from the lowest of the network up.
     logits: float32 [precisions, examples, classes].
     labels: int32 [examples].
   """
@@ -61,7 +61,7 @@ class Evaluator:
   """
 
   def __init__(self, onion: network.Onion, mesh: jax.sharding.Mesh):
-    self._onion = onion
+    self._onion, self._devices = onion, mesh.size
     self._batch_sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     self._freeze = jax.jit(onion.freeze)
     self._paths: list[Callable[..., network.PathOutput]] = [
@@ -73,33 +73,41 @@ class Evaluator:
     variables: network.Variables,
     image_set: sources.ImageSet,
     batch_size: int,
-    precisions: Sequence[int] | None = None,
+    highest: int | None = None,
+    between_batches: Callable[[], None] = lambda: None,
   ) -> Predictions:
     """Freezes `variables` if they are not frozen yet and runs every image.
 
     Args:
       variables: trained or frozen.
       image_set: evaluated in order, whole.
-      batch_size: over all devices; the last batch is padded to it.
-      precisions: bits to report, all by default; paths above the highest are not run.
+      batch_size: over all devices, rounded up to share it equally; the last batch is padded.
+      highest: bits of the last precision to run; all by default.
+      between_batches: called after each batch; what it raises ends the evaluation.
+
+    Raises:
+      ValueError: if the network does not have the precision `highest`.
     """
-    wanted = tuple(precisions or self._onion.bits)
+    bits = self._onion.bits
+    if highest is not None and highest not in bits:
+      raise ValueError(f'precision {highest}: this network has {bits}.')
+    precisions = bits[: bits.index(highest or bits[-1]) + 1]
     frozen = variables if 'onion' in variables else self._freeze(variables)
-    paths = range(self._onion.bits.index(max(wanted)) + 1)
+    batch_size = -(-batch_size // self._devices) * self._devices
     logits: list[list[np.ndarray]] = []
     for batch in pipeline.evaluation_batches(image_set, batch_size=batch_size):
       images = jax.device_put(batch['image'], self._batch_sharding)
       laterals: dict[str, Any] = {}
       outputs = []
-      for index in paths:
+      for index in range(len(precisions)):
         output = self._paths[index](frozen, images, laterals)
         laterals |= output.laterals
         outputs.append(output.logits)
       # Padding is dropped here, so that every array downstream is examples alone.
       logits.append([np.asarray(x)[batch['mask']] for x in outputs])
-    columns = [self._onion.bits.index(precision) for precision in wanted]
+      between_batches()
     stacked = np.stack([np.concatenate(path) for path in zip(*logits, strict=True)])
-    return Predictions(wanted, stacked[columns], image_set.labels)
+    return Predictions(precisions, stacked, image_set.labels)
 
 
 def _run_path(onion, index, frozen, images, laterals):

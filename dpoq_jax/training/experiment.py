@@ -46,6 +46,14 @@ class Experiment:
     """Steps of the whole run."""
     return self.config.epochs * self.steps_per_epoch
 
+  def check_batch(self) -> None:
+    """Raises a ValueError unless training batches can be split over the devices."""
+    batch_size, devices = self.config.data.batch_size, self.mesh.size
+    if batch_size % devices:
+      raise ValueError(
+        f'config.data.batch_size={batch_size} is not divisible by the {devices} devices.'
+      )
+
   @property
   def replicated(self) -> NamedSharding:
     """Sharding of the state."""
@@ -59,7 +67,8 @@ class Experiment:
   def create_state(self) -> state_lib.TrainState:
     """The state at step 0, on all devices."""
     # Run once: compiling it fast matters more than what it compiles to.
-    options = {'xla_backend_optimization_level': 0}
+    on_cpu = self.mesh.devices.flat[0].platform == 'cpu'
+    options = {'xla_backend_optimization_level': 0} if on_cpu else None
     create = jax.jit(self._create, out_shardings=self.replicated, compiler_options=options)
     return create(jax.random.key(self.config.seed))
 
@@ -79,15 +88,10 @@ def build(config: config_lib.Config) -> Experiment:
   """Builds what a config describes, loading its data set.
 
   Raises:
-    ValueError: if the batch cannot be split over the devices or is larger than the data set, or the
-      network cannot have these bits.
+    ValueError: if a batch is larger than the data set, or the network cannot have these bits.
     FileNotFoundError: if the data set is not there; the message says how to get it.
   """
   devices = jax.local_device_count()
-  if config.data.batch_size % devices:
-    raise ValueError(
-      f'config.data.batch_size={config.data.batch_size} is not divisible by the {devices} devices.'
-    )
   train_set = sources.load(config.data.name, 'train', config.data.dir)
   steps = pipeline.steps_per_epoch(len(train_set), config.data.batch_size)
   schedule = optimizer_lib.learning_rate_schedule(

@@ -1,6 +1,7 @@
 """The training loop: steps, rows of metrics, evaluations, checkpoints, stopping and resuming."""
 
 from collections.abc import Iterator
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpoq_jax.data import pipeline, sources
+from dpoq_jax.data import pipeline
 from dpoq_jax.training import (
   checkpoint,
   evaluation,
@@ -27,7 +28,7 @@ class Stopped(Exception):
 
 
 class DivergedError(RuntimeError):
-  """Too many steps had a non-finite loss or gradient; the message is for the user."""
+  """Too many steps were not finite; the message is for the user."""
 
 
 def train(
@@ -42,57 +43,69 @@ def train(
   Args:
     setup: what to train.
     workdir: holds checkpoints, `metrics.jsonl`, TensorBoard events and, at the end, `summary.json`.
-    stop: looked at after every step.
+    stop: looked at after every step and every batch of an evaluation.
     display: shows what happens.
 
   Returns:
     The summary, as written to `summary.json`.
 
   Raises:
-    Stopped: if `stop` was requested; a checkpoint of the step reached has been saved.
-    DivergedError: after more than `max_skipped_steps` steps without a finite loss.
+    Stopped: if `stop` was requested; the step reached has been saved.
+    DivergedError: after more than `max_skipped_steps` steps that were not finite.
     CheckpointError: if there are checkpoints, none of them readable.
   """
-  run = _Run(setup, workdir, display)
-  try:
-    run.train(stop)
-    return run.finish()
-  finally:
-    run.close()
+  with contextlib.ExitStack() as resources:
+    top1 = metrics.mean_top1(metrics.read_rows(workdir))
+    checkpoints = resources.enter_context(contextlib.closing(checkpoint.Checkpoints(workdir, top1)))
+    restored = checkpoints.restore(setup.abstract_state())
+    if restored is None:
+      restored = checkpoint.Restored(0, setup.create_state(), {'train_seconds': 0.0})
+    else:
+      checkpoints.set_aside_after(restored.step)
+      display.say(f'resuming from step {restored.step} of {setup.total_steps}')
+    log = resources.enter_context(contextlib.closing(metrics.MetricsLog(workdir, restored.step)))
+    resources.enter_context(display.shown(restored.step, setup.total_steps))
+    run = _Run(setup, restored, checkpoints, log, display, stop)
+    run.train()
+    result = run.summarise(metrics.best_top1(metrics.read_rows(workdir)))
+  summary.write(workdir / summary.FILE, result)
+  return result
 
 
 class _Run:
-  """One process's share of a run, between restoring and closing."""
+  """One process's share of a run."""
 
   def __init__(
-    self, setup: experiment.Experiment, workdir: pathlib.Path, display: progress.Progress
+    self,
+    setup: experiment.Experiment,
+    restored: checkpoint.Restored,
+    checkpoints: checkpoint.Checkpoints,
+    log: metrics.MetricsLog,
+    display: progress.Progress,
+    stop: signals.StopRequest,
   ):
-    self._setup, self._workdir, self._display = setup, workdir, display
-    self._checkpoints = checkpoint.Checkpoints(workdir)
+    self._setup, self._checkpoints, self._log = setup, checkpoints, log
+    self._display, self._stop = display, stop
+    self._state, self._step = restored.state, restored.step
+    # Steps alone: compiling, evaluating and saving are not counted.
+    self._seconds: float = restored.meta['train_seconds']
+    self._logged = (self._step, self._seconds)
     self._evaluator = evaluation.Evaluator(setup.onion, setup.mesh)
-    restored = self._checkpoints.restore(setup.abstract_state())
-    if restored is None:
-      self._state, self._step, self._seconds = setup.create_state(), 0, 0.0
-    else:
-      self._state, self._step = restored.state, restored.step
-      self._seconds = restored.meta['train_seconds']
-      self._checkpoints.discard_after(restored.step)
-      display.say(f'resuming from step {restored.step} of {setup.total_steps}')
-    self._log = metrics.MetricsLog(workdir, self._step)
     # Of the current state; none until it is evaluated.
     self._predictions: evaluation.Predictions | None = None
 
-  def train(self, stop: signals.StopRequest) -> None:
-    """Takes the steps that are left.
+  def train(self) -> None:
+    """Takes the steps that are left, and the evaluation that a stop may have cut short.
 
     Raises:
       Stopped, DivergedError: see `loop.train`.
     """
     config, total = self._setup.config, self._setup.total_steps
+    if self._step and self._is_evaluated_at(self._step) and self._step not in self._log.evaluated:
+      self._evaluate()
     if self._step == total:
       return
     train_step = self._compile()
-    self._display.start(self._step, total)
     started, previous = time.perf_counter(), None
     for batch in self._batches():
       self._state, losses = train_step(self._state, batch)
@@ -100,73 +113,68 @@ class _Run:
       # One step runs while the next is prepared; more in flight would only delay a stop.
       jax.block_until_ready(previous)
       previous = losses
-      epoch_ends = self._step % self._setup.steps_per_epoch == 0
+      self._display.step(self._step)
       log = self._step % config.log_every == 0 or self._step == total
-      evaluate = (epoch_ends and self._epoch % config.eval_every == 0) or self._step == total
+      evaluate = self._is_evaluated_at(self._step)
       every = config.checkpoint_every or self._setup.steps_per_epoch
       save = evaluate or self._step % every == 0
-      if not (log or save or stop):
+      if not (log or save or self._stop):
         continue
       jax.block_until_ready(losses)
       self._seconds += time.perf_counter() - started
       self._check_skipped()
       if log:
         self._write_training_row()
-      top1 = self._evaluate() if evaluate else None
-      if save:
-        self._save(top1)
-      if stop and self._step < total:
-        self._save(None)
-        self._checkpoints.wait()
-        raise Stopped(f'saved step {self._step} of {total}')
+      if save or self._stop:
+        self._save()
+      self._check_stop()
+      if evaluate:
+        # After saving, so that a stop need not wait for it: it is made up for on resuming.
+        self._evaluate()
       started = time.perf_counter()
 
-  def finish(self) -> dict[str, Any]:
-    """Evaluates the last state, unless that was just done, and writes the summary."""
-    self._checkpoints.wait()
+  def summarise(self, best: dict[int, float]) -> dict[str, Any]:
+    """The summary of the finished run; `best` as `metrics.best_top1` gives it."""
     if self._predictions is None:
-      self._predictions = self._evaluator(self._state.variables, *self._test)
-    result = summary.summarise(
+      self._predictions = self._predict()
+    return summary.summarise(
       self._setup,
       self._predictions,
       step=self._step,
       train_seconds=self._seconds,
-      best=metrics.best_top1(metrics.read_rows(self._workdir, up_to=self._step)),
+      best=best,
     )
-    summary.write(summary.summary_file(self._workdir), result)
-    return result
-
-  def close(self) -> None:
-    """Waits for what is being saved, and closes files."""
-    self._display.stop()
-    self._checkpoints.close()
-    self._log.close()
 
   @property
-  def _epoch(self) -> int:
-    return self._step // self._setup.steps_per_epoch
+  def _epoch(self) -> float:
+    return self._step / self._setup.steps_per_epoch
 
-  @property
-  def _test(self) -> tuple[sources.ImageSet, int]:
-    return self._setup.test_set, self._setup.config.data.batch_size
+  def _is_evaluated_at(self, step: int) -> bool:
+    """Every `eval_every` epochs, and at the end."""
+    period = self._setup.config.eval_every * self._setup.steps_per_epoch
+    return step % period == 0 or step == self._setup.total_steps
 
   def _compile(self) -> jax.stages.Compiled:
     """The step, compiled ahead of time: once, and outside of the time that is measured."""
     setup = self._setup
-    step = state_lib.make_train_step(setup.onion, setup.optimizer, setup.config)
-    batch = next(iter(self._batches()))
-    return jax.jit(step, donate_argnums=0).lower(self._state, batch).compile()
+    step = jax.jit(
+      state_lib.make_train_step(setup.onion, setup.optimizer, setup.config),
+      donate_argnums=0,
+      out_shardings=setup.replicated,
+    )
+    return step.lower(self._state, next(iter(self._batches()))).compile()
 
   def _batches(self) -> Iterator[state_lib.Batch]:
     """Batches on the devices, from the current step to the end of the run."""
-    setup, first = self._setup, self._epoch
+    setup = self._setup
+    first, start = divmod(self._step, setup.steps_per_epoch)
     for epoch in range(first, setup.config.epochs):
       batches = pipeline.training_batches(
         setup.train_set,
         batch_size=setup.config.data.batch_size,
         seed=setup.config.seed,
         epoch=epoch,
-        start=self._step % setup.steps_per_epoch if epoch == first else 0,
+        start=start if epoch == first else 0,
       )
       for batch in batches:
         yield jax.device_put(batch, setup.batch_sharding)
@@ -180,13 +188,15 @@ class _Run:
     row = {
       'step': self._step,
       'kind': 'train',
-      'epoch': self._step / self._setup.steps_per_epoch,
+      'epoch': self._epoch,
       'learning_rate': np.asarray(self._setup.learning_rate(self._step - 1)).item(),
       'loss': evaluation.by_precision(bits, sums.loss / steps) if steps else {},
       'top1': evaluation.by_precision(bits, sums.correct / examples) if steps else {},
       'skipped': int(self._state.skipped),
     }
-    speed = self._step * batch_size / self._seconds
+    step, seconds = self._logged
+    speed = (self._step - step) * batch_size / (self._seconds - seconds)
+    self._logged = (self._step, self._seconds)
     self._log.write(row, speed)
     self._display.training(row, speed)
     zeros = state_lib.MetricSums.zeros(len(bits))
@@ -194,32 +204,45 @@ class _Run:
       self._state, metrics=jax.device_put(zeros, self._setup.replicated)
     )
 
-  def _evaluate(self) -> float:
-    """Evaluates, writes the row, returns the mean top-1 over precisions."""
-    self._predictions = self._evaluator(self._state.variables, *self._test)
-    top1 = self._predictions.top1()
+  def _predict(self) -> evaluation.Predictions:
+    return self._evaluator(
+      self._state.variables,
+      self._setup.test_set,
+      self._setup.config.data.batch_size,
+      between_batches=self._check_stop,
+    )
+
+  def _evaluate(self) -> None:
+    """Evaluates, writes the row, ranks the checkpoint."""
+    predictions = self._predict()
     row = {
       'step': self._step,
       'kind': 'eval',
-      'epoch': self._step / self._setup.steps_per_epoch,
-      'loss': self._predictions.loss(),
-      'top1': top1,
-      'ensemble_top1': self._predictions.ensemble_top1(),
+      'epoch': self._epoch,
+      'loss': predictions.loss(),
+      'top1': predictions.top1(),
+      'ensemble_top1': predictions.ensemble_top1(),
     }
     self._log.write(row)
     self._display.evaluation(row, self._setup.config.epochs)
-    return sum(top1.values()) / len(top1)
+    self._checkpoints.top1 |= metrics.mean_top1([row])
+    self._predictions = predictions if self._step == self._setup.total_steps else None
 
-  def _save(self, top1: float | None) -> None:
-    # The rows first: those up to a checkpoint's step are never written again.
+  def _save(self) -> None:
+    # The rows first: those up to a checkpoint's step are not written again.
     self._log.sync()
-    meta = {'train_seconds': self._seconds}
-    self._checkpoints.save(self._state, meta, step=self._step, top1=top1)
+    self._checkpoints.save(self._state, {'train_seconds': self._seconds}, step=self._step)
+
+  def _check_stop(self) -> None:
+    if self._stop:
+      self._checkpoints.wait()
+      raise Stopped(f'saved step {self._step} of {self._setup.total_steps}')
 
   def _check_skipped(self) -> None:
     skipped, limit = int(self._state.skipped), self._setup.config.max_skipped_steps
     if skipped > limit:
       raise DivergedError(
-        f'{skipped} steps up to step {self._step} had a loss or gradient that is not finite, more '
-        f'than config.max_skipped_steps={limit}: lower config.optimizer.learning_rate.'
+        f'{skipped} steps up to step {self._step} had a loss, gradient or update that is not '
+        f'finite, more than config.max_skipped_steps={limit}: lower '
+        'config.optimizer.learning_rate, in another --workdir.'
       )

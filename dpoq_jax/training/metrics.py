@@ -16,12 +16,16 @@ class MetricsLog:
 
   Rows hold nothing that depends on the clock, so those of a resumed run equal those of an
   uninterrupted one; speeds go to TensorBoard alone.
+
+  Attributes:
+    evaluated: steps that had a row of evaluation when the log was opened.
   """
 
   def __init__(self, workdir: pathlib.Path, step: int):
     """Opens the log of a run that goes on from `step`: later rows are dropped, they come again."""
     self._path = workdir / METRICS_FILE
     rows = read_rows(workdir, up_to=step)
+    self.evaluated = set(mean_top1(rows))
     partial = self._path.with_suffix('.partial')
     partial.write_text(''.join(json.dumps(row) + '\n' for row in rows))
     partial.replace(self._path)
@@ -60,7 +64,7 @@ class MetricsLog:
     self._board.close()
 
 
-def read_rows(workdir: pathlib.Path, up_to: int) -> list[dict[str, Any]]:
+def read_rows(workdir: pathlib.Path, up_to: float = float('inf')) -> list[dict[str, Any]]:
   """The rows of a run up to a step; a line that a killed process left half written ends them."""
   path = workdir / METRICS_FILE
   if not path.is_file():
@@ -74,6 +78,12 @@ def read_rows(workdir: pathlib.Path, up_to: int) -> list[dict[str, Any]]:
     if row['step'] <= up_to:
       rows.append(row)
   return rows
+
+
+def mean_top1(rows: list[dict[str, Any]]) -> dict[int, float]:
+  """Mean top-1 over precisions of every step that was evaluated."""
+  evaluated = {row['step']: row['top1'].values() for row in rows if row['kind'] == 'eval'}
+  return {step: sum(top1) / len(top1) for step, top1 in evaluated.items()}
 
 
 def best_top1(rows: list[dict[str, Any]]) -> dict[int, float]:

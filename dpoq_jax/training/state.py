@@ -47,7 +47,7 @@ class TrainState:
     params: `{path_B: ...}`.
     collections: `{psbn_B: ...}`, the running statistics.
     opt_state: of the optimizer.
-    skipped: steps whose loss or gradient was not finite, int32.
+    skipped: steps whose loss, gradient or update was not finite, int32.
     metrics: see `MetricSums`.
   """
 
@@ -97,8 +97,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
   """Builds the step: augmentation, joint loss, one backward pass, update.
 
-  A step whose loss or gradient is not finite changes neither parameters nor optimizer state nor
-  running statistics; it is counted in `skipped`.
+  A step whose loss, gradient or update is not finite changes neither parameters nor optimizer state
+  nor running statistics; it is counted in `skipped`.
 
   Args:
     onion: the network.
@@ -133,8 +133,10 @@ def make_train_step(
     gradients, (collections, losses, correct) = jax.grad(loss_of, has_aux=True)(
       state.params, state.collections, batch, images
     )
-    finite = jnp.isfinite(jnp.sum(losses)) & jnp.isfinite(optax.tree.norm(gradients))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    # The updates too: a finite gradient can overflow in the velocity.
+    sizes = (jnp.sum(losses), optax.tree.norm(gradients), optax.tree.norm(updates))
+    finite = jnp.all(jnp.isfinite(jnp.stack(sizes)))
     advanced = dataclasses.replace(
       state,
       params=optax.apply_updates(state.params, updates),

@@ -1,19 +1,17 @@
 """What a run comes to: accuracy, cost and size of every precision."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+import contextlib
 import json
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import rich.table
 
 from dpoq_jax.training import checkpoint, evaluation, experiment, metrics
 
-
-def summary_file(workdir: pathlib.Path, precision: int | None = None) -> pathlib.Path:
-  """`summary.json`, or the file of one precision evaluated alone."""
-  return workdir / ('summary.json' if precision is None else f'summary_{precision}_bits.json')
+FILE = 'summary.json'
 
 
 def summarise(
@@ -23,6 +21,7 @@ def summarise(
   step: int,
   train_seconds: float,
   best: Mapping[int, float],
+  only: int | None = None,
 ) -> dict[str, Any]:
   """The content of `summary.json`.
 
@@ -32,6 +31,7 @@ def summarise(
     step: steps taken.
     train_seconds: spent on them; compiling, evaluating and saving not counted.
     best: highest evaluated top-1 of each precision so far.
+    only: bits of the only precision to report; all by default.
 
   Returns:
     A JSON object. Accuracies in [0, 1]; `relative_bitops` as multiples of the lowest precision's,
@@ -56,7 +56,7 @@ def summarise(
         'relative_bitops': precision / bits[0],
         'bytes': sizes[precision],
       }
-      for precision in predictions.precisions
+      for precision in ((only,) if only else bits)
     },
   }
 
@@ -66,37 +66,46 @@ def evaluate_checkpoint(
   workdir: pathlib.Path,
   *,
   precision: int | None = None,
-  step: int | None = None,
+  step: int | Literal['best'] | None = None,
 ) -> dict[str, Any]:
   """Restores a checkpoint, freezes it to integers, evaluates it and writes its summary.
+
+  The file is `summary.json`, or `summary_step_N.json`, `summary_B_bits.json` or
+  `summary_step_N_B_bits.json` for what is not the whole newest state.
 
   Args:
     setup: what was trained.
     workdir: of the run.
     precision: bits of the only precision wanted; all by default.
-    step: of the checkpoint; the newest by default.
+    step: of the checkpoint, or the one evaluated best; the newest by default.
 
   Raises:
     FileNotFoundError: if the run has no checkpoint yet.
     CheckpointError: if there is no intact one, or none of that step.
     ValueError: if the network does not have that precision.
   """
-  bits = setup.onion.bits
-  if precision is not None and precision not in bits:
-    raise ValueError(f'--precision={precision}: this network has {bits}.')
-  checkpoints = checkpoint.Checkpoints(workdir)
-  restored = checkpoints.restore(setup.abstract_state(), step)
-  checkpoints.close()
+  rows = metrics.read_rows(workdir)
+  reader = checkpoint.Checkpoints(workdir, metrics.mean_top1(rows), read_only=True)
+  with contextlib.closing(reader) as checkpoints:
+    chosen = checkpoints.best_step() if step == 'best' else step
+    restored = checkpoints.restore(setup.abstract_state(), chosen)
   if restored is None:
     raise FileNotFoundError(f'the run in {workdir} has no checkpoint yet: train it first.')
-  wanted: Sequence[int] = bits if precision is None else (precision,)
   evaluate = evaluation.Evaluator(setup.onion, setup.mesh)
   predictions = evaluate(
-    restored.state.variables, setup.test_set, setup.config.data.batch_size, wanted
+    restored.state.variables, setup.test_set, setup.config.data.batch_size, precision
   )
-  best = metrics.best_top1(metrics.read_rows(workdir, up_to=restored.step))
-  summary = summarise(setup, predictions, step=restored.step, best=best, **restored.meta)
-  write(summary_file(workdir, precision), summary)
+  summary = summarise(
+    setup,
+    predictions,
+    step=restored.step,
+    best=metrics.best_top1([row for row in rows if row['step'] <= restored.step]),
+    only=precision,
+    **restored.meta,
+  )
+  parts = ['summary', *([f'step_{restored.step}'] if step else [])]
+  parts += [f'{precision}_bits'] if precision else []
+  write(workdir / f'{"_".join(parts)}.json', summary)
   return summary
 
 

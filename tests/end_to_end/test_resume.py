@@ -9,14 +9,14 @@ import warnings
 import chex
 import pytest
 
-from dpoq_jax import config as config_lib
+from dpoq_jax import workdir as workdir_lib
 from dpoq_jax.training import checkpoint, experiment
 from tests.end_to_end import runs
 
 
 def last_state(workdir: pathlib.Path) -> Any:
   """The newest checkpoint's whole state: parameters, statistics, optimizer, counters."""
-  setup = experiment.build(config_lib.read(workdir))
+  setup = experiment.build(workdir_lib.read_config(workdir))
   checkpoints = checkpoint.Checkpoints(workdir)
   restored = checkpoints.restore(setup.abstract_state())
   checkpoints.close()
@@ -131,7 +131,7 @@ def empty_folder(step: pathlib.Path) -> None:
 def test_broken_newest_checkpoint_is_skipped_with_a_warning(
   uninterrupted: pathlib.Path, tmp_path: pathlib.Path, damage: Any
 ):
-  setup = experiment.build(config_lib.read(uninterrupted))
+  setup = experiment.build(workdir_lib.read_config(uninterrupted))
   copy = tmp_path / 'run'
   shutil.copytree(uninterrupted, copy)
   damage(copy / 'checkpoints' / '44')
@@ -159,7 +159,7 @@ def test_run_with_a_broken_newest_checkpoint_ends_bit_identical(
 def test_no_intact_checkpoint_is_an_error_not_a_new_start(
   uninterrupted: pathlib.Path, tmp_path: pathlib.Path
 ):
-  setup = experiment.build(config_lib.read(uninterrupted))
+  setup = experiment.build(workdir_lib.read_config(uninterrupted))
   copy = tmp_path / 'run'
   shutil.copytree(uninterrupted, copy)
   for step in (22, 44):

@@ -1,0 +1,55 @@
+"""The directory of a run: which run it is, and who writes in it."""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import pathlib
+
+from dpoq_jax import config as config_lib
+
+CONFIG_FILE = 'config.json'
+
+
+def read_config(workdir: pathlib.Path) -> config_lib.Config:
+  """The config of the run in `workdir`.
+
+  Raises:
+    FileNotFoundError: if there is no run in it.
+    ConfigError: if the file is not a config of this version.
+  """
+  path = workdir / CONFIG_FILE
+  if not path.is_file():
+    raise FileNotFoundError(f'{workdir} holds no run: there is no {CONFIG_FILE} in it.')
+  return config_lib.from_json(path.read_text())
+
+
+@contextlib.contextmanager
+def claim(workdir: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
+  """Makes `workdir` the directory of this run and keeps other processes from training in it.
+
+  Raises:
+    ConfigError: if it belongs to a run with another config; names the fields that differ.
+    NotADirectoryError: if it is a file.
+    BlockingIOError: if another process trains in it.
+  """
+  if workdir.exists() and not workdir.is_dir():
+    raise NotADirectoryError(f'--workdir={workdir} is a file; give a directory.')
+  path = workdir / CONFIG_FILE
+  if path.is_file() and (changed := config_lib.differences(read_config(workdir), config)):
+    raise config_lib.ConfigError(
+      f'{workdir} holds a run with another config ({"; ".join(changed)}): '
+      'give another --workdir, or the same config to resume.'
+    )
+  workdir.mkdir(parents=True, exist_ok=True)
+  with (workdir / '.lock').open('w') as lock:
+    try:
+      # Gone with the process, however it ends.
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise BlockingIOError(f'another process trains in {workdir}.') from None
+    # Also where only locations differ: the newest are the ones that hold. Renamed into place, so
+    # that a killed process leaves no half config behind.
+    partial = path.with_suffix('.partial')
+    partial.write_text(config.model_dump_json(indent=2))
+    partial.replace(path)
+    yield
