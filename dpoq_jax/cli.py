@@ -16,11 +16,17 @@ from dpoq_jax import config as config_lib
 
 def define_config() -> flags.FlagHolder:
   """Defines `--config=FILE.py[:variant]` and `--config.any.field=value`."""
-  return config_flags.DEFINE_config_file(
-    'config',
-    default=str(pathlib.Path(config_lib.__file__)),
-    help_string='config file, as FILE.py[:variant]; the embedded digits job by default',
-  )
+  for argument in sys.argv[1:]:
+    field = re.match(r'--?(?:no)?config\.([\w.]+)', argument)
+    if field and field[1] not in config_lib.field_names():
+      fail(config_lib.unknown_field(field[1]))
+  with _flag_errors():
+    # Without --config the overrides are parsed here already, with the default file.
+    return config_flags.DEFINE_config_file(
+      'config',
+      default=str(pathlib.Path(config_lib.__file__)),
+      help_string='config file, as FILE.py[:variant]; the embedded digits job by default',
+    )
 
 
 def run(main: Callable[[], None]) -> NoReturn:
@@ -60,6 +66,15 @@ def user_errors() -> Iterator[None]:
     fail(error)
 
 
+@contextlib.contextmanager
+def _flag_errors() -> Iterator[None]:
+  """As `user_errors`, for a config file too: a program, which can raise anything."""
+  try:
+    yield
+  except Exception as error:
+    fail(error if isinstance(error, flags.Error) else f'{type(error).__name__}: {error}')
+
+
 def _main(main: Callable[[], None], _: list[str]) -> None:
   # Orbax and JAX have something to say of every checkpoint, and of every accelerator not found.
   logging.set_verbosity(logging.ERROR)
@@ -67,15 +82,8 @@ def _main(main: Callable[[], None], _: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  for argument in argv[1:]:
-    field = re.match(r'--?(?:no)?config\.([\w.]+)', argument)
-    if field and field[1] not in config_lib.field_names():
-      fail(config_lib.unknown_field(field[1]))
-  try:
+  with _flag_errors():
     rest = flags.FLAGS(argv)
-  # A config file is a program: it can raise anything.
-  except Exception as error:
-    fail(error if isinstance(error, flags.Error) else f'{type(error).__name__}: {error}')
   if len(rest) > 1:
     fail(f'unexpected argument {rest[1]!r}: flags are written --name=value.')
   return rest

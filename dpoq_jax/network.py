@@ -177,6 +177,10 @@ class Onion:
   ) -> Any:
     """Runs the paths up to the highest precision asked for.
 
+    Paths read nothing from above, so the precisions asked for do not change one another's logits.
+    Under one `jit` XLA may still fuse a path with those above it; where the last bit matters give
+    every path a program of its own (`run_path`), as evaluation does.
+
     Args:
       variables: trained or frozen.
       images: uint8 [batch, height, width, channels].

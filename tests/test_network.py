@@ -85,8 +85,10 @@ def test_one_backward_pass_gives_equation_6(merge: layers.Merge, dtype: Any, tol
         )
         # Relative to the largest summand: where precisions disagree, their sum cancels.
         summand = jax.tree.map(
-          lambda *leaves, f=factors: max(
-            a * float(jnp.max(jnp.abs(leaf))) for a, leaf in zip(f, leaves, strict=True)
+          lambda *leaves, f=factors: (
+            max(a * float(jnp.max(jnp.abs(leaf))) for a, leaf in zip(f, leaves, strict=True))
+            # A clip that nothing reached has no gradient at all.
+            or 1.0
           ),
           *(row[path] for row in rows),
         )
@@ -150,7 +152,11 @@ def test_cutting_leaves_lower_logits_as_they_were(merge: layers.Merge):
     run = jax.jit(functools.partial(onion.run_path, index=index))
     output = run(frozen, images=IMAGES, laterals=laterals)
     laterals |= output.laterals
-    chex.assert_trees_all_equal(output.logits, logits[index])
+    if merge is layers.Merge.PSBN:
+      chex.assert_trees_all_equal(output.logits, logits[index])
+    else:
+      # XLA fuses the sum of two paths' convolutions otherwise in one program than in two.
+      chex.assert_trees_all_close(output.logits, logits[index], rtol=1e-5)
 
 
 def test_lower_paths_never_read_higher_ones():

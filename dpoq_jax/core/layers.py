@@ -183,16 +183,11 @@ class _Normalisation(nn.Module):
         running.value = options.momentum * running.value + (1 - options.momentum) * fresh
     return centred * jax.lax.rsqrt(batch_var + options.epsilon)
 
-  def hand_up(self, tensor: jax.Array, train: bool) -> jax.Array:
+  def hand_up(self, tensor: jax.Array) -> None:
     """Offers `tensor` to the paths above; nothing is kept unless the caller asks for it."""
-    if not train:
-      # Else XLA fuses it with whoever reads it, and the last bit of this path's logits depends on
-      # which paths the program has.
-      tensor = jax.lax.optimization_barrier(tensor)
     collection = lateral_collection(self.spec.precision)
     if self.is_mutable_collection(collection):
       self.put_variable(collection, 'z', tensor)
-    return tensor
 
   def handed_up(self, index: int) -> jax.Array:
     """What path `index` handed up at this layer."""
@@ -214,7 +209,8 @@ class PrecisionShiftBatchNorm(_Normalisation):
   def __call__(self, y: jax.Array, train: bool) -> jax.Array:
     """[batch, height, width, channels] to the same."""
     channels, shift_init = y.shape[-1], self.spec.options.shift_init
-    z = self.hand_up(self.normalise(y, train), train)
+    z = self.normalise(y, train)
+    self.hand_up(z)
     merged = self.channel_parameter('scale', 1.0, channels) * z
     for j, precision in enumerate(self.spec.bits[: self.spec.index]):
       shift = self.channel_parameter(f'shift_from_{precision}', shift_init, channels)
@@ -235,7 +231,8 @@ class VanillaMergeBatchNorm(_Normalisation):
     if index > 0:
       lower, own = onion.merge_factors(bits[index - 1], self.spec.ring_width)
       y = lower * self.handed_up(index - 1) + own * y
-    z = self.normalise(self.hand_up(y, train), train)
+    self.hand_up(y)
+    z = self.normalise(y, train)
     scale = self.channel_parameter('scale', 1.0, y.shape[-1])
     return scale * z + self.channel_parameter('bias', 0.0, y.shape[-1])
 

@@ -13,18 +13,18 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 
 # The embedded job, shrunk: 2 paths, 2 epochs of 22 steps.
 TINY = (
-  '--config.quantization.bits=2,4',
   '--config.model.width=4',
   '--config.epochs=2',
   '--config.optimizer.warmup_epochs=0.5',
   '--config.log_every=5',
+  '--config.eval_every=1',
 )
 
 
 def start(
-  workdir: pathlib.Path, *flags: str, devices: int = 1, tiny: bool = True
+  workdir: pathlib.Path, *flags: str, devices: int = 1, bits: str = '2,4'
 ) -> subprocess.Popen[str]:
-  """Starts `python -m dpoq_jax.train`, its output kept in pipes."""
+  """Starts a tiny `python -m dpoq_jax.train`, its output kept in pipes."""
   environment = {
     **os.environ,
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
@@ -32,8 +32,13 @@ def start(
     'COLUMNS': '400',
   }
   command = [sys.executable, '-m', 'dpoq_jax.train', f'--workdir={workdir}']
+  # A config file comes before what is changed in it.
+  config_file = [flag for flag in flags if flag.startswith('--config=')]
+  overrides = [flag for flag in flags if flag not in config_file]
+  # A flag of a tuple given twice adds to it, so this one cannot be overridden.
+  overrides += [f'--config.quantization.bits={bits}'] if bits else []
   return subprocess.Popen(
-    [*command, *(TINY if tiny else ()), *flags],
+    [*command, *config_file, *TINY, *overrides],
     cwd=REPOSITORY,
     env=environment,
     text=True,
@@ -48,9 +53,11 @@ def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, s
   return process.returncode, out, err
 
 
-def train(workdir: pathlib.Path, *flags: str, devices: int = 1) -> tuple[int, str, str]:
+def train(
+  workdir: pathlib.Path, *flags: str, devices: int = 1, bits: str = '2,4'
+) -> tuple[int, str, str]:
   """Runs a tiny training to its end."""
-  return finish(start(workdir, *flags, devices=devices))
+  return finish(start(workdir, *flags, devices=devices, bits=bits))
 
 
 def wait_until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:

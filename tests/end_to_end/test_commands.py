@@ -35,17 +35,47 @@ def test_evaluate_writes_the_table_that_training_wrote(
   for row in summary['precisions'].values():
     assert f'{100 * row["top1"]:.2f}' in result.stdout
 
-  result = evaluate(copy, '--precision=2')
+  # The highest one, whose ensemble needs the paths below it too.
+  result = evaluate(copy, '--precision=4')
   assert result.returncode == 0, result.stderr
-  alone = json.loads((copy / 'summary_2_bits.json').read_text())
-  assert alone['precisions'] == {'2': summary['precisions']['2']}
-
-  assert_one_line(*_status(evaluate(copy, '--precision=8')), 'this network has (2, 4)')
-  assert_one_line(*_status(evaluate(tmp_path / 'nothing')), 'holds no run')
+  alone = json.loads((copy / 'summary_4_bits.json').read_text())
+  assert alone['precisions'] == {'4': summary['precisions']['4']}
 
 
-def _status(result: subprocess.CompletedProcess[str]) -> tuple[int, str]:
-  return result.returncode, result.stderr
+def test_evaluate_of_an_earlier_step_leaves_the_summary_alone(
+  uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+):
+  copy = tmp_path / 'run'
+  shutil.copytree(uninterrupted, copy)
+  before = (copy / 'summary.json').read_text()
+  result = evaluate(copy, '--step=22')
+  assert result.returncode == 0, result.stderr
+  [row] = [r for r in runs.rows(copy) if r['kind'] == 'eval' and r['step'] == 22]
+  earlier = json.loads((copy / 'summary_step_22.json').read_text())
+  assert earlier['steps'] == 22
+  assert {bits: r['top1'] for bits, r in earlier['precisions'].items()} == row['top1']
+  assert (copy / 'summary.json').read_text() == before
+
+
+@pytest.mark.parametrize(
+  ('flags', 'expected'),
+  [
+    (['--precision=8'], 'precision 8: this network has (2, 4)'),
+    (['--step=7'], 'has checkpoints [22, 44], not 7'),
+    (['--step=x'], '--step=x: give the number of a checkpoint, or best'),
+  ],
+)
+def test_evaluate_refuses_what_the_run_does_not_have(
+  uninterrupted: pathlib.Path, flags: list[str], expected: str
+):
+  result = evaluate(uninterrupted, *flags)
+  assert_one_line(result.returncode, result.stderr, expected)
+
+
+def test_evaluate_without_a_run_says_so(tmp_path: pathlib.Path):
+  result = evaluate(tmp_path / 'nothing')
+  assert_one_line(result.returncode, result.stderr, 'holds no run')
+  assert not (tmp_path / 'nothing').exists()
 
 
 @pytest.mark.parametrize(
@@ -55,6 +85,10 @@ def _status(result: subprocess.CompletedProcess[str]) -> tuple[int, str]:
     (['--config.epochs=abc'], 'flag --config.epochs=abc: invalid literal for int()'),
     (['--config.quantization.bits=4,2'], 'bits=(4, 2)'),
     (['--config=nope.py'], "No such file or directory: 'nope.py'"),
+    (['--config=README.md'], 'README.md'),
+    (['--config=configs/cifar10_resnet20.py:foo'], "variant 'foo': a variant is bits="),
+    (['--config.dta.batch_size=3'], 'did you mean data.batch_size?'),
+    (['--config.epochs.x=3'], 'config.epochs.x: no such field'),
     (['--wrkdir=x'], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
     (['epochs=3'], "unexpected argument 'epochs=3'"),
     (
@@ -68,7 +102,7 @@ def test_bad_input_is_one_line_and_leaves_no_trace(
   tmp_path: pathlib.Path, flags: list[str], expected: str
 ):
   workdir = tmp_path / 'run'
-  process = runs.start(workdir, *(flag.format(tmp=tmp_path) for flag in flags), tiny=False)
+  process = runs.start(workdir, *(flag.format(tmp=tmp_path) for flag in flags), bits='')
   status, _, err = runs.finish(process)
   assert_one_line(status, err, expected.format(tmp=tmp_path))
   assert not workdir.exists()
