@@ -15,13 +15,14 @@ def get_config(variant: str = '') -> Any:
   """The run; for `variant` see `dpoq_jax.config.apply_variant`."""
   config = config_lib.get_config()
   config.epochs = 4
+  config.eval_every = 1
   config.log_every = 50
   config.data.name = 'cifar10'
   config.data.batch_size = 128
   config.data.pad = 4
   config.data.flip = True
   config.quantization.bits = (2, 4, 8)
-  config.optimizer.learning_rate = 0.1
+  config.optimizer.learning_rate = 0.2
   config.optimizer.schedule = 'cosine'
-  config.optimizer.warmup_epochs = 0.0
+  config.optimizer.warmup_epochs = 0.25
   return config_lib.apply_variant(config, variant)
