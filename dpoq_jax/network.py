@@ -72,7 +72,7 @@ class Onion:
 
   Raises:
     ValueError: for a bad bit list, a ring or activation wider than 16 bits (32, float, apart), or
-      one wider than 8 bits that bfloat16 convolutions would round.
+      one that the compute dtype would round (wider than 8 bits in bfloat16).
   """
 
   model: Callable[..., nn.Module]
@@ -87,11 +87,13 @@ class Onion:
       f'ring {k} of bits={self.bits}': w for k, w in enumerate(onion.ring_widths(self.bits))
     }
     widths['activation_bits'] = self.activation_bits
+    dtype = jnp.dtype(self.options.compute_dtype)
+    exact = jnp.finfo(dtype).nmant + 1
     for name, width in widths.items():
       quantizers.check_width(name, width)
-      if self.options.compute_dtype == jnp.bfloat16 and 8 < width < quantizers.FLOAT_WIDTH:
+      if exact < width < quantizers.FLOAT_WIDTH:
         raise ValueError(
-          f'{name}={width}: bfloat16 holds integers of up to 8 bits exactly; compute in float32.'
+          f'{name}={width}: {dtype} holds integers of up to {exact} bits exactly; use float32.'
         )
 
   def path(self, index: int) -> nn.Module:

@@ -80,7 +80,7 @@ def dorefa(latent: jax.Array, width: int) -> jax.Array:
   squashed = jnp.tanh(latent)
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(squashed)))
   # All-zero latents have no scale of their own: the middle of the range, not NaN.
-  unit = squashed / (2 * jnp.maximum(largest, jnp.finfo(latent.dtype).tiny)) + 0.5
+  unit = squashed / (2 * jnp.where(largest > 0, largest, 1)) + 0.5
   return straight_through_round(unit * onion.max_code(width))
 
 
@@ -92,7 +92,9 @@ def standardised(latent: jax.Array, width: int) -> jax.Array:
   evenly. Same contract as `dorefa`.
   """
   clip = 1.7 if width <= 2 else 2.5
-  deviation = jnp.sqrt(jnp.var(latent) + jnp.finfo(latent.dtype).tiny)
+  # Equal latents have no deviation: the middle of the range, and a gradient that is finite.
+  variance = jnp.var(latent)
+  deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1))
   clipped = jnp.clip((latent - jnp.mean(latent)) / deviation, -clip, clip)
   return straight_through_round((clipped / (2 * clip) + 0.5) * onion.max_code(width))
 
@@ -132,11 +134,12 @@ def pact(x: jax.Array, clip: jax.Array, bits: int) -> Activation:
     return Activation(jax.nn.relu(x), jnp.ones((), x.dtype))
   # Straight through the floor, so that a clip pushed below it is still trained back up.
   clip = clip + jax.lax.stop_gradient(jnp.maximum(clip, _SMALLEST_CLIP) - clip)
-  scale = jax.lax.stop_gradient(clip) / onion.max_code(bits)
+  constant_clip, top = jax.lax.stop_gradient(clip), onion.max_code(bits)
   # `where`, not `jnp.clip`: at the bounds themselves that would split the gradient in halves. In
   # this order a NaN stays one, for the training step to see.
   clipped = jnp.where(x >= clip, clip, jnp.where(x <= 0, 0, x))
-  return Activation(straight_through_round(clipped / scale), scale)
+  # Not divided by the scale: the order of operations decides ties, and every runtime copies it.
+  return Activation(straight_through_round(clipped * top / constant_clip), constant_clip / top)
 
 
 def image_codes(images: jax.Array, dtype: Any = jnp.float32) -> Activation:

@@ -419,3 +419,17 @@ def test_gradients_of_strided_convolutions(dtype: Any, stride: int):
     unit[position] = 1
     expected = np.sum(g * reference_convolution(unit, np.asarray(kernel), (stride, stride)))
     assert to_x[position] == expected
+
+
+@pytest.mark.parametrize('name', REFERENCES)
+@pytest.mark.parametrize('width', [1, 2, 8, 16])
+@pytest.mark.parametrize('constant', [0.0, 0.3])
+def test_equal_latents_have_finite_gradients(name: str, width: int, constant: float):
+  quantize = quantizers.WEIGHT_QUANTIZERS[name]
+  gradient = jax.grad(lambda w: jnp.sum(quantize(w, width)))(jnp.full((3, 3, 2, 2), constant))
+  assert np.all(np.isfinite(gradient))
+
+
+def test_pact_breaks_ties_as_the_method_writes_them():
+  # 1.0 * 255 / 2.0 is 127.5 exactly, which rounds to the even 128; 1.0 / (2.0 / 255) is not.
+  assert quantizers.pact(jnp.asarray(1.0), jnp.asarray(2.0), 8).code == 128
