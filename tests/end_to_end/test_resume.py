@@ -58,6 +58,19 @@ def test_a_finished_run_started_again_changes_nothing(
   assert_same_run(copy, uninterrupted)
 
 
+def test_evaluation_cut_short_is_made_up_for(uninterrupted: pathlib.Path, tmp_path: pathlib.Path):
+  # A stop during the last evaluation: the step is saved, the row is not written.
+  copy = tmp_path / 'run'
+  shutil.copytree(uninterrupted, copy)
+  (copy / 'summary.json').unlink()
+  lines = (copy / 'metrics.jsonl').read_text().splitlines(keepends=True)
+  assert '"kind": "eval"' in lines[-1]
+  (copy / 'metrics.jsonl').write_text(''.join(lines[:-1]))
+  status, _, err = runs.train(copy)
+  assert status == 0, err
+  assert_same_run(copy, uninterrupted)
+
+
 @pytest.mark.parametrize(('number', 'expected'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_stopped_run_saves_says_how_to_resume_and_resumes_bit_identical(
   uninterrupted: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals, expected: int
