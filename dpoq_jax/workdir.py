@@ -1,4 +1,4 @@
-"""The directory of a run: which run it is, and who writes in it."""
+"""The directory of a run: which run it is, who writes in it, and how."""
 
 from collections.abc import Iterator
 import contextlib
@@ -47,9 +47,13 @@ def claim(workdir: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise BlockingIOError(f'another process trains in {workdir}.') from None
-    # Also where only locations differ: the newest are the ones that hold. Renamed into place, so
-    # that a killed process leaves no half config behind.
-    partial = path.with_suffix('.partial')
-    partial.write_text(config.model_dump_json(indent=2))
-    partial.replace(path)
+    # Also where only locations differ: the newest are the ones that hold.
+    write_whole(path, config.model_dump_json(indent=2))
     yield
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+  """Writes a file in one piece: a killed process leaves the old one or the new one, no half."""
+  partial = path.with_suffix('.partial')
+  partial.write_text(text)
+  partial.replace(path)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import gc
 import pathlib
+import shutil
 import sys
 from typing import Any, NamedTuple
 import warnings
@@ -138,7 +139,10 @@ class Checkpoints:
   def set_aside_after(self, step: int) -> None:
     """Renames checkpoints newer than `step`, those skipped as broken, out of the way."""
     for newer in [s for s in self._manager.all_steps() if s > step]:
-      (self._directory / str(newer)).rename(self._directory / f'{newer}.broken')
+      aside = self._directory / f'{newer}.broken'
+      # The step may have been broken before.
+      shutil.rmtree(aside, ignore_errors=True)
+      (self._directory / str(newer)).rename(aside)
     self._manager.reload()
 
   def close(self) -> None:

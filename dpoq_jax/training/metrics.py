@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorboardX
 
+from dpoq_jax.workdir import write_whole
+
 METRICS_FILE = 'metrics.jsonl'
 
 
@@ -26,9 +28,7 @@ class MetricsLog:
     self._path = workdir / METRICS_FILE
     rows = read_rows(workdir, up_to=step)
     self.evaluated = set(mean_top1(rows))
-    partial = self._path.with_suffix('.partial')
-    partial.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-    partial.replace(self._path)
+    write_whole(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
     self._file = self._path.open('a')
     self._board = tensorboardX.SummaryWriter(
       str(workdir / 'tensorboard'), purge_step=step + 1, write_to_disk=True

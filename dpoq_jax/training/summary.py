@@ -10,6 +10,7 @@ import jax
 import rich.table
 
 from dpoq_jax.training import checkpoint, evaluation, experiment, metrics
+from dpoq_jax.workdir import write_whole
 
 FILE = 'summary.json'
 
@@ -80,7 +81,8 @@ def evaluate_checkpoint(
     step: of the checkpoint, or the one evaluated best; the newest by default.
 
   Raises:
-    FileNotFoundError: if the run has no checkpoint yet.
+    FileNotFoundError: if the run has no checkpoint yet, or none that was evaluated when the best
+      is asked for.
     CheckpointError: if there is no intact one, or none of that step.
     ValueError: if the network does not have that precision.
   """
@@ -88,6 +90,8 @@ def evaluate_checkpoint(
   reader = checkpoint.Checkpoints(workdir, metrics.mean_top1(rows), read_only=True)
   with contextlib.closing(reader) as checkpoints:
     chosen = checkpoints.best_step() if step == 'best' else step
+    if step == 'best' and chosen is None:
+      raise FileNotFoundError(f'no checkpoint of the run in {workdir} has been evaluated yet.')
     restored = checkpoints.restore(setup.abstract_state(), chosen)
   if restored is None:
     raise FileNotFoundError(f'the run in {workdir} has no checkpoint yet: train it first.')
@@ -111,9 +115,7 @@ def evaluate_checkpoint(
 
 def write(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
   """Writes a summary as JSON, in one piece."""
-  partial = path.with_suffix('.partial')
-  partial.write_text(json.dumps(summary, indent=2) + '\n')
-  partial.replace(path)
+  write_whole(path, json.dumps(summary, indent=2) + '\n')
 
 
 def table(summary: Mapping[str, Any]) -> rich.table.Table:

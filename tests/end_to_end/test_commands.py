@@ -72,6 +72,16 @@ def test_evaluate_refuses_what_the_run_does_not_have(
   assert_one_line(result.returncode, result.stderr, expected)
 
 
+def test_best_of_a_run_that_was_never_evaluated_is_an_error_not_the_newest(
+  uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+):
+  copy = tmp_path / 'run'
+  shutil.copytree(uninterrupted, copy)
+  (copy / 'metrics.jsonl').unlink()
+  result = evaluate(copy, '--step=best')
+  assert_one_line(result.returncode, result.stderr, 'has been evaluated yet')
+
+
 def test_evaluate_without_a_run_says_so(tmp_path: pathlib.Path):
   result = evaluate(tmp_path / 'nothing')
   assert_one_line(result.returncode, result.stderr, 'holds no run')

@@ -79,3 +79,10 @@ def test_broken_checkpoints_are_set_aside_not_deleted(tmp_path: pathlib.Path):
   checkpoints.close()
   assert restored is not None
   assert int(restored.state['n']) == 5
+  # And that one breaks too.
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints.set_aside_after(1)
+  checkpoints.close()
+  names = {path.name for path in (tmp_path / 'checkpoints').iterdir()}
+  assert {'1', '2.broken'} <= names
+  assert '2' not in names
