@@ -6,7 +6,7 @@ import functools
 import pathlib
 import re
 import sys
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -48,6 +48,19 @@ def required_path(holder: flags.FlagHolder) -> pathlib.Path:
   return pathlib.Path(holder.value)
 
 
+def checkpoint_step(flag: str | None) -> int | Literal['best'] | None:
+  """The value of `--step=N|best`.
+
+  Raises:
+    ValueError: if it is neither.
+  """
+  if flag is None or flag == 'best':
+    return flag
+  if flag.isdigit():
+    return int(flag)
+  raise ValueError(f'--step={flag}: give the number of a checkpoint, or best.')
+
+
 def fail(message: object, status: int = 2) -> NoReturn:
   """Prints one line on stderr and exits."""
   lines = str(message).strip().splitlines()
@@ -81,9 +94,15 @@ def _main(main: Callable[[], None], _: list[str]) -> None:
   main()
 
 
+def _with_underscores(argument: str) -> str:
+  """`--average-bits=3` as `--average_bits=3`: both are how people write flags."""
+  name, equals, value = argument.partition('=')
+  return name[:2] + name[2:].replace('-', '_') + equals + value if name[:2] == '--' else argument
+
+
 def _parse(argv: list[str]) -> list[str]:
   with _flag_errors():
-    rest = flags.FLAGS(argv)
+    rest = flags.FLAGS([_with_underscores(argument) for argument in argv])
   if len(rest) > 1:
     fail(f'unexpected argument {rest[1]!r}: flags are written --name=value.')
   return rest

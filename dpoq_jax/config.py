@@ -39,6 +39,8 @@ class Data(_Section):
     batch_size: examples per step, over all devices.
     pad: pixels of padding for random crops; 0 crops nothing.
     flip: random horizontal flips.
+    holdout: training examples kept out of training, for `calibrate`; 0 keeps none, and half of the
+      test split calibrates.
   """
 
   name: str = 'digits'
@@ -46,6 +48,7 @@ class Data(_Section):
   batch_size: Count = 64
   pad: Annotated[int, Field(ge=0)] = 1
   flip: bool = False
+  holdout: Annotated[int, Field(ge=0)] = 0
 
 
 class Model(_Section):

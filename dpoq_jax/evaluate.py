@@ -5,8 +5,6 @@
 Writes DIR/summary.json; DIR/summary_B_bits.json and the like for less than the whole newest state.
 """
 
-from typing import Literal
-
 from absl import flags
 import rich.console
 
@@ -26,7 +24,7 @@ def main() -> None:
     if _DATA_DIR.value:
       data = config.data.model_copy(update={'dir': _DATA_DIR.value})
       config = config.model_copy(update={'data': data})
-    step = _checkpoint_step(_STEP.value)
+    step = cli.checkpoint_step(_STEP.value)
     # Imported once there is something to evaluate, since JAX takes seconds.
     from dpoq_jax.training import experiment, summary
 
@@ -37,14 +35,6 @@ def main() -> None:
       step=step,
     )
   rich.console.Console().print(summary.table(result))
-
-
-def _checkpoint_step(flag: str | None) -> int | Literal['best'] | None:
-  if flag is None or flag == 'best':
-    return flag
-  if flag.isdigit():
-    return int(flag)
-  raise ValueError(f'--step={flag}: give the number of a checkpoint, or best.')
 
 
 if __name__ == '__main__':

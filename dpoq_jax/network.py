@@ -148,13 +148,8 @@ class Onion:
     laterals = laterals or {}
     if missing := set(map(layers.lateral_collection, self.bits[:index])) - set(laterals):
       raise ValueError(f'path {index} ({precision} bits) reads {sorted(missing)}: run those first.')
-    collections = {
-      **laterals,
-      'params': variables['params'][path_name(precision)],
-      names.statistics: variables[names.statistics],
-    }
-    if 'onion' in variables:
-      collections['onion'] = variables['onion']
+    own = self.variables_of_path(variables, index)
+    collections = {**laterals, **own, 'params': own['params'][path_name(precision)]}
     # The highest path has nobody to hand up to.
     written = [names.laterals] if index + 1 < len(self.bits) else []
     if train:
@@ -166,6 +161,12 @@ class Onion:
       {names.laterals: updates.get(names.laterals, {})},
       {names.statistics: statistics},
     )
+
+  def variables_of_path(self, variables: Variables, index: int) -> dict[str, Any]:
+    """What path `index` reads of `variables`: its own subtrees, and the shared integers."""
+    name, statistics = path_name(self.bits[index]), self._collections(index).statistics
+    own = {'params': {name: variables['params'][name]}, statistics: variables[statistics]}
+    return own | ({'onion': variables['onion']} if 'onion' in variables else {})
 
   def apply(
     self,

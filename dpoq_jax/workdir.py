@@ -2,12 +2,28 @@
 
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import fcntl
+import json
 import pathlib
 
 from dpoq_jax import config as config_lib
 
 CONFIG_FILE = 'config.json'
+DATASET_FILE = 'dataset.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetFacts:
+  """What a network needs to know of the data it was trained on, once that is out of reach.
+
+  Attributes:
+    image_shape: (height, width, channels).
+    class_names: one per class.
+  """
+
+  image_shape: tuple[int, int, int]
+  class_names: tuple[str, ...]
 
 
 def read_config(workdir: pathlib.Path) -> config_lib.Config:
@@ -21,6 +37,29 @@ def read_config(workdir: pathlib.Path) -> config_lib.Config:
   if not path.is_file():
     raise FileNotFoundError(f'{workdir} holds no run: there is no {CONFIG_FILE} in it.')
   return config_lib.from_json(path.read_text())
+
+
+def write_dataset(workdir: pathlib.Path, facts: DatasetFacts) -> None:
+  """Notes what was trained on."""
+  write_whole(workdir / DATASET_FILE, json.dumps(dataclasses.asdict(facts), indent=2) + '\n')
+
+
+def read_dataset(workdir: pathlib.Path) -> DatasetFacts:
+  """What was trained on in `workdir`.
+
+  Raises:
+    FileNotFoundError: if it was not noted.
+    ValueError: if the file is not what `write_dataset` writes.
+  """
+  path = workdir / DATASET_FILE
+  if not path.is_file():
+    raise FileNotFoundError(f'there is no {DATASET_FILE} in {workdir}: train it with this version.')
+  try:
+    facts = json.loads(path.read_text())
+    height, width, channels = map(int, facts['image_shape'])
+    return DatasetFacts((height, width, channels), tuple(map(str, facts['class_names'])))
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(f'{path} does not describe a data set ({error}).') from None
 
 
 @contextlib.contextmanager

@@ -80,6 +80,10 @@ class ImageSet:
     """Number of classes."""
     return len(self.class_names)
 
+  def take(self, chosen: np.ndarray) -> 'ImageSet':
+    """The examples of these indices, in this order."""
+    return ImageSet(self.images[chosen], self.labels[chosen], self.class_names)
+
 
 def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) -> ImageSet:
   """Reads one split of a data set into memory.

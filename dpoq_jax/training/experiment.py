@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
 import optax
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import models, network
+from dpoq_jax import models, network, workdir
 from dpoq_jax.core import layers, quantizers
 from dpoq_jax.data import pipeline, sources
 from dpoq_jax.training import optimizer as optimizer_lib
@@ -25,6 +26,7 @@ class Experiment:
     config: the validated config.
     train_set: trained on.
     test_set: reported on.
+    holdout_set: kept out of both by `config.data.holdout`.
     onion: the network.
     optimizer: of all paths at once.
     learning_rate: step to learning rate.
@@ -35,6 +37,7 @@ class Experiment:
   config: config_lib.Config
   train_set: sources.ImageSet
   test_set: sources.ImageSet
+  holdout_set: sources.ImageSet
   onion: network.Onion
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
@@ -79,6 +82,12 @@ class Experiment:
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated), shapes
     )
 
+  @property
+  def dataset_facts(self) -> workdir.DatasetFacts:
+    """What a user of the trained network needs to know."""
+    height, width, channels = self.train_set.images.shape[1:]
+    return workdir.DatasetFacts((height, width, channels), self.train_set.class_names)
+
   def _create(self, key: jax.Array) -> state_lib.TrainState:
     images = jnp.zeros((1, *self.train_set.images.shape[1:]), jnp.uint8)
     return state_lib.create(self.onion, self.optimizer, key, images)
@@ -91,8 +100,7 @@ def build(config: config_lib.Config) -> Experiment:
     ValueError: if a batch is larger than the data set, or the network cannot have these bits.
     FileNotFoundError: if the data set is not there; the message says how to get it.
   """
-  devices = jax.local_device_count()
-  train_set = sources.load(config.data.name, 'train', config.data.dir)
+  train_set, holdout_set = load_train(config)
   steps = pipeline.steps_per_epoch(len(train_set), config.data.batch_size)
   schedule = optimizer_lib.learning_rate_schedule(
     config.optimizer, epochs=config.epochs, steps_per_epoch=steps
@@ -101,12 +109,38 @@ def build(config: config_lib.Config) -> Experiment:
     config=config,
     train_set=train_set,
     test_set=sources.load(config.data.name, 'test', config.data.dir),
+    holdout_set=holdout_set,
     onion=build_network(config, train_set.num_classes),
     optimizer=optimizer_lib.sgd(config.optimizer, schedule),
     learning_rate=schedule,
-    mesh=jax.make_mesh((devices,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)),
+    mesh=local_mesh(),
     steps_per_epoch=steps,
   )
+
+
+def load_train(config: config_lib.Config) -> tuple[sources.ImageSet, sources.ImageSet]:
+  """The training split in two: what is trained on, and the examples held out of it.
+
+  Raises:
+    ValueError: if nothing is left to train on.
+    FileNotFoundError: if the data set is not there.
+  """
+  whole, holdout = sources.load(config.data.name, 'train', config.data.dir), config.data.holdout
+  if holdout >= len(whole):
+    raise ValueError(
+      f'config.data.holdout={holdout}: the training split has {len(whole)} examples.'
+    )
+  # Three numbers: (seed, epoch) draw the order of an epoch.
+  order = np.random.default_rng((config.seed, 0, holdout)).permutation(len(whole))
+  if not holdout:
+    return whole, whole.take(order[:0])
+  return whole.take(np.sort(order[holdout:])), whole.take(np.sort(order[:holdout]))
+
+
+def local_mesh() -> jax.sharding.Mesh:
+  """All devices of this process along one axis, `data`."""
+  devices = jax.local_device_count()
+  return jax.make_mesh((devices,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
 
 
 def build_network(config: config_lib.Config, num_classes: int) -> network.Onion:

@@ -21,6 +21,7 @@ from dpoq_jax.training import (
   summary,
 )
 from dpoq_jax.training import state as state_lib
+from dpoq_jax.workdir import write_dataset
 
 
 class Stopped(Exception):
@@ -54,6 +55,7 @@ def train(
     DivergedError: after more than `max_skipped_steps` steps that were not finite.
     CheckpointError: if there are checkpoints, none of them readable.
   """
+  write_dataset(workdir, setup.dataset_facts)
   with contextlib.ExitStack() as resources:
     top1 = metrics.mean_top1(metrics.read_rows(workdir))
     checkpoints = resources.enter_context(contextlib.closing(checkpoint.Checkpoints(workdir, top1)))

@@ -1,7 +1,6 @@
 """What a run comes to: accuracy, cost and size of every precision."""
 
 from collections.abc import Mapping
-import contextlib
 import json
 import pathlib
 from typing import Any, Literal
@@ -9,7 +8,7 @@ from typing import Any, Literal
 import jax
 import rich.table
 
-from dpoq_jax.training import checkpoint, evaluation, experiment, metrics
+from dpoq_jax.training import evaluation, experiment, metrics, trained
 from dpoq_jax.workdir import write_whole
 
 FILE = 'summary.json'
@@ -87,14 +86,7 @@ def evaluate_checkpoint(
     ValueError: if the network does not have that precision.
   """
   rows = metrics.read_rows(workdir)
-  reader = checkpoint.Checkpoints(workdir, metrics.mean_top1(rows), read_only=True)
-  with contextlib.closing(reader) as checkpoints:
-    chosen = checkpoints.best_step() if step == 'best' else step
-    if step == 'best' and chosen is None:
-      raise FileNotFoundError(f'no checkpoint of the run in {workdir} has been evaluated yet.')
-    restored = checkpoints.restore(setup.abstract_state(), chosen)
-  if restored is None:
-    raise FileNotFoundError(f'the run in {workdir} has no checkpoint yet: train it first.')
+  restored = trained.restore(workdir, setup.abstract_state(), step)
   evaluate = evaluation.Evaluator(setup.onion, setup.mesh)
   predictions = evaluate(
     restored.state.variables, setup.test_set, setup.config.data.batch_size, precision

@@ -1,0 +1,193 @@
+"""What early exit saves: a cascade against the full forward pass, on a trained network.
+
+    python -m benchmarks.cascade --workdir=DIR [--json=FILE] [--images=N] [--rounds=N]
+
+DIR is a run with an operating point (`python -m dpoq_jax.calibrate`). Both get the test images in
+batches of the same size, in turn, round after round; figures are medians over rounds. The ideal
+speed-up counts path computations: all of them over those that inputs needed. `efficiency` is the
+measured speed-up over the ideal one. Memory is the process's own, at its peak while one batch of
+the largest size runs, over what it was before (Linux).
+"""
+
+from collections.abc import Callable
+import ctypes
+import gc
+import json
+import pathlib
+import platform
+import statistics
+import time
+from typing import Any
+from unittest import mock
+
+from absl import app, flags
+import jax
+import numpy as np
+import rich.console
+import rich.table
+
+from dpoq_jax.data import sources
+from dpoq_jax.inference import cascade as cascade_lib
+from dpoq_jax.inference import operating_point
+from dpoq_jax.training import trained as trained_lib
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run', required=True)
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
+_JSON = flags.DEFINE_string('json', None, 'file for the figures')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'rounds that are measured, after one that is not')
+_IMAGES = flags.DEFINE_integer('images', 10_000, 'test images of a round')
+
+BATCH_SIZES = (1, 256, 1024)
+
+
+def measure(
+  full: Callable[[np.ndarray], Any],
+  cascade: cascade_lib.Cascade,
+  images: np.ndarray,
+  batch_size: int,
+) -> dict[str, Any]:
+  """Figures of one batch size."""
+  batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+  # A remainder would be another shape of the full pass.
+  batches = [batch for batch in batches if len(batch) == batch_size]
+  systems = {
+    'full': lambda: [np.asarray(full(batch)) for batch in batches],
+    'cascade': lambda: [cascade(batch) for batch in batches],
+    'stream': lambda: list(cascade.stream(batches)),
+  }
+  seconds: dict[str, list[float]] = {name: [] for name in systems}
+  for round_number in range(_ROUNDS.value + 1):
+    for name, run in systems.items():
+      started = time.perf_counter()
+      run()
+      if round_number:
+        seconds[name].append(time.perf_counter() - started)
+
+  before = [list(each) for each in (cascade.counts.inputs, cascade.counts.rows)]
+  compaction, total = timed_compaction(systems['cascade'])
+  inputs, rows = (
+    [now - then for now, then in zip(after, earlier, strict=True)]
+    for after, earlier in zip((cascade.counts.inputs, cascade.counts.rows), before, strict=True)
+  )
+  ideal = len(inputs) * inputs[0] / sum(inputs)
+  ratios = {
+    name: statistics.median(np.array(seconds['full']) / np.array(seconds[name]))
+    for name in ('cascade', 'stream')
+  }
+  return {
+    'images': inputs[0],
+    'full_ms_per_image': 1000 * statistics.median(seconds['full']) / inputs[0],
+    'cascade_ms_per_image': 1000 * statistics.median(seconds['cascade']) / inputs[0],
+    'ideal_speedup': ideal,
+    'speedup': ratios['cascade'],
+    'efficiency': ratios['cascade'] / ideal,
+    'stream_speedup': ratios['stream'],
+    'path_inputs': inputs,
+    'padding_share': 1 - sum(inputs) / sum(rows),
+    'compaction_share': compaction / total,
+  }
+
+
+def timed_compaction(run: Callable[[], Any]) -> tuple[float, float]:
+  """Seconds spent copying undecided inputs, and in all, in a pass that waits for every copy."""
+  spent = 0.0
+  add = cascade_lib._Pool.add
+
+  def timed(pool, rows, *arguments):
+    nonlocal spent
+    jax.block_until_ready(rows)
+    started = time.perf_counter()
+    taken = add(pool, rows, *arguments)
+    jax.block_until_ready(pool.rows)
+    spent += time.perf_counter() - started
+    return taken
+
+  with mock.patch.object(cascade_lib._Pool, 'add', timed):
+    started = time.perf_counter()
+    run()
+    return spent, time.perf_counter() - started
+
+
+def peak_memory(run: Callable[[], Any]) -> int | None:
+  """Bytes that the process grew by at its peak while `run` ran once more; None but on Linux."""
+  run()
+  gc.collect()
+  try:
+    # What was freed before would otherwise be used again, unseen.
+    ctypes.CDLL(None).malloc_trim(0)
+    pathlib.Path('/proc/self/clear_refs').write_text('5')
+    before = _status('VmRSS')
+    run()
+    return _status('VmHWM') - before
+  except (OSError, AttributeError):
+    return None
+
+
+def _status(field: str) -> int:
+  lines = pathlib.Path('/proc/self/status').read_text().splitlines()
+  (line,) = (line for line in lines if line.startswith(field))
+  return 1024 * int(line.split()[1])
+
+
+def main(_: list[str]) -> None:
+  """Measures, prints the table, writes the figures."""
+  workdir = pathlib.Path(_WORKDIR.value)
+  trained = trained_lib.load(workdir)
+  point = operating_point.read(workdir)
+  data = trained.config.data
+  images = sources.load(data.name, 'test', _DATA_DIR.value or data.dir).images[: _IMAGES.value]
+  cascade = cascade_lib.Cascade(trained.onion, trained.variables, point)
+  apply = jax.jit(trained.onion.apply)
+
+  def full(batch: np.ndarray) -> Any:
+    return apply(trained.variables, batch)
+
+  rows = {size: measure(full, cascade, images, size) for size in BATCH_SIZES}
+  largest = images[: BATCH_SIZES[-1]]
+  memory = {
+    'cascade': peak_memory(lambda: cascade(largest)),
+    'full': peak_memory(lambda: np.asarray(full(largest))),
+  }
+
+  console = rich.console.Console()
+  model = f'{trained.config.model.name}{trained.config.model.depth}'
+  table = rich.table.Table(
+    title=f'{model}, bits {trained.onion.bits}, key {point.key:.3f}; ms per image'
+  )
+  columns = (
+    'batch', 'full', 'cascade', 'speed-up', 'ideal', 'efficiency', 'as a stream', 'padding',
+    'compaction',
+  )  # fmt: skip
+  for column in columns:
+    table.add_column(column, justify='right')
+  for size, row in rows.items():
+    table.add_row(
+      str(size),
+      f'{row["full_ms_per_image"]:.3f}',
+      f'{row["cascade_ms_per_image"]:.3f}',
+      *(f'{row[name]:.3f}' for name in ('speedup', 'ideal_speedup', 'efficiency')),
+      f'{row["stream_speedup"]:.3f}',
+      *(f'{row[name]:.1%}' for name in ('padding_share', 'compaction_share')),
+    )
+  console.print(table)
+  if None not in memory.values():
+    megabytes = {name: f'{size / 1e6:.0f} MB' for name, size in memory.items()}
+    console.print(f'peak memory at batch {BATCH_SIZES[-1]}: {megabytes}')
+  figures = {
+    'efficiency': {str(size): row['efficiency'] for size, row in rows.items()},
+    'batch_sizes': {str(size): row for size, row in rows.items()},
+    'peak_bytes': memory,
+    'model': model,
+    'bits': trained.onion.bits,
+    'operating_point': json.loads(point.to_json()),
+    'rounds': _ROUNDS.value,
+    'device': jax.devices()[0].device_kind,
+    'processor': platform.machine(),
+    'jax': jax.__version__,
+  }
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(json.dumps(figures, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,152 @@
+"""Chooses an operating point for dynamic inference, and says what it is worth.
+
+    python -m dpoq_jax.calibrate --workdir=DIR [TARGET] [--order=normalised] [--combine=NAME]
+        [--temperature] [--step=N|best] [--data-dir=D] [--output=FILE]
+
+TARGET is one of --max-accuracy-drop=D (below the highest precision alone, as a fraction; 0.005 by
+default), --average-bits=B, --relative-cost=C, --key=P (with --order=precision_first: --key=BITS:P).
+Writes DIR/operating_point.json. Exit status 3 if the target cannot be met: the file then holds the
+nearest point, marked so.
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+import rich.console
+import rich.table
+
+from dpoq_jax import cli, workdir
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
+_TARGETS = {
+  'average_bits': flags.DEFINE_float('average_bits', None, 'at most, on average'),
+  'relative_cost': flags.DEFINE_float(
+    'relative_cost', None, 'mean BitOPs at most, relative to the lowest precision'
+  ),
+  'max_accuracy_drop': flags.DEFINE_float(
+    'max_accuracy_drop', None, 'below the highest precision alone, as a fraction'
+  ),
+  'key': flags.DEFINE_string('key', None, 'of the rerun curve, by hand: P, or BITS:P'),
+}
+_ORDER = flags.DEFINE_enum(
+  'order', 'normalised', ['precision_first', 'confidence_first', 'normalised'], 'of the rerun curve'
+)
+_COMBINE = flags.DEFINE_enum(
+  'combine',
+  None,
+  ['mean', 'last', 'weighted'],
+  'what exits predict from; all are compared by default',
+)
+_TEMPERATURE = flags.DEFINE_bool('temperature', False, 'fit a temperature per precision')
+_STEP = flags.DEFINE_string('step', None, 'checkpoint, or "best"; the newest intact one by default')
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'where the data set is now, if it moved')
+_OUTPUT = flags.DEFINE_string('output', None, 'file to write, instead of the one in the workdir')
+
+DEFAULT_DROP = 0.005
+
+
+def main() -> None:
+  """The command."""
+  directory = cli.required_path(_WORKDIR)
+  with cli.user_errors():
+    # Imported once there is something to do, since JAX takes seconds.
+    workdir.read_config(directory)
+    from dpoq_jax import held_out
+    from dpoq_jax.inference import calibration, operating_point
+    from dpoq_jax.training import trained
+
+    target, precision = _target()
+    settings = calibration.Settings(
+      target=operating_point.Target(**target),
+      order=_ORDER.value,
+      combine=_COMBINE.value,
+      scale_temperatures=_TEMPERATURE.value,
+      precision=precision,
+    )
+    network = trained.load(directory, cli.checkpoint_step(_STEP.value))
+    examples = held_out.run(network, _DATA_DIR.value)
+    compared = calibration.choose(
+      examples.calibration,
+      examples.reported,
+      network.onion.bits,
+      settings,
+      dataset=network.config.data.name,
+      step=network.step,
+    )
+    best = compared[0]
+    output = pathlib.Path(_OUTPUT.value or directory / operating_point.FILE)
+    workdir.write_whole(output, best.to_json())
+    rows = calibration.equal_bits(best, examples.calibration, examples.reported, network.onion.bits)
+    _show(compared, list(rows), output)
+  if not best.met:
+    cli.fail(
+      f'{target["kind"]}={target["value"]:g} cannot be met on the calibration examples; the '
+      f'nearest point was written to {output}, with "met": false.',
+      status=3,
+    )
+
+
+def _target() -> tuple[dict[str, Any], int | None]:
+  """The one target given, and the precision that a key belongs to."""
+  given = {kind: flag.value for kind, flag in _TARGETS.items() if flag.value is not None}
+  if len(given) > 1:
+    raise ValueError(f'--{" and --".join(given)} given: give one target.')
+  kind, value = given.popitem() if given else ('max_accuracy_drop', DEFAULT_DROP)
+  if kind != 'key':
+    if not 0 <= value < float('inf'):
+      raise ValueError(f'--{kind}={value}: give a number from 0 up.')
+    return {'kind': kind, 'value': value}, None
+  bits, colon, key = value.rpartition(':')
+  try:
+    return {'kind': kind, 'value': float(key)}, int(bits) if colon else None
+  except ValueError:
+    raise ValueError(f'--key={value}: give a confidence, or BITS:CONFIDENCE.') from None
+
+
+def _show(compared: list[Any], rows: list[Any], output: pathlib.Path) -> None:
+  """Prints what was compared, what was chosen and what it is worth."""
+  console, best = rich.console.Console(), compared[0]
+  bits = best.bits
+  console.print(
+    f'chosen on {best.data.calibration}; reported on {best.data.reported}', soft_wrap=True
+  )
+  table = rich.table.Table(title=f'Target: {best.target.kind} = {best.target.value:g}')
+  for column in ('combination', 'chosen on: top-1 %', 'bits', 'reported: top-1 %', 'bits', 'met'):
+    table.add_column(column, justify='right')
+  for point in compared:
+    outcomes = (point.expected, point.reported)
+    figures = [f'{v:.2f}' for o in outcomes for v in (100 * o.accuracy, o.average_bits)]
+    table.add_row(point.combine, *figures, 'yes' if point.met else 'no')
+  console.print(table)
+
+  table = rich.table.Table(title='Top-1 % on the reported examples, at equal average bits')
+  for column in ('bits', 'static', f'ensemble ({best.combine})', 'dynamic', 'its bits'):
+    table.add_column(column, justify='right')
+  for row in rows:
+    accuracies = (row.static, row.ensemble, row.dynamic)
+    table.add_row(
+      f'{row.bits:g}', *(f'{100 * a:.2f}' for a in accuracies), f'{row.dynamic_bits:.2f}'
+    )
+  console.print(table)
+
+  why = 'the best of those on the calibration examples' if len(compared) > 1 else 'as asked for'
+  table = rich.table.Table(title=f'Kept: {best.combine}, {why}')
+  for column in ('bits', 'leave from confidence', 'share that leaves %', 'temperature', 'weights'):
+    table.add_column(column, justify='right')
+  for b in bits:
+    weights = ' '.join(f'{w:.2f}' for w in best.weights[b])
+    threshold = best.thresholds[b]
+    table.add_row(
+      str(b),
+      'never' if threshold > 1 else f'{threshold:.4f}',
+      f'{100 * best.reported.exits[b]:.1f}',
+      f'{best.temperatures[b]:.3f}',
+      weights,
+    )
+  console.print(table)
+  console.print(f'written to {output}', soft_wrap=True)
+
+
+if __name__ == '__main__':
+  cli.run(main)

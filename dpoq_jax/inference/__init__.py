@@ -1,0 +1,1 @@
+"""Dynamic inference: thresholds chosen on data, inputs that leave early."""

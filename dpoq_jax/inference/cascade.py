@@ -1,0 +1,437 @@
+"""Early exit as a program: every input runs the paths up to its exit, no more.
+
+Undecided inputs wait, with their laterals, in one pool per path, and a path runs whenever its pool
+is full: compaction within a batch and pooling over batches are one mechanism. Programs have a few
+sizes, the powers of two up to `rows`, so there is a bounded number of them, however many inputs
+are undecided; memory is bounded by the pools, not by the batch.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+import functools
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpoq_jax.inference.operating_point import OperatingPoint
+
+# Measured with ResNet-8: two CPU cores need least time per image at 32, as a path then fits their
+# cache; accelerators want to be filled.
+_ROWS = {'cpu': 32}
+_ROWS_OF_ACCELERATORS = 512
+
+
+class Network(Protocol):
+  """What a cascade needs of a network: `dpoq_jax.network.Onion`, or anything like it."""
+
+  @property
+  def bits(self) -> tuple[int, ...]:
+    """The bit list."""
+    ...
+
+  def run_path(self, variables: Any, index: int, images: Any, laterals: Any) -> Any:
+    """Runs a path; see `dpoq_jax.network.Onion.run_path`."""
+    ...
+
+  def variables_of_path(self, variables: Any, index: int) -> Any:
+    """The variables that a path reads."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+  """What a cascade says of a batch.
+
+  Attributes:
+    labels: int64 [batch], the most probable class.
+    probabilities: float64 [batch, classes], of the operating point's combination.
+    precisions: int64 [batch], bits of the precision each input left at.
+    cost: float64 [batch], BitOPs relative to the lowest precision.
+  """
+
+  labels: np.ndarray
+  probabilities: np.ndarray
+  precisions: np.ndarray
+  cost: np.ndarray
+
+
+@dataclasses.dataclass
+class Counts:
+  """What a cascade has done so far, for measurements.
+
+  Attributes:
+    inputs: run on each path.
+    rows: the same with the padding of programs.
+    moved: inputs copied into each path's pool; those that go on at once are not.
+  """
+
+  inputs: list[int]
+  rows: list[int]
+  moved: list[int]
+
+
+class Cascade:
+  """Dynamic inference with a frozen network.
+
+      cascade = Cascade(network, frozen, operating_point)
+      result = cascade(images)
+
+  Programs are compiled on first use and kept, for all cascades of a network; neither another
+  operating point nor a cap on the precision compiles anything.
+
+  Attributes:
+    operating_point: may be replaced between calls by another one of the same bit list.
+    counts: see `Counts`.
+  """
+
+  def __init__(
+    self,
+    network: Network,
+    variables: Mapping[str, Any],
+    operating_point: OperatingPoint,
+    *,
+    rows: int | None = None,
+  ):
+    """Puts the variables on the device.
+
+    Args:
+      network: the network.
+      variables: frozen.
+      operating_point: thresholds and what exits predict.
+      rows: inputs that a path runs at once, a power of two; by default what suits the device.
+
+    Raises:
+      ValueError: if the variables are not frozen, the operating point is of another bit list, or
+        `rows` is no power of two.
+    """
+    if 'onion' not in variables:
+      raise ValueError('these variables hold latents: freeze them first (Onion.freeze).')
+    self._rows = rows or _ROWS.get(jax.default_backend(), _ROWS_OF_ACCELERATORS)
+    if self._rows != _bucket(self._rows):
+      raise ValueError(f'rows={rows}: give a power of two.')
+    self._network = network
+    self._check(operating_point)
+    self.operating_point = operating_point
+    stages = range(len(network.bits))
+    self._variables = [
+      jax.device_put(network.variables_of_path(variables, index)) for index in stages
+    ]
+    self.counts = Counts(*([0] * len(stages) for _ in range(3)))
+
+  def __call__(
+    self,
+    images: np.ndarray,
+    *,
+    operating_point: OperatingPoint | None = None,
+    max_precision: int | None = None,
+  ) -> Result:
+    """Runs a batch, of any size; a batch of one in a single program, for the lowest latency.
+
+    Args:
+      images: uint8 [batch, height, width, channels].
+      operating_point: another than the cascade's own, for this call.
+      max_precision: bits of the last precision to run, if it is to be cut short.
+
+    Raises:
+      ValueError: for no images, or an operating point or precision that the network does not have.
+    """
+    point = self._point(operating_point, max_precision)
+    if len(images) == 1 and (result := self._single(images, point)):
+      return result
+    (result,) = _stream(self, [images], point)
+    return result
+
+  def stream(
+    self,
+    batches: Iterable[np.ndarray],
+    *,
+    operating_point: OperatingPoint | None = None,
+    max_precision: int | None = None,
+  ) -> Iterator[Result]:
+    """Runs batches as they come, pooling undecided inputs over them so that paths run full.
+
+    Args:
+      batches: of images as in `__call__`, sizes may differ.
+      operating_point: as in `__call__`.
+      max_precision: as in `__call__`.
+
+    Returns:
+      An iterator over a result per batch, in order, each once its last input has left: which may be
+      several batches later, at the latest when they end.
+    """
+    return _stream(self, batches, self._point(operating_point, max_precision))
+
+  def run_path(self, index: int, rows: '_Rows', size: int) -> tuple[np.ndarray, '_Rows']:
+    """Logits of the first `size` rows, and these rows with the laterals of this path too."""
+    logits, handed_up = _run(self._network, index, size, self._variables[index], rows)
+    return np.asarray(logits), _Rows(rows.images, {**rows.laterals, **handed_up})
+
+  @property
+  def rows(self) -> int:
+    """Inputs that a path runs at once."""
+    return self._rows
+
+  def _single(self, image: np.ndarray, point: OperatingPoint) -> Result | None:
+    """Runs one input [1, height, width, channels] in one program that ends where it leaves.
+
+    The program decides in float32 and goes on when in doubt; what counts is decided here. None if
+    the program stopped before the exit, which rounding does not explain.
+    """
+    limits = [(point.thresholds[b], point.temperatures[b]) for b in point.bits[:-1]]
+    logits, reached = map(
+      np.asarray,
+      _run_single(
+        self._network, self._variables, image, np.array(limits, np.float32).reshape(-1, 2)
+      ),
+    )
+    run: list[np.ndarray] = []
+    for index in range(int(reached) + 1):
+      run.append(point.probabilities(index, logits[index]))
+      if point.leaving(index, run[-1].max(axis=-1))[0]:
+        for k in range(int(reached) + 1):
+          self.counts.inputs[k] += 1
+          self.counts.rows[k] += 1
+        return _result(point.bits, np.array([index]), point.combined(run))
+    return None
+
+  def _point(self, point: OperatingPoint | None, max_precision: int | None) -> OperatingPoint:
+    """The operating point of a call."""
+    point = self._check(self.operating_point if point is None else point)
+    return point if max_precision is None else point.capped(max_precision)
+
+  def _check(self, point: OperatingPoint) -> OperatingPoint:
+    if point.bits != tuple(self._network.bits):
+      raise ValueError(
+        f'the operating point is for bits={point.bits}, the network has {self._network.bits}.'
+      )
+    return point
+
+
+class _Rows(NamedTuple):
+  """Inputs on the device with what was computed of them; the leading axis is inputs."""
+
+  images: Any
+  laterals: dict[str, Any]
+
+
+class _Pool:
+  """Inputs that wait for a path, with what the paths below computed of them."""
+
+  def __init__(self, capacity: int):
+    self._capacity = capacity
+    self.rows: _Rows | None = None
+    self.clear()
+
+  def clear(self) -> None:
+    """Forgets the inputs; their room on the device is kept."""
+    self.count, self.ids, self.run = 0, [], []
+
+  def add(self, rows: _Rows, chosen: np.ndarray, ids: np.ndarray, run: list[np.ndarray]) -> int:
+    """Copies as many of the `chosen` rows as one program can, in order; returns how many."""
+    room = self._capacity - self.count
+    taken = min(len(chosen), room)
+    size = _bucket(taken)
+    if size > room:  # A padded copy would not fit.
+      taken = size = size // 2
+    if self.rows is None:
+      self.rows = jax.tree.map(
+        lambda leaf: jnp.zeros((self._capacity, *leaf.shape[1:]), leaf.dtype), rows
+      )
+    indices = np.zeros(size, np.int32)
+    indices[:taken] = chosen[:taken]
+    self.rows = _copy(self.rows, rows, indices, np.int32(self.count))
+    self.ids.append(ids[chosen[:taken]])
+    self.run.append([each[chosen[:taken]] for each in run])
+    self.count += taken
+    return taken
+
+
+class _Batch:
+  """A batch under way: where its results go."""
+
+  def __init__(self, start: int, size: int):
+    self.start, self.size, self.waiting = start, size, size
+    self.exits = np.zeros(size, np.int64)
+    self.probabilities: np.ndarray | None = None
+
+  def settle(self, ids: np.ndarray, index: int, probabilities: np.ndarray) -> None:
+    """Notes the exit of those inputs that are of this batch."""
+    mine = (ids >= self.start) & (ids < self.start + self.size)
+    if not mine.any():
+      return
+    if self.probabilities is None:
+      self.probabilities = np.empty((self.size, probabilities.shape[-1]))
+    self.probabilities[ids[mine] - self.start] = probabilities[mine]
+    self.exits[ids[mine] - self.start] = index
+    self.waiting -= int(mine.sum())
+
+  def result(self, bits: tuple[int, ...]) -> Result:
+    """The result, once nobody waits."""
+    assert self.probabilities is not None
+    return _result(bits, self.exits, self.probabilities)
+
+
+class _Engine:
+  """One stream: the pools, and the batches whose inputs are in them."""
+
+  def __init__(self, cascade: Cascade, point: OperatingPoint):
+    self._cascade, self._point = cascade, point
+    # The first path's inputs wait on the host.
+    self._images: list[np.ndarray] = []
+    self._pools = [_Pool(cascade.rows) for _ in point.bits]
+    self._batches: list[_Batch] = []
+    self._fed = 0
+
+  def feed(self, images: np.ndarray) -> None:
+    """Takes in a batch and runs what fills a path."""
+    self._batches.append(_Batch(self._fed, len(images)))
+    self._fed += len(images)
+    self._images.append(images)
+    rows = self._cascade.rows
+    if sum(map(len, self._images)) >= rows:
+      waiting = np.concatenate(self._images) if len(self._images) > 1 else images
+      whole = len(waiting) // rows * rows
+      for start in range(0, whole, rows):
+        self._first(waiting[start : start + rows], self._fed - len(waiting) + start)
+      self._images = [waiting[whole:]] if whole < len(waiting) else []
+
+  def flush(self) -> None:
+    """Runs what waits, from the lowest path up."""
+    if self._images:
+      waiting = np.concatenate(self._images)
+      self._images = []
+      self._first(waiting, self._fed - len(waiting))
+    for index in range(1, len(self._pools)):
+      if self._pools[index].count:
+        self._run_pool(index)
+
+  def finished(self) -> Iterator[Result]:
+    """Results of the batches at the front whose inputs have all left."""
+    while self._batches and not self._batches[0].waiting:
+      yield self._batches.pop(0).result(self._point.bits)
+
+  def _first(self, images: np.ndarray, start: int) -> None:
+    ids = np.arange(start, start + len(images))
+    size = _bucket(len(images))
+    padded = np.zeros((size, *images.shape[1:]), images.dtype)
+    padded[: len(images)] = images
+    self._run(0, _Rows(jax.device_put(padded), {}), size, ids, [])
+
+  def _run_pool(self, index: int) -> None:
+    pool = self._pools[index]
+    assert pool.rows is not None
+    rows, ids, count = pool.rows, np.concatenate(pool.ids), pool.count
+    run = [np.concatenate(each) for each in zip(*pool.run, strict=True)]
+    pool.clear()
+    self._run(index, rows, _bucket(count), ids, run)
+
+  def _run(
+    self, index: int, rows: _Rows, size: int, ids: np.ndarray, run: list[np.ndarray]
+  ) -> None:
+    """Runs a path on the first `len(ids)` rows; who does not leave waits for the next path."""
+    counts = self._cascade.counts
+    counts.inputs[index] += len(ids)
+    counts.rows[index] += size
+    logits, rows = self._cascade.run_path(index, rows, size)
+    run = [*run, self._point.probabilities(index, logits[: len(ids)])]
+    leaves = self._point.leaving(index, run[-1].max(axis=-1))
+    self._settle(ids[leaves], index, [each[leaves] for each in run])
+    chosen = np.flatnonzero(~leaves)
+    while len(chosen):
+      pool = self._pools[index + 1]
+      taken = pool.add(rows, chosen, ids, run)
+      counts.moved[index + 1] += taken
+      chosen = chosen[taken:]
+      if pool.count == self._cascade.rows:
+        self._run_pool(index + 1)
+
+  def _settle(self, ids: np.ndarray, index: int, run: list[np.ndarray]) -> None:
+    if len(ids):
+      probabilities = self._point.combined(run)
+      for batch in self._batches:
+        batch.settle(ids, index, probabilities)
+
+
+def _stream(
+  cascade: Cascade, batches: Iterable[np.ndarray], point: OperatingPoint
+) -> Iterator[Result]:
+  engine = _Engine(cascade, point)
+  for images in batches:
+    if not len(images):
+      raise ValueError('a batch without images.')
+    engine.feed(np.asarray(images))
+    yield from engine.finished()
+  engine.flush()
+  yield from engine.finished()
+
+
+def _result(bits: tuple[int, ...], exits: np.ndarray, probabilities: np.ndarray) -> Result:
+  precisions = np.array(bits)[exits]
+  return Result(probabilities.argmax(axis=-1), probabilities, precisions, precisions / bits[0])
+
+
+def _bucket(count: int) -> int:
+  """The smallest power of two that is at least `count`."""
+  return 1 << (count - 1).bit_length()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _run(network: Network, index: int, size: int, variables: Any, rows: _Rows) -> Any:
+  """Runs a path on the first `size` rows."""
+  rows = jax.tree.map(lambda leaf: leaf[:size], rows)
+  output = network.run_path(variables, index, rows.images, rows.laterals)
+  return output.logits, output.laterals
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _copy(pool: _Rows, rows: _Rows, indices: jax.Array, offset: jax.Array) -> _Rows:
+  """Writes rows[indices] to the pool, from `offset` on, in place."""
+
+  def copy(into: jax.Array, leaf: jax.Array) -> jax.Array:
+    chosen = jnp.take(leaf, indices, axis=0, mode='clip')
+    return jax.lax.dynamic_update_slice_in_dim(into, chosen, offset, 0)
+
+  return jax.tree.map(copy, pool, rows)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run_single(
+  network: Network, variables: list[Any], image: jax.Array, limits: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Paths nested in conditionals: one dispatch, and laterals that never leave the program.
+
+  Args:
+    network: the network.
+    variables: of each path.
+    image: [1, height, width, channels].
+    limits: float32 [precisions - 1, 2], threshold and temperature.
+
+  Returns:
+    Logits [precisions, 1, classes], zeros where nothing was run, and the index of the last path.
+  """
+  last = len(network.bits) - 1
+
+  def climb(index: int, laterals: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
+    output = network.run_path(variables[index], index, image, laterals)
+    logits, here = output.logits[None], jnp.int32(index)
+    if index == last:
+      return logits, here
+    rest, reached = jax.lax.cond(
+      _may_go_on(output.logits, *limits[index]),
+      lambda: climb(index + 1, {**laterals, **output.laterals}),
+      lambda: (jnp.zeros((last - index, *output.logits.shape), logits.dtype), here),
+    )
+    return jnp.concatenate([logits, rest]), reached
+
+  return climb(0, {})
+
+
+def _may_go_on(logits: jax.Array, threshold: jax.Array, temperature: jax.Array) -> jax.Array:
+  """False only if the confidence is above the threshold by more than float32 could be wrong."""
+  scaled = logits / temperature
+  confidence = jnp.max(jax.nn.softmax(scaled))
+  confidence = jnp.where(jnp.isfinite(confidence), confidence, 1 / logits.shape[-1])
+  wrong = 1e-6 * (1 + confidence * (1 - confidence) * jnp.max(jnp.abs(scaled)))
+  return ~(confidence >= threshold + wrong)
