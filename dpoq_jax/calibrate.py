@@ -27,8 +27,8 @@ _TARGETS = {
   'max_accuracy_drop': flags.DEFINE_float(
     'max_accuracy_drop', None, 'below the highest precision alone, as a fraction'
   ),
-  'key': flags.DEFINE_string('key', None, 'of the rerun curve, by hand: P, or BITS:P'),
 }
+_KEY = flags.DEFINE_string('key', None, 'of the rerun curve, by hand: P, or BITS:P')
 _ORDER = flags.DEFINE_enum(
   'order', 'normalised', ['precision_first', 'confidence_first', 'normalised'], 'of the rerun curve'
 )
@@ -90,18 +90,19 @@ def main() -> None:
 def _target() -> tuple[dict[str, Any], int | None]:
   """The one target given, and the precision that a key belongs to."""
   given = {kind: flag.value for kind, flag in _TARGETS.items() if flag.value is not None}
+  precision = None
+  if _KEY.value is not None:
+    bits, colon, key = _KEY.value.rpartition(':')
+    try:
+      given['key'], precision = float(key), int(bits) if colon else None
+    except ValueError:
+      raise ValueError(f'--key={_KEY.value}: give a confidence, or BITS:CONFIDENCE.') from None
   if len(given) > 1:
     raise ValueError(f'--{" and --".join(given)} given: give one target.')
   kind, value = given.popitem() if given else ('max_accuracy_drop', DEFAULT_DROP)
-  if kind != 'key':
-    if not 0 <= value < float('inf'):
-      raise ValueError(f'--{kind}={value}: give a number from 0 up.')
-    return {'kind': kind, 'value': value}, None
-  bits, colon, key = value.rpartition(':')
-  try:
-    return {'kind': kind, 'value': float(key)}, int(bits) if colon else None
-  except ValueError:
-    raise ValueError(f'--key={value}: give a confidence, or BITS:CONFIDENCE.') from None
+  if not 0 <= value < float('inf'):
+    raise ValueError(f'--{kind}={value}: give a number from 0 up.')
+  return {'kind': kind, 'value': value}, precision
 
 
 def _show(compared: list[Any], rows: list[Any], output: pathlib.Path) -> None:

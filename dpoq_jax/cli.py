@@ -61,6 +61,11 @@ def checkpoint_step(flag: str | None) -> int | Literal['best'] | None:
   raise ValueError(f'--step={flag}: give the number of a checkpoint, or best.')
 
 
+def warn(message: str) -> None:
+  """Prints a line on stderr."""
+  print('warning:', message, file=sys.stderr)
+
+
 def fail(message: object, status: int = 2) -> NoReturn:
   """Prints one line on stderr and exits."""
   lines = str(message).strip().splitlines()

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from dpoq_jax.data import sources
-from dpoq_jax.inference import calibration
+from dpoq_jax.inference.calibration import Examples, split
 from dpoq_jax.training import experiment
 from dpoq_jax.training.trained import Trained
 
@@ -20,8 +20,8 @@ class HeldOut:
     images: uint8 [examples, height, width, channels], those reported on.
   """
 
-  calibration: calibration.Examples
-  reported: calibration.Examples
+  calibration: Examples
+  reported: Examples
   images: np.ndarray
 
 
@@ -51,7 +51,7 @@ def run(trained: Trained, data_dir: str | None = None, seed: int = 0) -> HeldOut
       _examples(trained, test_set, f'all {len(test_set)} test examples'),
       test_set.images,
     )
-  first, second = calibration.split(len(test_set), seed)
+  first, second = split(len(test_set), seed)
   whole = _examples(trained, test_set, '')
   of_test = f'of the {len(test_set)} test examples (halves by seed {seed})'
   return HeldOut(
@@ -61,6 +61,6 @@ def run(trained: Trained, data_dir: str | None = None, seed: int = 0) -> HeldOut
   )
 
 
-def _examples(trained: Trained, image_set: sources.ImageSet, name: str) -> calibration.Examples:
+def _examples(trained: Trained, image_set: sources.ImageSet, name: str) -> Examples:
   predictions = trained.predict(image_set)
-  return calibration.Examples(predictions.logits, predictions.labels, name)
+  return Examples(predictions.logits, predictions.labels, name)

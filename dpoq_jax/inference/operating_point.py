@@ -142,7 +142,7 @@ class OperatingPoint(_Record):
       ValueError: for a precision that is not in the bit list.
     """
     if precision not in self.bits:
-      raise ValueError(f'precision {precision}: this operating point has {self.bits}.')
+      raise ValueError(f'precision {precision}: this network has {self.bits}.')
     return self.model_copy(update={'thresholds': {**self.thresholds, precision: 0.0}})
 
   def probabilities(self, index: int, logits: np.ndarray) -> np.ndarray:
@@ -245,6 +245,17 @@ def from_key(
     order=order, key=key, precision=precision,
     thresholds=dict(zip(bits, thresholds, strict=True)), **known,
   )  # fmt: skip
+
+
+def static(bits: tuple[int, ...], precision: int) -> OperatingPoint:
+  """Everything runs up to one precision, which alone predicts.
+
+  Raises:
+    ValueError: for a precision that is not in the bit list.
+  """
+  weights = exits.plain_weights('last', len(bits))
+  point = from_key(bits, 'confidence_first', curve.NEVER, 'last', weights, (1.0,) * len(bits))
+  return point.capped(precision)
 
 
 def from_json(text: str) -> OperatingPoint:

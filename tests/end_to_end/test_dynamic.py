@@ -1,0 +1,161 @@
+"""`calibrate` and `predict`, as a user runs them."""
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from dpoq_jax import workdir as workdir_lib
+from dpoq_jax.data import sources
+from dpoq_jax.inference import cascade, operating_point
+from dpoq_jax.training import experiment, trained
+from tests.end_to_end import runs
+
+
+def command(name: str, *flags: object) -> subprocess.CompletedProcess[str]:
+  return subprocess.run(
+    [sys.executable, '-m', f'dpoq_jax.{name}', *map(str, flags)],
+    cwd=runs.REPOSITORY,
+    env={**os.environ, 'COLUMNS': '200'},
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=300,
+  )
+
+
+@pytest.fixture
+def run(uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+  return pathlib.Path(shutil.copytree(uninterrupted, tmp_path / 'run'))
+
+
+def test_calibrate_then_predict(run, tmp_path):
+  done = command('calibrate', f'--workdir={run}', '--average-bits=3')
+  assert done.returncode == 0, done.stderr
+  assert 'chosen on 180 of the 360 test examples' in done.stdout
+  point = operating_point.read(run)
+  assert point.met
+  assert point.expected.average_bits <= 3
+  assert (point.expected.examples, point.reported.examples) == (180, 180)
+  assert point.data.step == 44
+
+  test_set = sources.load('digits', 'test')
+  np.save(tmp_path / 'digits.npy', test_set.images)
+  output = tmp_path / 'rows.jsonl'
+  flags = (f'--workdir={run}', f'--images={tmp_path / "digits.npy"}', f'--output={output}')
+  done = command('predict', *flags)
+  assert done.returncode == 0, done.stderr
+  found = [json.loads(line) for line in output.read_text().splitlines()]
+  loaded = trained.load(run)
+  expected = cascade.Cascade(loaded.onion, loaded.variables, point)(test_set.images)
+  assert [row['label'] for row in found] == expected.labels.tolist()
+  assert [row['precision'] for row in found] == expected.precisions.tolist()
+  assert [row['class_name'] for row in found] == [str(label) for label in expected.labels]
+  assert {row['precision'] for row in found} == {2, 4}
+  # What was reported is what it does, on the half that it was reported on.
+  _, reported = _halves(len(test_set))
+  right = expected.labels[reported] == test_set.labels[reported]
+  assert right.mean() == point.reported.accuracy
+  assert expected.precisions[reported].mean() == point.reported.average_bits
+
+  done = command('predict', *flags, '--max-precision=2')
+  assert done.returncode == 0, done.stderr
+  capped = [json.loads(line) for line in output.read_text().splitlines()]
+  assert {row['precision'] for row in capped} == {2}
+
+
+def _halves(count):
+  from dpoq_jax.inference import calibration
+
+  return calibration.split(count)
+
+
+def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
+  folder = tmp_path / 'images'
+  folder.mkdir()
+  test_set = sources.load('digits', 'test')
+  for i in range(3):
+    Image.fromarray(test_set.images[i, ..., 0]).save(folder / f'{i}.png')
+  (folder / '1.png').write_bytes(b'broken')
+  output = tmp_path / 'rows.csv'
+  # No operating point is needed for one precision.
+  flags = (f'--workdir={run}', f'--images={folder}', f'--output={output}')
+  done = command('predict', *flags, '--precision=4')
+  assert done.returncode == 0, done.stderr
+  assert '2 images labelled, 4.00 bits on average; 1 could not be read.' in done.stderr
+  with output.open(newline='') as file:
+    found = list(csv.DictReader(file))
+  assert [row['input'] for row in found] == ['0.png', '1.png', '2.png']
+  assert [bool(row['error']) for row in found] == [False, True, False]
+  logits = trained.load(run).predict(test_set).logits
+  assert [int(found[i]['label']) for i in (0, 2)] == [logits[1, i].argmax() for i in (0, 2)]
+
+  for i in (0, 2):
+    (folder / f'{i}.png').unlink()
+  done = command('predict', *flags, '--precision=4')
+  assert done.returncode == 1
+  assert done.stderr.splitlines()[-1] == 'error: none of 1 images could be read.'
+
+
+def test_a_target_that_cannot_be_met_is_status_3(run):
+  done = command('calibrate', f'--workdir={run}', '--average-bits=1.5')
+  assert done.returncode == 3
+  assert done.stderr.startswith('error: average_bits=1.5 cannot be met')
+  assert not operating_point.read(run).met
+  assert json.loads((run / operating_point.FILE).read_text())['met'] is False
+  np.save(run / 'x.npy', sources.load('digits', 'test').images[:2])
+  done = command('predict', f'--workdir={run}', f'--images={run / "x.npy"}')
+  assert done.returncode == 0
+  assert done.stderr.startswith('warning: this operating point did not meet its target')
+  assert done.stdout.startswith('input,label,')
+
+
+@pytest.mark.parametrize(
+  ('name', 'flags', 'message'),
+  [
+    ('calibrate', ['--average-bits=3', '--key=0.5'], '--average_bits and --key given'),
+    ('calibrate', ['--key=high'], '--key=high: give a confidence, or BITS:CONFIDENCE'),
+    ('calibrate', ['--key=5'], 'key=5.0: a key is a confidence'),
+    ('calibrate', ['--relative-cost=nan'], '--relative_cost=nan: give a number'),
+    ('calibrate', ['--order=any'], '--order'),
+    ('predict', ['--images=none'], 'there is no none'),
+    ('predict', ['--images=x', '--output=rows.txt'], 'ends in .csv or .jsonl'),
+    ('predict', [f'--images={runs.REPOSITORY}/docs'], 'holds no image files'),
+    ('predict', [], '--images=DIR is required'),
+  ],
+)
+def test_bad_flags_are_one_line(uninterrupted, name, flags, message):
+  done = command(name, f'--workdir={uninterrupted}', *flags)
+  assert done.returncode == 2
+  (line,) = done.stderr.splitlines()
+  assert line.startswith('error: ')
+  assert message in line
+
+
+def test_predict_without_an_operating_point_says_how_to_choose_one(uninterrupted, tmp_path):
+  np.save(tmp_path / 'x.npy', sources.load('digits', 'test').images[:2])
+  done = command('predict', f'--workdir={uninterrupted}', f'--images={tmp_path / "x.npy"}')
+  assert done.returncode == 2
+  assert 'choose one with python -m dpoq_jax.calibrate' in done.stderr
+
+
+def test_held_out_examples_calibrate_and_are_not_trained_on(tmp_path):
+  status, _, err = runs.train(tmp_path / 'run', '--config.data.holdout=300')
+  assert status == 0, err
+  setup = experiment.build(workdir_lib.read_config(tmp_path / 'run'))
+  whole = sources.load('digits', 'train')
+  assert (len(setup.train_set), len(setup.holdout_set)) == (len(whole) - 300, 300)
+  together = np.concatenate([setup.train_set.images, setup.holdout_set.images])
+  assert sorted(map(bytes, together)) == sorted(map(bytes, whole.images))
+  done = command('calibrate', f'--workdir={tmp_path / "run"}')
+  assert done.returncode in (0, 3), done.stderr
+  point = operating_point.read(tmp_path / 'run')
+  assert point.data.calibration == '300 training examples held out of training'
+  assert (point.expected.examples, point.reported.examples) == (300, 360)

@@ -1,0 +1,196 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from dpoq_jax.inference import calibration, curve, exits, operating_point
+from dpoq_jax.inference.operating_point import Target
+from tests.inference import problems
+
+CALIBRATION, REPORTED = problems.examples(300, seed=1), problems.examples(500, seed=2)
+
+
+def choose(kind, value, **settings):
+  return calibration.choose(
+    CALIBRATION,
+    REPORTED,
+    problems.BITS,
+    calibration.Settings(Target(kind=kind, value=value), **settings),
+    dataset='made up',
+    step=7,
+  )
+
+
+def all_curves(order='normalised'):
+  for combine in exits.COMBINATIONS:
+    rerun = curve.rerun_curve(CALIBRATION.logits, CALIBRATION.labels, problems.BITS, order, combine)
+    yield combine, rerun
+
+
+@pytest.mark.parametrize('order', curve.ORDERS)
+@pytest.mark.parametrize(('kind', 'value'), [('average_bits', 3.5), ('relative_cost', 1.4)])
+def test_a_limit_on_cost_gets_the_most_accurate_point_within_it(order, kind, value):
+  best = choose(kind, value, order=order)[0]
+  limit = value if kind == 'average_bits' else value * problems.BITS[0]
+  assert best.met
+  assert best.expected.average_bits <= limit
+  for _, rerun in all_curves(order):
+    within = rerun.reachable & (rerun.average_bits <= limit)
+    assert best.expected.accuracy >= rerun.accuracy[within].max()
+
+
+def test_a_limit_on_accuracy_gets_the_cheapest_point_within_it():
+  best = choose('max_accuracy_drop', 0.01)[0]
+  highest = (CALIBRATION.logits[-1].argmax(-1) == CALIBRATION.labels).mean()
+  assert best.met
+  assert best.expected.accuracy >= highest - 0.01
+  for _, rerun in all_curves():
+    good = rerun.reachable & (rerun.accuracy >= highest - 0.01)
+    if good.any():
+      assert best.expected.average_bits <= rerun.average_bits[good].min()
+
+
+@pytest.mark.parametrize(('kind', 'value'), [('average_bits', 1.5), ('relative_cost', 0.5)])
+def test_a_cost_that_cannot_be_had_is_not_met(kind, value):
+  for point in choose(kind, value):
+    assert not point.met
+    assert point.expected.average_bits == problems.BITS[0]
+
+
+def test_an_accuracy_that_cannot_be_had_is_not_met():
+  # The lowest precision is always right, so that no mean with the others reaches the highest.
+  logits = CALIBRATION.logits.copy()
+  logits[-1] = np.eye(5)[CALIBRATION.labels] * 9
+  logits[:2] = np.eye(5)[(CALIBRATION.labels + 1) % 5] * 99
+  worse = dataclasses.replace(CALIBRATION, logits=logits)
+  settings = calibration.Settings(Target(kind='max_accuracy_drop', value=0), combine='mean')
+  (point,) = calibration.choose(worse, REPORTED, problems.BITS, settings, dataset='made up', step=7)
+  assert not point.met
+
+
+def test_outcomes_are_measured_on_their_own_examples():
+  best = choose('average_bits', 3)[0]
+  for outcome, examples in ((best.expected, CALIBRATION), (best.reported, REPORTED)):
+    left = best.predict(examples.logits)
+    assert outcome.examples == len(examples)
+    assert outcome.accuracy == (left.labels == examples.labels).mean()
+    shares = [(left.exits == k).mean() for k in range(3)]
+    assert list(outcome.exits.values()) == shares
+    assert outcome.average_bits == pytest.approx(np.dot(shares, problems.BITS))
+  assert best.data.calibration == '300 made up'
+  assert best.data.reported == '500 made up'
+
+
+def test_three_combinations_are_compared_unless_one_is_asked_for():
+  compared = choose('average_bits', 3)
+  assert {point.combine for point in compared} == set(exits.COMBINATIONS)
+  accuracies = [point.expected.accuracy for point in compared]
+  assert accuracies == sorted(accuracies, reverse=True)
+  assert [point.combine for point in choose('average_bits', 3, combine='mean')] == ['mean']
+
+
+def test_a_key_by_hand_is_taken_as_it_is():
+  best = choose('key', 0.8)[0]
+  assert list(best.thresholds.values()) == [0.8, 0.8**2, 0.0]
+  first = choose('key', 0.8, order='precision_first', precision=4)[0]
+  assert list(first.thresholds.values()) == [curve.NEVER, 0.8, 0.0]
+  with pytest.raises(ValueError, match=r'precision=8: .* one of the precisions'):
+    choose('key', 0.8, order='precision_first', precision=8)
+
+
+def test_the_key_of_a_chosen_point_given_by_hand_is_that_point():
+  best = choose('average_bits', 3)[0]
+  by_hand = choose('key', best.key, combine=best.combine)[0]
+  assert by_hand.thresholds == pytest.approx(best.thresholds, rel=1e-12)
+  assert by_hand.reported == best.reported
+
+
+def test_temperatures_are_fitted_on_request():
+  assert set(choose('average_bits', 3)[0].temperatures.values()) == {1.0}
+  scaled = choose('average_bits', 3, scale_temperatures=True)[0]
+  expected = [exits.fit_temperature(each, CALIBRATION.labels) for each in CALIBRATION.logits]
+  assert list(scaled.temperatures.values()) == expected
+
+
+def test_halves_are_halves():
+  first, second = calibration.split(11)
+  assert sorted([*first, *second]) == list(range(11))
+  assert (len(first), len(second)) == (5, 6)
+  np.testing.assert_array_equal(first, calibration.split(11)[0])
+  assert not np.array_equal(first, calibration.split(11, seed=1)[0])
+  with pytest.raises(ValueError, match='1 examples cannot be halved'):
+    calibration.split(1)
+
+
+def test_equal_bits():
+  best = choose('average_bits', 3, combine='mean')[0]
+  rows = list(calibration.equal_bits(best, CALIBRATION, REPORTED, (2, 3, 8)))
+  right = REPORTED.logits.argmax(-1) == REPORTED.labels
+  assert rows[0].static == rows[0].ensemble == rows[0].dynamic == right[0].mean()
+  assert (rows[1].static, rows[1].ensemble) == (None, None)
+  assert rows[1].dynamic == choose('average_bits', 3, combine='mean')[0].reported.accuracy
+  assert rows[2].static == right[2].mean()
+
+
+def test_one_precision_has_one_point():
+  one = calibration.Examples(CALIBRATION.logits[:1], CALIBRATION.labels, 'one')
+  settings = calibration.Settings(Target(kind='max_accuracy_drop', value=0.0))
+  points = calibration.choose(one, one, (8,), settings, dataset='made up', step=0)
+  assert all(point.met and point.thresholds == {8: 0.0} for point in points)
+
+
+def test_files_survive_a_round_trip(tmp_path):
+  best = choose('average_bits', 3, scale_temperatures=True)[0]
+  path = tmp_path / operating_point.FILE
+  path.write_text(best.to_json())
+  assert operating_point.read(path) == operating_point.read(tmp_path) == best
+  content = json.loads(path.read_text())
+  assert content['target'] == {'kind': 'average_bits', 'value': 3.0}
+  assert content['met'] is True
+  assert list(content['thresholds']) == ['2', '4', '8']
+  assert set(content['expected']) == {
+    'examples', 'accuracy', 'average_bits', 'relative_cost', 'exits'
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'bits': [4, 2, 8]}, 'increasing integers'),
+    ({'thresholds': {'2': 0.5}}, 'thresholds needs one entry for each of bits'),
+    ({'thresholds': {'2': -1, '4': 0.5, '8': 0}}, 'thresholds.2: .*greater than or equal to 0'),
+    ({'thresholds': {'2': float('nan'), '4': 0.5, '8': 0}}, 'thresholds.2: '),
+    ({'weights': {'2': [1], '4': [1], '8': [1, 1, 1]}}, 'weights of 4 bits: 2 are needed'),
+    ({'weights': {'2': [0], '4': [1, 1], '8': [1, 1, 1]}}, 'not all 0'),
+    ({'temperatures': {'2': 0, '4': 1, '8': 1}}, 'temperatures.2: .*greater than 0'),
+    ({'format': 2}, 'format: '),
+    ({'order': 'random'}, 'order: '),
+    ({'colour': 'red'}, 'colour: '),
+  ],
+)
+def test_files_that_are_no_operating_point_are_refused(tmp_path, change, message):
+  content = json.loads(choose('average_bits', 3)[0].to_json())
+  path = tmp_path / 'point.json'
+  path.write_text(json.dumps(content | change))
+  with pytest.raises(ValueError, match=f'point.json: not an operating point: .*{message}'):
+    operating_point.read(path)
+
+
+def test_missing_and_broken_files_are_refused(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r'choose one with python -m dpoq_jax\.calibrate'):
+    operating_point.read(tmp_path)
+  (tmp_path / operating_point.FILE).write_text('{')
+  with pytest.raises(ValueError, match='not an operating point'):
+    operating_point.read(tmp_path)
+
+
+def test_static_and_capped_points():
+  static = operating_point.static((2, 4, 8), 4)
+  left = static.predict(REPORTED.logits)
+  assert (left.exits == 1).all()
+  np.testing.assert_array_equal(left.labels, REPORTED.logits[1].argmax(-1))
+  capped = choose('average_bits', 6)[0].capped(4)
+  assert capped.predict(REPORTED.logits).exits.max() == 1
+  with pytest.raises(ValueError, match='precision 5'):
+    static.capped(5)
