@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from dpoq_jax import onion
   from dpoq_jax.core.layers import LayerOptions, Merge
+  from dpoq_jax.inference.cascade import Cascade
+  from dpoq_jax.inference.operating_point import OperatingPoint
   from dpoq_jax.models.resnet import CifarResNet
   from dpoq_jax.network import Onion
 
 __version__ = '0.1.0'
 
 _MODULES = {
+  'Cascade': 'dpoq_jax.inference.cascade',
   'CifarResNet': 'dpoq_jax.models.resnet',
   'LayerOptions': 'dpoq_jax.core.layers',
   'Merge': 'dpoq_jax.core.layers',
   'Onion': 'dpoq_jax.network',
+  'OperatingPoint': 'dpoq_jax.inference.operating_point',
 }
-__all__ = ['CifarResNet', 'LayerOptions', 'Merge', 'Onion', 'onion']
+__all__ = ['Cascade', 'CifarResNet', 'LayerOptions', 'Merge', 'Onion', 'OperatingPoint', 'onion']
 
 
 def __getattr__(name: str) -> Any:

@@ -43,8 +43,6 @@ _STEP = flags.DEFINE_string('step', None, 'checkpoint, or "best"; the newest int
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where the data set is now, if it moved')
 _OUTPUT = flags.DEFINE_string('output', None, 'file to write, instead of the one in the workdir')
 
-DEFAULT_DROP = 0.005
-
 
 def main() -> None:
   """The command."""
@@ -58,7 +56,7 @@ def main() -> None:
 
     target, precision = _target()
     settings = calibration.Settings(
-      target=operating_point.Target(**target),
+      target=operating_point.Target(**target) if target else calibration.DEFAULT_TARGET,
       order=_ORDER.value,
       combine=_COMBINE.value,
       scale_temperatures=_TEMPERATURE.value,
@@ -80,15 +78,16 @@ def main() -> None:
     rows = calibration.equal_bits(best, examples.calibration, examples.reported, network.onion.bits)
     _show(compared, list(rows), output)
   if not best.met:
+    target = settings.target
     cli.fail(
-      f'{target["kind"]}={target["value"]:g} cannot be met on the calibration examples; the '
-      f'nearest point was written to {output}, with "met": false.',
+      f'{target.kind}={target.value:g} cannot be met on the calibration examples; the nearest '
+      f'point was written to {output}, with "met": false.',
       status=3,
     )
 
 
-def _target() -> tuple[dict[str, Any], int | None]:
-  """The one target given, and the precision that a key belongs to."""
+def _target() -> tuple[dict[str, Any] | None, int | None]:
+  """The one target given, if any, and the precision that a key belongs to."""
   given = {kind: flag.value for kind, flag in _TARGETS.items() if flag.value is not None}
   precision = None
   if _KEY.value is not None:
@@ -99,7 +98,9 @@ def _target() -> tuple[dict[str, Any], int | None]:
       raise ValueError(f'--key={_KEY.value}: give a confidence, or BITS:CONFIDENCE.') from None
   if len(given) > 1:
     raise ValueError(f'--{" and --".join(given)} given: give one target.')
-  kind, value = given.popitem() if given else ('max_accuracy_drop', DEFAULT_DROP)
+  if not given:
+    return None, None
+  ((kind, value),) = given.items()
   if not 0 <= value < float('inf'):
     raise ValueError(f'--{kind}={value}: give a number from 0 up.')
   return {'kind': kind, 'value': value}, precision

@@ -94,5 +94,5 @@ def claim(workdir: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
 def write_whole(path: pathlib.Path, text: str) -> None:
   """Writes a file in one piece: a killed process leaves the old one or the new one, no half."""
   partial = path.with_suffix('.partial')
-  partial.write_text(text)
+  partial.write_text(text, 'utf-8')
   partial.replace(path)

@@ -11,7 +11,9 @@ import numpy as np
 
 from dpoq_jax import onion
 from dpoq_jax.inference import curve, exits, operating_point
-from dpoq_jax.inference.operating_point import OperatingPoint, Provenance, Target
+from dpoq_jax.inference.operating_point import OperatingPoint, Outcome, Provenance, Target
+
+DEFAULT_TARGET = Target(kind='max_accuracy_drop', value=0.005)
 
 # Room for the last bit when accuracies are compared; far less than one example.
 _TOLERANCE = 1e-12
@@ -52,7 +54,7 @@ class Settings:
     precision: in progress, for a key by hand with the order `precision_first`.
   """
 
-  target: Target
+  target: Target = DEFAULT_TARGET
   order: str = 'normalised'
   combine: str | None = None
   scale_temperatures: bool = False
@@ -139,10 +141,17 @@ def choose(
   return sorted(points, key=lambda point: _rank(point, settings.target))
 
 
-def outcome(point: OperatingPoint, examples: Examples) -> operating_point.Outcome:
+def outcome(point: OperatingPoint, examples: Examples) -> Outcome:
   """What an operating point does with examples whose logits are known."""
-  left = point.predict(examples.logits)
-  return point.outcome(left.exits, left.labels == examples.labels)
+  weights, temperatures = tuple(point.weights.values()), tuple(point.temperatures.values())
+  known = exits.evaluate(examples.logits, examples.labels, weights, temperatures)
+  return outcome_of(point, known)
+
+
+def outcome_of(point: OperatingPoint, known: exits.Exits) -> Outcome:
+  """The same, of what its exits do with every example: to try many thresholds at little cost."""
+  left_at = point.left_at(known.confidence)
+  return point.outcome(left_at, np.take_along_axis(known.correct, left_at[None], axis=0)[0])
 
 
 def equal_bits(
@@ -161,18 +170,17 @@ def equal_bits(
   rerun = curve.rerun_curve(
     calibration.logits, calibration.labels, bits, point.order, weights, temperatures
   )
-  ensemble = exits.evaluate(reported.logits, reported.labels, weights, temperatures).correct
+  known = exits.evaluate(reported.logits, reported.labels, weights, temperatures)
   static = reported.logits.argmax(axis=-1) == reported.labels
   for target in targets:
-    chosen, _ = select(rerun, Target(kind='average_bits', value=target))
-    dynamic = outcome(
-      operating_point.from_curve(rerun, chosen, point.combine, weights, temperatures), reported
-    )
+    state, _ = select(rerun, Target(kind='average_bits', value=target))
+    chosen = operating_point.from_curve(rerun, state, point.combine, weights, temperatures)
+    dynamic = outcome_of(chosen, known)
     k = bits.index(int(target)) if target in bits else None
     yield EqualBits(
       bits=target,
       static=None if k is None else float(static[k].mean()),
-      ensemble=None if k is None else float(ensemble[k].mean()),
+      ensemble=None if k is None else float(known.correct[k].mean()),
       dynamic=dynamic.accuracy,
       dynamic_bits=dynamic.average_bits,
     )

@@ -8,36 +8,19 @@ are undecided; memory is bounded by the pools, not by the batch.
 
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
-import functools
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpoq_jax.inference import programs
 from dpoq_jax.inference.operating_point import OperatingPoint
 
 # Measured with ResNet-8: two CPU cores need least time per image at 32, as a path then fits their
 # cache; accelerators want to be filled.
 _ROWS = {'cpu': 32}
 _ROWS_OF_ACCELERATORS = 512
-
-
-class Network(Protocol):
-  """What a cascade needs of a network: `dpoq_jax.network.Onion`, or anything like it."""
-
-  @property
-  def bits(self) -> tuple[int, ...]:
-    """The bit list."""
-    ...
-
-  def run_path(self, variables: Any, index: int, images: Any, laterals: Any) -> Any:
-    """Runs a path; see `dpoq_jax.network.Onion.run_path`."""
-    ...
-
-  def variables_of_path(self, variables: Any, index: int) -> Any:
-    """The variables that a path reads."""
-    ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,7 +71,7 @@ class Cascade:
 
   def __init__(
     self,
-    network: Network,
+    network: programs.Network,
     variables: Mapping[str, Any],
     operating_point: OperatingPoint,
     *,
@@ -109,7 +92,7 @@ class Cascade:
     if 'onion' not in variables:
       raise ValueError('these variables hold latents: freeze them first (Onion.freeze).')
     self._rows = rows or _ROWS.get(jax.default_backend(), _ROWS_OF_ACCELERATORS)
-    if self._rows != _bucket(self._rows):
+    if self._rows != programs.bucket(self._rows):
       raise ValueError(f'rows={rows}: give a power of two.')
     self._network = network
     self._check(operating_point)
@@ -163,10 +146,12 @@ class Cascade:
     """
     return _stream(self, batches, self._point(operating_point, max_precision))
 
-  def run_path(self, index: int, rows: '_Rows', size: int) -> tuple[np.ndarray, '_Rows']:
+  def run_path(
+    self, index: int, rows: programs.Rows, size: int
+  ) -> tuple[np.ndarray, programs.Rows]:
     """Logits of the first `size` rows, and these rows with the laterals of this path too."""
-    logits, handed_up = _run(self._network, index, size, self._variables[index], rows)
-    return np.asarray(logits), _Rows(rows.images, {**rows.laterals, **handed_up})
+    logits, handed_up = programs.run_path(self._network, index, size, self._variables[index], rows)
+    return np.asarray(logits), programs.Rows(rows.images, {**rows.laterals, **handed_up})
 
   @property
   def rows(self) -> int:
@@ -182,7 +167,7 @@ class Cascade:
     limits = [(point.thresholds[b], point.temperatures[b]) for b in point.bits[:-1]]
     logits, reached = map(
       np.asarray,
-      _run_single(
+      programs.run_single(
         self._network, self._variables, image, np.array(limits, np.float32).reshape(-1, 2)
       ),
     )
@@ -209,30 +194,25 @@ class Cascade:
     return point
 
 
-class _Rows(NamedTuple):
-  """Inputs on the device with what was computed of them; the leading axis is inputs."""
-
-  images: Any
-  laterals: dict[str, Any]
-
-
 class _Pool:
   """Inputs that wait for a path, with what the paths below computed of them."""
 
   def __init__(self, capacity: int):
     self._capacity = capacity
-    self.rows: _Rows | None = None
+    self.rows: programs.Rows | None = None
     self.clear()
 
   def clear(self) -> None:
     """Forgets the inputs; their room on the device is kept."""
     self.count, self.ids, self.run = 0, [], []
 
-  def add(self, rows: _Rows, chosen: np.ndarray, ids: np.ndarray, run: list[np.ndarray]) -> int:
+  def add(
+    self, rows: programs.Rows, chosen: np.ndarray, ids: np.ndarray, run: list[np.ndarray]
+  ) -> int:
     """Copies as many of the `chosen` rows as one program can, in order; returns how many."""
     room = self._capacity - self.count
     taken = min(len(chosen), room)
-    size = _bucket(taken)
+    size = programs.bucket(taken)
     if size > room:  # A padded copy would not fit.
       taken = size = size // 2
     if self.rows is None:
@@ -241,7 +221,7 @@ class _Pool:
       )
     indices = np.zeros(size, np.int32)
     indices[:taken] = chosen[:taken]
-    self.rows = _copy(self.rows, rows, indices, np.int32(self.count))
+    self.rows = programs.copy_rows(self.rows, rows, indices, np.int32(self.count))
     self.ids.append(ids[chosen[:taken]])
     self.run.append([each[chosen[:taken]] for each in run])
     self.count += taken
@@ -314,10 +294,10 @@ class _Engine:
 
   def _first(self, images: np.ndarray, start: int) -> None:
     ids = np.arange(start, start + len(images))
-    size = _bucket(len(images))
+    size = programs.bucket(len(images))
     padded = np.zeros((size, *images.shape[1:]), images.dtype)
     padded[: len(images)] = images
-    self._run(0, _Rows(jax.device_put(padded), {}), size, ids, [])
+    self._run(0, programs.Rows(jax.device_put(padded), {}), size, ids, [])
 
   def _run_pool(self, index: int) -> None:
     pool = self._pools[index]
@@ -325,10 +305,10 @@ class _Engine:
     rows, ids, count = pool.rows, np.concatenate(pool.ids), pool.count
     run = [np.concatenate(each) for each in zip(*pool.run, strict=True)]
     pool.clear()
-    self._run(index, rows, _bucket(count), ids, run)
+    self._run(index, rows, programs.bucket(count), ids, run)
 
   def _run(
-    self, index: int, rows: _Rows, size: int, ids: np.ndarray, run: list[np.ndarray]
+    self, index: int, rows: programs.Rows, size: int, ids: np.ndarray, run: list[np.ndarray]
   ) -> None:
     """Runs a path on the first `len(ids)` rows; who does not leave waits for the next path."""
     counts = self._cascade.counts
@@ -370,68 +350,3 @@ def _stream(
 def _result(bits: tuple[int, ...], exits: np.ndarray, probabilities: np.ndarray) -> Result:
   precisions = np.array(bits)[exits]
   return Result(probabilities.argmax(axis=-1), probabilities, precisions, precisions / bits[0])
-
-
-def _bucket(count: int) -> int:
-  """The smallest power of two that is at least `count`."""
-  return 1 << (count - 1).bit_length()
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _run(network: Network, index: int, size: int, variables: Any, rows: _Rows) -> Any:
-  """Runs a path on the first `size` rows."""
-  rows = jax.tree.map(lambda leaf: leaf[:size], rows)
-  output = network.run_path(variables, index, rows.images, rows.laterals)
-  return output.logits, output.laterals
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _copy(pool: _Rows, rows: _Rows, indices: jax.Array, offset: jax.Array) -> _Rows:
-  """Writes rows[indices] to the pool, from `offset` on, in place."""
-
-  def copy(into: jax.Array, leaf: jax.Array) -> jax.Array:
-    chosen = jnp.take(leaf, indices, axis=0, mode='clip')
-    return jax.lax.dynamic_update_slice_in_dim(into, chosen, offset, 0)
-
-  return jax.tree.map(copy, pool, rows)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _run_single(
-  network: Network, variables: list[Any], image: jax.Array, limits: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Paths nested in conditionals: one dispatch, and laterals that never leave the program.
-
-  Args:
-    network: the network.
-    variables: of each path.
-    image: [1, height, width, channels].
-    limits: float32 [precisions - 1, 2], threshold and temperature.
-
-  Returns:
-    Logits [precisions, 1, classes], zeros where nothing was run, and the index of the last path.
-  """
-  last = len(network.bits) - 1
-
-  def climb(index: int, laterals: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
-    output = network.run_path(variables[index], index, image, laterals)
-    logits, here = output.logits[None], jnp.int32(index)
-    if index == last:
-      return logits, here
-    rest, reached = jax.lax.cond(
-      _may_go_on(output.logits, *limits[index]),
-      lambda: climb(index + 1, {**laterals, **output.laterals}),
-      lambda: (jnp.zeros((last - index, *output.logits.shape), logits.dtype), here),
-    )
-    return jnp.concatenate([logits, rest]), reached
-
-  return climb(0, {})
-
-
-def _may_go_on(logits: jax.Array, threshold: jax.Array, temperature: jax.Array) -> jax.Array:
-  """False only if the confidence is above the threshold by more than float32 could be wrong."""
-  scaled = logits / temperature
-  confidence = jnp.max(jax.nn.softmax(scaled))
-  confidence = jnp.where(jnp.isfinite(confidence), confidence, 1 / logits.shape[-1])
-  wrong = 1e-6 * (1 + confidence * (1 - confidence) * jnp.max(jnp.abs(scaled)))
-  return ~(confidence >= threshold + wrong)

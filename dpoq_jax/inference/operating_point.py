@@ -155,6 +155,14 @@ class OperatingPoint(_Record):
       return np.ones(confidence.shape, bool)
     return confidence >= self.thresholds[self.bits[index]]
 
+  def left_at(self, confidence: np.ndarray) -> np.ndarray:
+    """Index of the precision each input leaves at, int64 [examples].
+
+    Args:
+      confidence: [precisions, examples].
+    """
+    return np.array([self.leaving(k, each) for k, each in enumerate(confidence)]).argmax(axis=0)
+
   def combined(self, run: list[np.ndarray]) -> np.ndarray:
     """Prediction of the exit reached when these probabilities [..., classes] have been run."""
     return exits.combined(run, self.weights[self.bits[len(run) - 1]])
@@ -165,20 +173,13 @@ class OperatingPoint(_Record):
     Args:
       logits: [precisions, examples, classes].
     """
-    _, examples, classes = logits.shape
-    left = Left(
-      np.zeros(examples, np.int64), np.empty((examples, classes)), np.zeros(examples, np.int64)
-    )
-    here, run = np.arange(examples), []
-    for k in range(len(self.bits)):
-      run.append(self.probabilities(k, logits[k, here]))
-      leaves = self.leaving(k, run[k].max(axis=-1))
-      gone = here[leaves]
-      left.exits[gone] = k
-      left.probabilities[gone] = self.combined([each[leaves] for each in run])
-      here, run = here[~leaves], [each[~leaves] for each in run]
-    left.labels[:] = left.probabilities.argmax(axis=-1)
-    return left
+    run = [self.probabilities(k, each) for k, each in enumerate(logits)]
+    left_at = self.left_at(np.array([each.max(axis=-1) for each in run]))
+    probabilities = np.empty(run[0].shape)
+    for k in range(len(run)):
+      here = left_at == k
+      probabilities[here] = self.combined([each[here] for each in run[: k + 1]])
+    return Left(probabilities.argmax(axis=-1), probabilities, left_at)
 
   def outcome(self, left_at: np.ndarray, correct: np.ndarray) -> Outcome:
     """What it came to.
@@ -282,7 +283,7 @@ def read(path: pathlib.Path) -> OperatingPoint:
   """
   path = path / FILE if path.is_dir() else path
   try:
-    return from_json(path.read_text())
+    return from_json(path.read_text('utf-8'))
   except FileNotFoundError:
     raise FileNotFoundError(
       f'no operating point in {path}: choose one with python -m dpoq_jax.calibrate.'

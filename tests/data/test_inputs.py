@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 from PIL import Image
 import pytest
@@ -12,7 +14,7 @@ def picture(seed=0, height=6, width=8, channels=3):
   return pixels if channels == 3 else pixels[..., 0]
 
 
-def read(path, shape=SHAPE, batch_size=4):
+def read(path, shape=SHAPE, batch_size=4) -> list[Any]:
   return [each for batch in inputs.read(path, shape, batch_size=batch_size) for each in batch]
 
 

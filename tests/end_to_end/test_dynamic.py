@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -40,7 +41,7 @@ def test_calibrate_then_predict(run, tmp_path):
   done = command('calibrate', f'--workdir={run}', '--average-bits=3')
   assert done.returncode == 0, done.stderr
   assert 'chosen on 180 of the 360 test examples' in done.stdout
-  point = operating_point.read(run)
+  point: Any = operating_point.read(run)
   assert point.met
   assert point.expected.average_bits <= 3
   assert (point.expected.examples, point.reported.examples) == (180, 180)
@@ -156,6 +157,6 @@ def test_held_out_examples_calibrate_and_are_not_trained_on(tmp_path):
   assert sorted(map(bytes, together)) == sorted(map(bytes, whole.images))
   done = command('calibrate', f'--workdir={tmp_path / "run"}')
   assert done.returncode in (0, 3), done.stderr
-  point = operating_point.read(tmp_path / 'run')
+  point: Any = operating_point.read(tmp_path / 'run')
   assert point.data.calibration == '300 training examples held out of training'
   assert (point.expected.examples, point.reported.examples) == (300, 360)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tests.inference import problems
 CALIBRATION, REPORTED = problems.examples(300, seed=1), problems.examples(500, seed=2)
 
 
-def choose(kind, value, **settings):
+def choose(kind, value, **settings) -> Any:
   return calibration.choose(
     CALIBRATION,
     REPORTED,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dpoq_jax import CifarResNet, Onion
-from dpoq_jax.inference import cascade, curve, exits, operating_point
+from dpoq_jax.inference import cascade, curve, exits, operating_point, programs
 
 MOST = 40  # Inputs in the table below.
 ROWS = 4
@@ -55,7 +55,7 @@ def make(logits, point, rows=ROWS):
   return cascade.Cascade(Table(point.bits), variables, point, rows=rows)
 
 
-def point_of(bits, thresholds, combine='mean', temperatures=None):
+def point_of(bits, thresholds, combine: Any = 'mean', temperatures=None):
   count = len(bits)
   weights = {
     'mean': [[1.0] * (k + 1) for k in range(count)],
@@ -84,7 +84,7 @@ def brute_force(logits, point, cap=None):
       if run[k].max() >= point.thresholds[bits] or bits in (point.bits[-1], cap):
         break
     weights = point.weights[bits]
-    total = sum(w * p for w, p in zip(weights, run, strict=True)) / sum(weights)
+    total = np.sum([w * p for w, p in zip(weights, run, strict=True)], axis=0) / sum(weights)
     labels.append(total.argmax())
     probabilities.append(total)
     precisions.append(bits)
@@ -169,7 +169,8 @@ def test_only_undecided_inputs_run_and_programs_are_few():
   _, _, precisions = brute_force(logits, point)
   running = make(logits, point)
   chex.clear_trace_counter()
-  compiled = cascade._run._cache_size()
+  run_path: Any = programs.run_path
+  compiled = run_path._cache_size()
   running(images_of(range(MOST)))
   reached = [MOST, int((precisions > 2).sum()), int((precisions > 4).sum())]
   assert running.counts.inputs == reached
@@ -180,7 +181,7 @@ def test_only_undecided_inputs_run_and_programs_are_few():
     running(images_of(range(size)), max_precision=4)
     running(images_of(range(size)), operating_point=point_of((2, 4, 8), (0.5, 0.9, 0.0)))
   sizes = [1, 2, 4]
-  assert cascade._run._cache_size() - compiled <= 3 * len(sizes)
+  assert run_path._cache_size() - compiled <= 3 * len(sizes)
 
 
 def test_a_stream_fills_the_last_paths():
@@ -261,7 +262,7 @@ def test_calls_that_cannot_run_are_refused():
 def test_a_real_network_leaves_where_its_paths_say():
   network = Onion(functools.partial(CifarResNet, depth=8, width=4), bits=(2, 4, 8), num_classes=10)
   images = np.random.default_rng(0).integers(0, 256, (21, 8, 8, 1)).astype(np.uint8)
-  variables = network.freeze(network.init(jax.random.key(0), images[:1]))
+  variables = network.freeze(network.init(jax.random.key(0), jnp.asarray(images[:1])))
   logits = np.asarray(jax.jit(network.apply)(variables, images))
   rerun = curve.rerun_curve(logits, np.zeros(21, int), network.bits, 'normalised')
   middle = rerun.points[len(rerun.points) // 2]

@@ -8,13 +8,13 @@ from dpoq_jax.data.inputs import Input
 from dpoq_jax.inference import cascade, rows
 
 
-class Scripted:
+class Scripted(cascade.Cascade):
   """Gives the results of a stream late, as pooling does."""
 
   def __init__(self, delay):
     self.delay = delay
 
-  def stream(self, batches, **_):
+  def stream(self, batches, *, operating_point=None, max_precision=None):
     waiting = []
     for images in batches:
       waiting.append(images[:, 0, 0, 0].astype(int))
