@@ -5,8 +5,10 @@
 DIR is a run with an operating point (`python -m dpoq_jax.calibrate`). Both get the test images in
 batches of the same size, in turn, round after round; figures are medians over rounds. The ideal
 speed-up counts path computations: all of them over those that inputs needed. `efficiency` is the
-measured speed-up over the ideal one. Memory is the process's own, at its peak while one batch of
-the largest size runs, over what it was before (Linux).
+measured speed-up over the ideal one. A cascade runs in small pieces, which can be faster in itself;
+`in_pieces` is a cascade that lets nothing leave before the last path, so that the two can be told
+apart. Memory is the process's own, at its peak while one batch of the largest size runs, over what
+it was before (Linux).
 """
 
 from collections.abc import Callable
@@ -20,7 +22,7 @@ import time
 from typing import Any
 from unittest import mock
 
-from absl import app, flags
+from absl import app, flags, logging
 import jax
 import numpy as np
 import rich.console
@@ -50,10 +52,14 @@ def measure(
   batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
   # A remainder would be another shape of the full pass.
   batches = [batch for batch in batches if len(batch) == batch_size]
+  every_path = operating_point.static(
+    cascade.operating_point.bits, max(cascade.operating_point.bits)
+  )
   systems = {
     'full': lambda: [np.asarray(full(batch)) for batch in batches],
     'cascade': lambda: [cascade(batch) for batch in batches],
     'stream': lambda: list(cascade.stream(batches)),
+    'in_pieces': lambda: [cascade(batch, operating_point=every_path) for batch in batches],
   }
   seconds: dict[str, list[float]] = {name: [] for name in systems}
   for round_number in range(_ROUNDS.value + 1):
@@ -70,18 +76,19 @@ def measure(
     for after, earlier in zip((cascade.counts.inputs, cascade.counts.rows), before, strict=True)
   )
   ideal = len(inputs) * inputs[0] / sum(inputs)
-  ratios = {
-    name: statistics.median(np.array(seconds['full']) / np.array(seconds[name]))
-    for name in ('cascade', 'stream')
-  }
+
+  def ratio(one: str, other: str) -> float:
+    return statistics.median(np.array(seconds[one]) / np.array(seconds[other]))
+
   return {
     'images': inputs[0],
     'full_ms_per_image': 1000 * statistics.median(seconds['full']) / inputs[0],
     'cascade_ms_per_image': 1000 * statistics.median(seconds['cascade']) / inputs[0],
     'ideal_speedup': ideal,
-    'speedup': ratios['cascade'],
-    'efficiency': ratios['cascade'] / ideal,
-    'stream_speedup': ratios['stream'],
+    'speedup': ratio('full', 'cascade'),
+    'efficiency': ratio('full', 'cascade') / ideal,
+    'stream_speedup': ratio('full', 'stream'),
+    'in_pieces_speedup': ratio('in_pieces', 'cascade'),
     'path_inputs': inputs,
     'padding_share': 1 - sum(inputs) / sum(rows),
     'compaction_share': compaction / total,
@@ -131,6 +138,7 @@ def _status(field: str) -> int:
 
 def main(_: list[str]) -> None:
   """Measures, prints the table, writes the figures."""
+  logging.set_verbosity(logging.ERROR)
   workdir = pathlib.Path(_WORKDIR.value)
   trained = trained_lib.load(workdir)
   point = operating_point.read(workdir)
@@ -155,8 +163,8 @@ def main(_: list[str]) -> None:
     title=f'{model}, bits {trained.onion.bits}, key {point.key:.3f}; ms per image'
   )
   columns = (
-    'batch', 'full', 'cascade', 'speed-up', 'ideal', 'efficiency', 'as a stream', 'padding',
-    'compaction',
+    'batch', 'full', 'cascade', 'speed-up', 'ideal', 'efficiency', 'as a stream', 'over in_pieces',
+    'padding', 'compaction',
   )  # fmt: skip
   for column in columns:
     table.add_column(column, justify='right')
@@ -167,11 +175,12 @@ def main(_: list[str]) -> None:
       f'{row["cascade_ms_per_image"]:.3f}',
       *(f'{row[name]:.3f}' for name in ('speedup', 'ideal_speedup', 'efficiency')),
       f'{row["stream_speedup"]:.3f}',
+      f'{row["in_pieces_speedup"]:.3f}',
       *(f'{row[name]:.1%}' for name in ('padding_share', 'compaction_share')),
     )
   console.print(table)
-  if None not in memory.values():
-    megabytes = {name: f'{size / 1e6:.0f} MB' for name, size in memory.items()}
+  if all(memory.values()):
+    megabytes = {name: f'{(size or 0) / 1e6:.0f} MB' for name, size in memory.items()}
     console.print(f'peak memory at batch {BATCH_SIZES[-1]}: {megabytes}')
   figures = {
     'efficiency': {str(size): row['efficiency'] for size, row in rows.items()},

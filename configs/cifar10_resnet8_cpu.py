@@ -5,9 +5,10 @@
 Expected top-1 (%), measured with one seed (results/cifar10_resnet8_cpu):
 
     weight bits      2      4      8
-                 67.53  69.37  72.50
+                 66.96  68.74  72.31
 
-A peak learning rate of 0.1 gave 64.29, 66.83, 70.47; 0.05 gave 61.75, 63.87, 67.67.
+Of earlier code: 67.53, 69.37, 72.50; a peak learning rate of 0.1 then gave 64.29, 66.83, 70.47;
+0.05 gave 61.75, 63.87, 67.67.
 
 Cost: 4 epochs at 106 to 210 images/s, a quarter to half an hour on two cores.
 """

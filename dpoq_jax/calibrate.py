@@ -9,6 +9,7 @@ Writes DIR/operating_point.json. Exit status 3 if the target cannot be met: the 
 nearest point, marked so.
 """
 
+import itertools
 import pathlib
 from typing import Any
 
@@ -75,7 +76,11 @@ def main() -> None:
     best = compared[0]
     output = pathlib.Path(_OUTPUT.value or directory / operating_point.FILE)
     workdir.write_whole(output, best.to_json())
-    rows = calibration.equal_bits(best, examples.calibration, examples.reported, network.onion.bits)
+    bits = network.onion.bits
+    between = [(low + high) / 2 for low, high in itertools.pairwise(bits)]
+    rows = calibration.equal_bits(
+      best, examples.calibration, examples.reported, sorted([*bits, *between])
+    )
     _show(compared, list(rows), output)
   if not best.met:
     target = settings.target
@@ -127,9 +132,8 @@ def _show(compared: list[Any], rows: list[Any], output: pathlib.Path) -> None:
     table.add_column(column, justify='right')
   for row in rows:
     accuracies = (row.static, row.ensemble, row.dynamic)
-    table.add_row(
-      f'{row.bits:g}', *(f'{100 * a:.2f}' for a in accuracies), f'{row.dynamic_bits:.2f}'
-    )
+    figures = ['' if a is None else f'{100 * a:.2f}' for a in accuracies]
+    table.add_row(f'{row.bits:g}', *figures, f'{row.dynamic_bits:.2f}')
   console.print(table)
 
   why = 'the best of those on the calibration examples' if len(compared) > 1 else 'as asked for'
