@@ -150,8 +150,9 @@ def build_network(config: config_lib.Config, num_classes: int) -> network.Onion:
     ValueError: if it cannot have these bits.
   """
   model, quantization = config.model, config.quantization
+  sizes = {name: size for name in ('depth', 'width') if (size := getattr(model, name)) is not None}
   return network.Onion(
-    model=functools.partial(models.MODELS[model.name], depth=model.depth, width=model.width),
+    model=functools.partial(models.MODELS[model.name], **sizes),
     bits=quantization.bits,
     activation_bits=quantization.activation_bits,
     num_classes=num_classes,

@@ -29,12 +29,13 @@ class Progress:
       disable=not self.console.is_terminal,
     )
     self._task = self._bar.add_task('', start=False, metrics='')
-    self._last_line, self._started, self._first, self._total = 0.0, 0.0, 0, 0
+    self._last_line, self._first, self._total = 0.0, 0, 0
+    self._started: float | None = None
 
   @contextlib.contextmanager
   def shown(self, step: int, total: int) -> Iterator[None]:
     """Shows the bar, at `step` of `total`, while a run goes on."""
-    self._first, self._total, self._started = step, total, time.monotonic()
+    self._first, self._total, self._started = step, total, None
     self._bar.reset(self._task, total=total, completed=step, metrics='')
     with self._bar:
       yield
@@ -47,6 +48,9 @@ class Progress:
   def step(self, step: int) -> None:
     """Moves the bar."""
     self._bar.update(self._task, completed=step)
+    if self._started is None:
+      # The first step waited for its compilation, which says nothing of the others.
+      self._first, self._started = step, time.monotonic()
 
   def training(self, row: Mapping[str, Any], speed: float) -> None:
     """Shows a row of training metrics; `speed` in examples/s."""
@@ -55,7 +59,7 @@ class Progress:
     now = time.monotonic()
     if not self.console.is_terminal and now - self._last_line > _SECONDS_BETWEEN_LINES:
       self._last_line = now
-      pace = (now - self._started) / (row['step'] - self._first)
+      pace = (now - (self._started or now)) / max(row['step'] - self._first, 1)
       left = datetime.timedelta(seconds=round(pace * (self._total - row['step'])))
       self.say(f'step {row["step"]} of {self._total}: {metrics}, {left} left')
 

@@ -44,7 +44,7 @@ def summarise(
   top1, ensemble = predictions.top1(), predictions.ensemble_top1()
   return {
     'dataset': config.data.name,
-    'model': f'{config.model.name}{config.model.depth}',
+    'model': config.model.label,
     'bits': list(bits),
     'steps': step,
     'examples_per_second': step * config.data.batch_size / train_seconds,

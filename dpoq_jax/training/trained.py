@@ -38,8 +38,11 @@ class Trained:
 
   def predict(self, image_set: sources.ImageSet) -> evaluation.Predictions:
     """Logits of all precisions on a set of images."""
-    evaluate = evaluation.Evaluator(self.onion, experiment.local_mesh())
-    return evaluate(self.variables, image_set, self.config.data.batch_size)
+    return self._evaluate(self.variables, image_set, self.config.data.batch_size)
+
+  @functools.cached_property
+  def _evaluate(self) -> evaluation.Evaluator:
+    return evaluation.Evaluator(self.onion, experiment.local_mesh())
 
 
 def load(workdir: pathlib.Path, step: int | Literal['best'] | None = None) -> Trained:

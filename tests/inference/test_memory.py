@@ -29,4 +29,5 @@ def test_a_large_batch_takes_less_memory_than_the_full_forward_pass():
     pytest.skip('only Linux tells the peak memory of a process')
   assert min(cascade.counts.inputs) > 0
   full = peak_memory(lambda: np.asarray(apply(variables, images)))
+  assert full is not None
   assert 0 < ours < full
