@@ -158,7 +158,7 @@ def main(_: list[str]) -> None:
   }
 
   console = rich.console.Console()
-  model = f'{trained.config.model.name}{trained.config.model.depth}'
+  model = trained.config.model.label
   table = rich.table.Table(
     title=f'{model}, bits {trained.onion.bits}, key {point.key:.3f}; ms per image'
   )

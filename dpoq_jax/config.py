@@ -51,24 +51,36 @@ class Data(_Section):
   holdout: Annotated[int, Field(ge=0)] = 0
 
 
+_DEPTHS = {'vgg': (11,), 'mobilenet': (None,), 'imagenet_resnet': (18, 34, 50)}
+
+
 class Model(_Section):
   """The network of one path.
 
   Attributes:
-    name: `resnet`, the CIFAR family.
-    depth: 6n+2 weighted layers.
-    width: channels of the first stage.
+    name: `resnet` (the CIFAR family), `vgg` (with batch norm), `mobilenet` (V2), all for small
+      images; `imagenet_resnet`.
+    depth: weighted layers: 6n+2, 11, none (MobileNetV2 has one depth), 18, 34 or 50.
+    width: channels of the first stage (MobileNetV2: of the stem); None is the published network's.
   """
 
-  name: Literal['resnet'] = 'resnet'
-  depth: Count = 8
-  width: Count = 16
+  name: Literal['resnet', 'vgg', 'mobilenet', 'imagenet_resnet'] = 'resnet'
+  depth: Count | None = 8
+  width: Count | None = 16
+
+  @property
+  def label(self) -> str:
+    """Name and depth, for tables."""
+    return f'{self.name}{self.depth or ""}'
 
   @pydantic.field_validator('depth')
   @classmethod
-  def _depth_is_6n_plus_2(cls, depth: int) -> int:
-    if depth < 8 or (depth - 2) % 6:
+  def _depth_exists(cls, depth: int | None, info: pydantic.ValidationInfo) -> int | None:
+    name = info.data.get('name')
+    if name == 'resnet' and (depth is None or depth < 8 or (depth - 2) % 6):
       raise ValueError('a CIFAR ResNet has 6n+2 layers: 8, 14, 20, 32, ...')
+    if name in _DEPTHS and depth not in _DEPTHS[name]:
+      raise ValueError(f'a network {name} has depth {", ".join(map(str, _DEPTHS[name]))}')
     return depth
 
 
@@ -191,6 +203,8 @@ def get_config() -> Any:
   config: Any = ml_collections.ConfigDict(Config().model_dump())
   # None has no type that a flag could be parsed as.
   config.data.dir = config_dict.placeholder(str)
+  for field in ('depth', 'width'):
+    config.model[field] = config_dict.FieldReference(config.model[field], field_type=int)
   config.optimizer.clip_weight_decay = config_dict.placeholder(float)
   config.checkpoint_every = config_dict.placeholder(int)
   return config

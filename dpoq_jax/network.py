@@ -247,6 +247,38 @@ class Onion:
     kernels = {path: self._pack(rings) for path, rings in latents.items()}
     return {**variables, 'params': params, 'onion': traverse_util.unflatten_dict(kernels)}
 
+  def cut(self, frozen: Variables, precision: int) -> tuple['Onion', dict[str, Any]]:
+    """The network without the precisions above one, as a smaller device holds it.
+
+    Args:
+      frozen: what `freeze` returns.
+      precision: bits of the highest precision kept.
+
+    Returns:
+      The smaller network and its variables, weights truncated to `precision` bits. Its logits are
+      those of the whole network at these precisions, bit for bit.
+
+    Raises:
+      ValueError: for a precision that this network does not have, or variables not frozen.
+    """
+    if precision not in self.bits:
+      raise ValueError(f'precision {precision}: this network has {self.bits}.')
+    if 'onion' not in frozen:
+      raise ValueError('these variables hold latents: freeze them first.')
+    kept = self.bits[: self.bits.index(precision) + 1]
+    smaller = dataclasses.replace(self, bits=kept)
+    variables: dict[str, Any] = {'params': {}}
+    for index in range(len(kept)):
+      own = self.variables_of_path(frozen, index)
+      variables = {**own, **variables, 'params': {**variables['params'], **own['params']}}
+    if precision != self.bits[-1]:
+      dtype = onion.packed_dtype(kept)
+      variables['onion'] = jax.tree.map(
+        lambda kernel: onion.truncate(kernel, self.bits, to=precision).astype(dtype),
+        frozen['onion'],
+      )
+    return smaller, variables
+
   def stored_bytes(self, frozen: Variables) -> dict[int, int]:
     """Size of the network cut at each precision: packed integers, and floats of the paths kept.
 

@@ -46,7 +46,7 @@ def main() -> None:
       )[0]
     page = report.write(
       pathlib.Path(_OUTPUT.value or directory / 'report'),
-      title=f'{config.model.name}{config.model.depth} on {config.data.name}',
+      title=f'{config.model.label} on {config.data.name}',
       rows=metrics.read_rows(directory, up_to=network.step),
       calibration=examples.calibration,
       reported=examples.reported,

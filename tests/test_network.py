@@ -48,14 +48,6 @@ def test_variables_are_laid_out_as_promised():
   )
 
 
-def test_resnet_20_has_a_quarter_million_parameters_a_path():
-  onion = network.Onion(models.MODELS['resnet'], bits=(4,))
-  images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
-  params = jax.eval_shape(onion.init, jax.random.key(0), images)['params']
-  # He et al. (arXiv:1512.03385), table 6: 0.27 M.
-  assert sum(leaf.size for leaf in jax.tree.leaves(params)) == pytest.approx(0.27e6, rel=0.01)
-
-
 @pytest.mark.parametrize('merge', layers.Merge)
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(jnp.float32, 1e-5), (jnp.float64, 1e-12)])
 def test_one_backward_pass_gives_equation_6(merge: layers.Merge, dtype: Any, tolerance: float):
@@ -253,3 +245,23 @@ def test_stored_bytes_grow_by_a_ring_and_a_path():
       if 'latent' not in jax.tree_util.keystr(path)
     )
     assert sizes[precision] == weights // 8 * precision // 8 + floats
+
+
+@pytest.mark.parametrize('merge', layers.Merge)
+def test_cutting_leaves_the_lower_precisions_as_they_were(merge):
+  onion, variables = trained(merge)
+  frozen = onion.freeze(variables)
+  whole = onion.apply(frozen, IMAGES)
+  sizes = onion.stored_bytes(frozen)
+  for count, precision in enumerate(BITS, start=1):
+    smaller, cut = onion.cut(frozen, precision)
+    assert smaller.bits == BITS[:count]
+    assert smaller.stored_bytes(cut) == {b: sizes[b] for b in smaller.bits}
+    assert set(cut) == {'params', 'onion', *(f'psbn_{b}' for b in smaller.bits)}
+    highest = max(int(kernel.max()) for kernel in jax.tree.leaves(cut['onion']))
+    assert 2 ** (precision - 1) <= highest < 2**precision
+    chex.assert_trees_all_equal(smaller.apply(cut, IMAGES), whole[:count])
+  with pytest.raises(ValueError, match='precision 3: this network has'):
+    onion.cut(frozen, 3)
+  with pytest.raises(ValueError, match='freeze them first'):
+    onion.cut(variables, 2)

@@ -100,25 +100,27 @@ def lateral_collection(precision: int) -> str:
 class OnionConv(nn.Module):
   """Convolution with this path's ring: of its latent, or of the shared integers once frozen.
 
-  Parameters: `latent` [height, width, channels, features], absent if the collection `onion` holds
-  `kernel` of that shape (packed integers; the float kernel in a 32-bit network).
+  Parameters: `latent` [height, width, channels / groups, features], absent if the collection
+  `onion` holds `kernel` of that shape (packed integers; the float kernel in a 32-bit network).
 
   Attributes:
     spec: the path.
     features: output channels.
     kernel_size: (height, width).
     strides: (vertical, horizontal).
+    groups: of channels, convolved apart; as many as channels is a depthwise convolution.
   """
 
   spec: PathSpec
   features: int
   kernel_size: tuple[int, int] = (3, 3)
   strides: tuple[int, int] = (1, 1)
+  groups: int = 1
 
   @nn.compact
   def __call__(self, x: Activation) -> jax.Array:
     """[batch, height, width, channels] to [batch, height', width', features], in value units."""
-    kernel, scale = self._kernel(x.code.shape[-1])
+    kernel, scale = self._kernel(x.code.shape[-1] // self.groups)
     y = quantizers.convolve(x.code, kernel, self.strides, self.spec.options.compute_dtype)
     return y * (x.scale * scale)
 
@@ -141,21 +143,23 @@ class OnionConv(nn.Module):
 
 
 class PACT(nn.Module):
-  """Clips to [0, alpha] and quantizes to the path's activation bits.
+  """Clips to [0, alpha] and quantizes to the path's activation bits; signed, to [-alpha, alpha].
 
   Parameters: `clip`, the scalar alpha (none with 32-bit activations).
   """
 
   spec: PathSpec
+  signed: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> Activation:
     """Pre-activations of any shape to codes and scale."""
     options, bits = self.spec.options, self.spec.activation_bits
     if bits == quantizers.FLOAT_WIDTH:
-      return quantizers.pact(x, jnp.zeros((), x.dtype), bits)
+      return quantizers.pact(x, jnp.zeros((), x.dtype), bits, signed=self.signed)
     init = nn.initializers.constant(options.clip_init)
-    return quantizers.pact(x, self.param('clip', init, (), options.parameter_dtype), bits)
+    clip = self.param('clip', init, (), options.parameter_dtype)
+    return quantizers.pact(x, clip, bits, signed=self.signed)
 
 
 class _Normalisation(nn.Module):
@@ -247,10 +251,13 @@ class ConvNorm(nn.Module):
   features: int
   kernel_size: tuple[int, int] = (3, 3)
   strides: tuple[int, int] = (1, 1)
+  groups: int = 1
 
   @nn.compact
   def __call__(self, x: Activation, train: bool) -> jax.Array:
     """[batch, height, width, channels] to [batch, height', width', features], not yet clipped."""
-    conv = OnionConv(self.spec, self.features, self.kernel_size, self.strides, name='conv')
+    conv = OnionConv(
+      self.spec, self.features, self.kernel_size, self.strides, self.groups, name='conv'
+    )
     norm = _NORMALISATIONS[self.spec.options.merge](self.spec, name='norm')
     return norm(conv(x), train)

@@ -116,28 +116,39 @@ def integer_kernel(codes: jax.Array, width: int) -> tuple[jax.Array, float]:
   return 2 * codes - top, 1 / top
 
 
-def pact(x: jax.Array, clip: jax.Array, bits: int) -> Activation:
+def pact(x: jax.Array, clip: jax.Array, bits: int, *, signed: bool = False) -> Activation:
   """PACT: `y = clip(x, 0, alpha)`, `code = round(y (2**a - 1) / alpha)`.
 
   The gradient goes to `x` where `0 < x < alpha` and to `alpha` where `x >= alpha`, as if the values
   `code * scale` had been computed; `scale` itself carries none.
 
+  Signed, for activations without a ReLU: `y = clip(x, -alpha, alpha)` and `2**(a - 1) - 1` levels
+  on either side of 0; where `x <= -alpha` the gradient goes to `alpha`, negated.
+
   Args:
     x: pre-activations, any shape, float.
     clip: alpha, scalar.
-    bits: a; 32 gives a plain ReLU, of scale 1.
+    bits: a; 32 gives a plain ReLU (signed: `x` itself), of scale 1.
+    signed: whether negative values are kept.
 
   Returns:
-    Codes in [0, 2**a - 1] and the scale `alpha / (2**a - 1)`.
+    Codes in [0, 2**a - 1] and the scale `alpha / (2**a - 1)`; signed, in ±(2**(a - 1) - 1) and the
+    scale `alpha / (2**(a - 1) - 1)`.
+
+  Raises:
+    ValueError: for signed activations of 1 bit, which would all be 0.
   """
   if bits == FLOAT_WIDTH:
-    return Activation(jax.nn.relu(x), jnp.ones((), x.dtype))
+    return Activation(x if signed else jax.nn.relu(x), jnp.ones((), x.dtype))
+  if signed and bits < 2:
+    raise ValueError('signed activations have 2 bits at least: with 1 all of them would be 0.')
   # Straight through the floor, so that a clip pushed below it is still trained back up.
   clip = clip + jax.lax.stop_gradient(jnp.maximum(clip, _SMALLEST_CLIP) - clip)
-  constant_clip, top = jax.lax.stop_gradient(clip), onion.max_code(bits)
+  constant_clip, top = jax.lax.stop_gradient(clip), onion.max_code(bits - 1 if signed else bits)
   # `where`, not `jnp.clip`: at the bounds themselves that would split the gradient in halves. In
   # this order a NaN stays one, for the training step to see.
-  clipped = jnp.where(x >= clip, clip, jnp.where(x <= 0, 0, x))
+  lowest = -clip if signed else 0
+  clipped = jnp.where(x >= clip, clip, jnp.where(x <= lowest, lowest, x))
   # Not divided by the scale: the order of operations decides ties, and every runtime copies it.
   return Activation(straight_through_round(clipped * top / constant_clip), constant_clip / top)
 
@@ -168,7 +179,7 @@ def convolve(
 
   Args:
     x: [batch, height, width, channels].
-    kernel: [height, width, channels, features].
+    kernel: [height, width, channels / groups, features]; groups of channels are convolved apart.
     strides: (vertical, horizontal).
     compute_dtype: dtype of the operands.
 
@@ -188,6 +199,7 @@ def _conv(x, kernel, strides, accumulator):
     # Explicit padding that ignores the input's parity, so that an odd size stays aligned.
     [((k - 1) // 2, k // 2) for k in kernel.shape[:2]],
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=x.shape[-1] // kernel.shape[2],
     # Accelerators would otherwise round float32 operands to 8 to 11 bits.
     precision=jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None,
     preferred_element_type=accumulator,

@@ -433,3 +433,58 @@ def test_equal_latents_have_finite_gradients(name: str, width: int, constant: fl
 def test_pact_breaks_ties_as_the_method_writes_them():
   # 1.0 * 255 / 2.0 is 127.5 exactly, which rounds to the even 128; 1.0 / (2.0 / 255) is not.
   assert quantizers.pact(jnp.asarray(1.0), jnp.asarray(2.0), 8).code == 128
+
+
+@pytest.mark.parametrize('bits', [2, 3, 8])
+def test_signed_pact_on_every_level(bits):
+  top = 2 ** (bits - 1) - 1
+  clip = 1.5
+  codes = jnp.arange(-top, top + 1, dtype=jnp.float32)
+  levels = codes * clip / top
+  found = quantizers.pact(levels, jnp.float32(clip), bits, signed=True)
+  np.testing.assert_array_equal(found.code, codes)
+  beyond = quantizers.pact(jnp.array([-9.0, 9.0]), jnp.float32(clip), bits, signed=True)
+  np.testing.assert_allclose(beyond.value, [-clip, clip], rtol=1e-6)
+
+
+def test_signed_pact_gradients_are_those_of_the_clipped_values():
+  x = jnp.array([-3.0, -1.5, -0.4, 0.0, 0.7, 1.5, 2.0])
+
+  def value(x, clip):
+    return quantizers.pact(x, clip, 4, signed=True).value
+
+  _, transpose = jax.vjp(value, x, jnp.float32(1.5))
+  to_x, to_clip = transpose(jnp.arange(1.0, 8.0))
+  np.testing.assert_allclose(to_x, [0, 0, 3, 4, 5, 0, 0], rtol=1e-6)
+  np.testing.assert_allclose(to_clip, -1 - 2 + 6 + 7, rtol=1e-6)
+
+
+def test_signed_float_is_the_identity_and_one_signed_bit_is_refused():
+  x = jnp.array([-2.0, 3.0])
+  np.testing.assert_array_equal(quantizers.pact(x, jnp.zeros(()), 32, signed=True).value, x)
+  with pytest.raises(ValueError, match='signed activations have 2 bits at least'):
+    quantizers.pact(x, jnp.ones(()), 1, signed=True)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_groups_are_convolved_apart(dtype):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.integers(-8, 8, (2, 5, 5, 4)), jnp.float32)
+  kernel = jnp.asarray(rng.integers(-3, 4, (3, 3, 2, 6)), jnp.float32)
+
+  def grouped(x, kernel):
+    return quantizers.convolve(x, kernel, (1, 1), dtype)
+
+  def apart(x, kernel):
+    halves = [
+      quantizers.convolve(x[..., 2 * i : 2 * i + 2], kernel[..., 3 * i : 3 * i + 3], (1, 1), dtype)
+      for i in range(2)
+    ]
+    return jnp.concatenate(halves, axis=-1)
+
+  np.testing.assert_array_equal(grouped(x, kernel), apart(x, kernel))
+  cotangent = jnp.asarray(rng.integers(-3, 4, (2, 5, 5, 6)), jnp.float32)
+  for ours, theirs in zip(
+    jax.vjp(grouped, x, kernel)[1](cotangent), jax.vjp(apart, x, kernel)[1](cotangent), strict=True
+  ):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)

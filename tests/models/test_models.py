@@ -1,0 +1,123 @@
+"""Every model: size as published, and the onion's promises."""
+
+import functools
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dpoq_jax import costs, models, network
+from dpoq_jax.core import layers
+from dpoq_jax.training import objective
+
+# (model, its arguments, image size, classes, parameters, their tolerance, multiply-accumulates)
+PUBLISHED = {
+  # He et al. (arXiv:1512.03385), table 6: 0.27 M. In github.com/chenyaofo/pytorch-cifar-models:
+  # 40.81 M.
+  'ResNet-20': ('resnet', {'depth': 20}, 32, 10, 0.27e6, 0.005, 40.81e6),
+  # The same source: 9.76 M and 153.29 M with two hidden layers of 512 in the classifier and a bias
+  # in each convolution, which are taken off here.
+  'VGG-11': ('vgg', {}, 32, 10, 9.76e6 - 2 * 512 * 513 - 2752, 0.001, 153.29e6 - 2 * 512**2),
+  # The same source: 2.24 M and 87.98 M.
+  'MobileNetV2, CIFAR': ('mobilenet', {}, 32, 10, 2.24e6, 0.002, 87.98e6),
+  # Sandler et al. (arXiv:1801.04381), table 4: 3.4 M and 300 M; torchvision counts 3,504,872.
+  'MobileNetV2': ('mobilenet', {'small_images': False}, 224, 1000, 3_504_872, 0, 300e6),
+  # torchvision's model pages: parameters exact, 1.81, 3.66 and 4.09 G.
+  'ResNet-18': ('imagenet_resnet', {'depth': 18}, 224, 1000, 11_689_512, 0, 1.81e9),
+  'ResNet-34': ('imagenet_resnet', {'depth': 34}, 224, 1000, 21_797_672, 0, 3.66e9),
+  'ResNet-50': ('imagenet_resnet', {'depth': 50}, 224, 1000, 25_557_032, 0, 4.09e9),
+}
+
+# Small enough to run: (model, its arguments, image size).
+# Compiled fast rather than to something fast.
+jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+
+SMALL = {
+  'resnet': ({'depth': 8, 'width': 4}, 8),
+  'vgg': ({'width': 4}, 16),
+  'mobilenet': ({'width': 8}, 8),
+  'imagenet_resnet': ({'depth': 18, 'width': 4}, 32),
+  'bottlenecks': ({'depth': 50, 'width': 4}, 32),
+}
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_a_path_costs_what_is_published(name):
+  model, arguments, size, classes, parameters, tolerance, accumulates = PUBLISHED[name]
+  build = functools.partial(models.MODELS[model], **arguments)
+  onion = network.Onion(build, bits=(2, 4), num_classes=classes)
+  cost = costs.path_cost(onion, (size, size, 3))
+  assert cost.parameters == pytest.approx(parameters, rel=tolerance)
+  assert cost.multiply_accumulates == pytest.approx(accumulates, rel=0.01)
+
+
+def small(name: str) -> tuple[network.Onion, Any, jax.Array]:
+  arguments, size = SMALL[name]
+  model = 'imagenet_resnet' if name == 'bottlenecks' else name
+  onion = network.Onion(
+    functools.partial(models.MODELS[model], **arguments),
+    bits=(2, 4),
+    num_classes=3,
+    options=layers.LayerOptions(shift_init=0.3),
+  )
+  images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
+  images = jnp.asarray(images)
+  return onion, jit(onion.init)(jax.random.key(0), images), images
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', SMALL)
+def test_a_model_is_an_onion(name):
+  onion, variables, images = small(name)
+  params, labels = variables.pop('params'), jnp.array([0, 1, 2, 0])
+
+  def loss(params):
+    logits, statistics = onion.apply(
+      {'params': params, **variables}, images, train=True, mutable=True,
+      gradient_scale=objective.GRADIENT_SCALES['scaled'],
+    )  # fmt: skip
+    return jnp.sum(objective.cross_entropy(logits, labels, 0.0)), statistics
+
+  # One step trains every parameter and statistic of both paths.
+  gradients, statistics = jit(jax.grad(loss, has_aux=True))(params)
+  for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+    assert jnp.isfinite(gradient).all(), path
+    # A clip that nothing reaches has no gradient yet.
+    assert jnp.any(gradient != 0) or 'clip' in jax.tree_util.keystr(path), path
+  trained = {
+    'params': optax.apply_updates(params, jax.tree.map(lambda g: -0.05 * g, gradients)),
+    **statistics,
+  }
+  # Freezing and cutting change nothing.
+  apply = jit(onion.apply)
+  logits = apply(trained, images)
+  frozen = onion.freeze(trained)
+  chex.assert_trees_all_equal(apply(frozen, images), logits)
+  smaller, cut = onion.cut(frozen, 2)
+  chex.assert_trees_all_close(jit(smaller.apply)(cut, images), logits[:1], rtol=1e-5)
+
+
+def test_unsigned_codes_are_pooled_and_linear_bottlenecks_are_signed():
+  onion, variables, images = small('mobilenet')
+
+  seen = {}
+
+  def record(call, args, kwargs, context):
+    result = call(*args, **kwargs)
+    if isinstance(context.module, layers.PACT) and context.method_name == '__call__':
+      seen['/'.join(context.module.path)] = result
+    return result
+
+  with nn.intercept_methods(record):
+    onion.apply(variables, images, precisions=(2,))
+  for name, activation in seen.items():
+    signed = name.endswith('project_pact')
+    codes = np.asarray(activation.code)
+    assert np.abs(codes).max() <= (127 if signed else 255)
+    assert (codes.min() < 0) == signed, name
+    np.testing.assert_array_equal(codes, np.round(codes))
