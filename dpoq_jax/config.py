@@ -168,6 +168,8 @@ class Config(_Section):
     eval_every: epochs between evaluations; the last epoch is always evaluated.
     checkpoint_every: steps between checkpoints; None saves after every epoch.
     max_skipped_steps: steps with a non-finite loss or gradient before the run stops.
+    init_from: directory of a run to start from: one whose bits begin this bit list (its paths are
+      kept as they are, the others are trained), or a float network (all paths start from it).
   """
 
   seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -181,6 +183,7 @@ class Config(_Section):
   eval_every: Count = 2
   checkpoint_every: Count | None = None
   max_skipped_steps: Annotated[int, Field(ge=0)] = 20
+  init_from: str | None = None
 
   @pydantic.model_validator(mode='after')
   def _fields_agree(self) -> 'Config':
@@ -207,6 +210,7 @@ def get_config() -> Any:
     config.model[field] = config_dict.FieldReference(config.model[field], field_type=int)
   config.optimizer.clip_weight_decay = config_dict.placeholder(float)
   config.checkpoint_every = config_dict.placeholder(int)
+  config.init_from = config_dict.placeholder(str)
   return config
 
 

@@ -177,6 +177,7 @@ class Onion:
     *,
     mutable: bool = False,
     gradient_scale: GradientScale = whole_gradient,
+    fixed: int = 0,
   ) -> Any:
     """Runs the paths up to the highest precision asked for.
 
@@ -193,6 +194,8 @@ class Onion:
       gradient_scale: lambda(b_j, b_k) of eq. 6, applied where path j hands up to path k. As every
         chain from path j to loss k climbs, and the scales along a chain multiply to lambda(j, k)
         for `b_j / b_k`, 1 and 0, one backward pass gives eq. 6.
+      fixed: so many of the lowest paths are not trained: they run as in evaluation and get no
+        gradient.
 
     Returns:
       Logits [precisions, batch, num_classes]; with `mutable`, `(logits, statistics)`, the latter
@@ -212,7 +215,9 @@ class Onion:
       for lower, handed_up in laterals.items():
         scale = gradient_scale(lower, precision)
         received |= {name: optax.scale_gradient(z, scale) for name, z in handed_up.items()}
-      output = self.run_path(variables, index, images, received, train=train)
+      own = self.variables_of_path(variables, index)
+      own = jax.lax.stop_gradient(own) if index < fixed else own
+      output = self.run_path(own, index, images, received, train=train and index >= fixed)
       laterals[precision], logits[precision] = output.laterals, output.logits
       statistics |= output.statistics
     stacked = jnp.stack([logits[precision] for precision in wanted])

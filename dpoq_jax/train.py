@@ -21,12 +21,14 @@ def main() -> None:
   config = cli.parsed_config(_CONFIG)
   directory = cli.required_path(_WORKDIR)
   # Imported once the flags are known to be good, since JAX takes seconds.
-  from dpoq_jax.training import checkpoint, experiment, loop, progress, signals, summary
+  from dpoq_jax.training import checkpoint, experiment, loop, progress, signals, summary, warm_start
 
   with signals.catch_stop() as stop, contextlib.ExitStack() as claimed:
     with cli.user_errors():
       setup = experiment.build(config)
       setup.check_batch()
+      if not checkpoint.exist(directory):
+        warm_start.check(setup)
       # Claimed last, so that a config that cannot be run leaves no trace.
       claimed.enter_context(workdir.claim(directory, config))
     display = progress.Progress()

@@ -39,6 +39,11 @@ class Restored(NamedTuple):
   meta: dict[str, Any]
 
 
+def exist(workdir: pathlib.Path) -> bool:
+  """Whether the run in `workdir` has saved anything yet, readable or not."""
+  return any(path.name.isdigit() for path in (workdir / 'checkpoints').glob('*'))
+
+
 class Checkpoints:
   """The checkpoints of one run.
 

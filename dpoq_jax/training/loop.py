@@ -19,6 +19,7 @@ from dpoq_jax.training import (
   progress,
   signals,
   summary,
+  warm_start,
 )
 from dpoq_jax.training import state as state_lib
 from dpoq_jax.workdir import write_dataset
@@ -61,7 +62,8 @@ def train(
     checkpoints = resources.enter_context(contextlib.closing(checkpoint.Checkpoints(workdir, top1)))
     restored = checkpoints.restore(setup.abstract_state())
     if restored is None:
-      restored = checkpoint.Restored(0, setup.create_state(), {'train_seconds': 0.0})
+      state, fixed = warm_start.initial_state(setup)
+      restored = checkpoint.Restored(0, state, {'train_seconds': 0.0, 'fixed': fixed})
     else:
       checkpoints.set_aside_after(restored.step)
       display.say(f'resuming from step {restored.step} of {setup.total_steps}')
@@ -91,6 +93,8 @@ class _Run:
     self._state, self._step = restored.state, restored.step
     # Steps alone: compiling, evaluating and saving are not counted.
     self._seconds: float = restored.meta['train_seconds']
+    # How many paths are not trained; none in checkpoints that do not say.
+    self._fixed: int = restored.meta.get('fixed', 0)
     self._logged = (self._step, self._seconds)
     self._evaluator = evaluation.Evaluator(setup.onion, setup.mesh)
     # Of the current state; none until it is evaluated.
@@ -160,7 +164,7 @@ class _Run:
     """The step, compiled ahead of time: once, and outside of the time that is measured."""
     setup = self._setup
     step = jax.jit(
-      state_lib.make_train_step(setup.onion, setup.optimizer, setup.config),
+      state_lib.make_train_step(setup.onion, setup.optimizer, setup.config, self._fixed),
       donate_argnums=0,
       out_shardings=setup.replicated,
     )
@@ -233,7 +237,8 @@ class _Run:
   def _save(self) -> None:
     # The rows first: those up to a checkpoint's step are not written again.
     self._log.sync()
-    self._checkpoints.save(self._state, {'train_seconds': self._seconds}, step=self._step)
+    meta = {'train_seconds': self._seconds, 'fixed': self._fixed}
+    self._checkpoints.save(self._state, meta, step=self._step)
 
   def _check_stop(self) -> None:
     if self._stop:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -94,6 +94,7 @@ def make_train_step(
   onion: network.Onion,
   optimizer: optax.GradientTransformation,
   config: config_lib.Config,
+  fixed: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
   """Builds the step: augmentation, joint loss, one backward pass, update.
 
@@ -104,12 +105,14 @@ def make_train_step(
     onion: the network.
     optimizer: its updates are applied to all paths at once.
     config: seed, augmentation, objective.
+    fixed: so many of the lowest paths keep parameters and statistics as they are.
 
   Returns:
     A pure function of (state, batch), to be jitted by the caller, which gives the next state and
     the losses of this step, [precisions].
   """
   gradient_scale = objective.GRADIENT_SCALES[config.objective.mode]
+  fixed_paths = [network.path_name(precision) for precision in onion.bits[:fixed]]
 
   def loss_of(params, collections, batch, images):
     logits, collections = onion.apply(
@@ -118,6 +121,7 @@ def make_train_step(
       train=True,
       mutable=True,
       gradient_scale=gradient_scale,
+      fixed=fixed,
     )
     losses = objective.cross_entropy(logits, batch['label'], config.objective.label_smoothing)
     correct = jnp.sum(jnp.argmax(logits, -1) == batch['label'], axis=-1)
@@ -137,9 +141,11 @@ def make_train_step(
     # The updates too: a finite gradient can overflow in the velocity.
     sizes = (jnp.sum(losses), optax.tree.norm(gradients), optax.tree.norm(updates))
     finite = jnp.all(jnp.isfinite(jnp.stack(sizes)))
+    # Decay and velocity move what has no gradient, too.
+    kept_params = {name: state.params[name] for name in fixed_paths}
     advanced = dataclasses.replace(
       state,
-      params=optax.apply_updates(state.params, updates),
+      params={**cast(Any, optax.apply_updates(state.params, updates)), **kept_params},
       collections=collections,
       opt_state=opt_state,
       metrics=MetricSums(

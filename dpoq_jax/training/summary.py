@@ -97,7 +97,7 @@ def evaluate_checkpoint(
     step=restored.step,
     best=metrics.best_top1([row for row in rows if row['step'] <= restored.step]),
     only=precision,
-    **restored.meta,
+    train_seconds=restored.meta['train_seconds'],
   )
   parts = ['summary', *([f'step_{restored.step}'] if step else [])]
   parts += [f'{precision}_bits'] if precision else []

@@ -25,7 +25,7 @@ class Trained:
   Attributes:
     config: of the run.
     onion: the network.
-    variables: frozen.
+    variables: frozen, unless it says otherwise.
     step: of the checkpoint.
     facts: image shape and class names.
   """
@@ -55,6 +55,13 @@ def load(workdir: pathlib.Path, step: int | Literal['best'] | None = None) -> Tr
   Raises:
     FileNotFoundError, CheckpointError: if there is no run, or as in `restore`.
   """
+  source = load_latents(workdir, step)
+  variables = jax.jit(source.onion.freeze)(source.variables)
+  return dataclasses.replace(source, variables=variables)
+
+
+def load_latents(workdir: pathlib.Path, step: int | Literal['best'] | None = None) -> Trained:
+  """As `load`, with variables as they were trained, not frozen."""
   config, facts = workdir_lib.read_config(workdir), workdir_lib.read_dataset(workdir)
   onion = experiment.build_network(config, len(facts.class_names))
   # The rate itself is no part of the state.
@@ -69,8 +76,7 @@ def load(workdir: pathlib.Path, step: int | Literal['best'] | None = None) -> Tr
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_device), shapes
   )
   restored = restore(workdir, like, step)
-  variables = jax.jit(onion.freeze)(restored.state.variables)
-  return Trained(config, onion, variables, restored.step, facts)
+  return Trained(config, onion, restored.state.variables, restored.step, facts)
 
 
 def restore(

@@ -1,0 +1,89 @@
+"""A ring added to a trained network; all paths started from a float network."""
+
+import pathlib
+import shutil
+
+import chex
+import numpy as np
+import pytest
+
+from dpoq_jax.data import sources
+from dpoq_jax.training import trained
+from tests.end_to_end import runs
+
+
+@pytest.fixture
+def lower(uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+  """A run of 2 and 4 bits."""
+  return pathlib.Path(shutil.copytree(uninterrupted, tmp_path / 'lower'))
+
+
+def test_a_ring_is_added_and_the_old_precisions_stay(lower, tmp_path):
+  test_set = sources.load('digits', 'test')
+  before = trained.load(lower).predict(test_set).logits
+  flags = (f'--config.init_from={lower}', '--config.checkpoint_every=5')
+  process = runs.start(tmp_path / 'added', *flags, bits='2,4,8')
+  runs.wait_until(process, lambda: bool(runs.steps_saved(tmp_path / 'added')))
+  process.kill()
+  runs.finish(process)
+  # Where it came from is not needed any more.
+  shutil.rmtree(lower)
+  status, out, err = runs.train(tmp_path / 'added', *flags, bits='2,4,8')
+  assert status == 0, err
+  assert 'resuming from step' in out
+  added = trained.load(tmp_path / 'added')
+  after = added.predict(test_set).logits
+  np.testing.assert_array_equal(after[:2], before)
+  # The new path has learned.
+  assert (after[2].argmax(-1) == test_set.labels).mean() > 0.3
+  smaller, cut = added.onion.cut(added.variables, 4)
+  assert smaller.bits == (2, 4)
+  chex.assert_tree_all_finite(cut['params'])
+
+
+def test_all_paths_start_from_a_float_network(tmp_path):
+  status, _, err = runs.train(
+    tmp_path / 'float', '--config.quantization.activation_bits=32', bits='32'
+  )
+  assert status == 0, err
+  flags = (f'--config.init_from={tmp_path / "float"}', '--config.optimizer.learning_rate=1e-6')
+  status, _, err = runs.train(tmp_path / 'run', *flags)
+  assert status == 0, err
+  source = trained.load_latents(tmp_path / 'float').variables['params']['path_32']
+  ours = trained.load_latents(tmp_path / 'run').variables['params']
+  for path in ('path_2', 'path_4'):
+    for layer in ('stem', 'stage2_block1/conv2'):
+      one, other = ours[path], source
+      for name in layer.split('/'):
+        one, other = one[name], other[name]
+      np.testing.assert_allclose(one['conv']['latent'], other['conv']['latent'], atol=1e-3)
+      np.testing.assert_allclose(one['norm']['scale'], other['norm']['scale'], atol=1e-3)
+    np.testing.assert_allclose(ours[path]['head']['kernel'], source['head']['kernel'], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+  ('bits', 'flags', 'message'),
+  [
+    ('2,8', (), 'its bits (2, 4) do not begin (2, 8)'),
+    ('2,4', (), 'its bits (2, 4) do not begin (2, 4)'),
+    ('2', (), 'its bits (2, 4) do not begin (2,)'),
+    (
+      '2,4,8',
+      ('--config.quantization.activation_bits=4',),
+      'holds another network (quantization.activation_bits: 8 -> 4)',
+    ),
+  ],
+)
+def test_a_run_that_does_not_fit_is_refused(uninterrupted, tmp_path, bits, flags, message):
+  flags = (f'--config.init_from={uninterrupted}', *flags)
+  status, _, err = runs.train(tmp_path / 'run', *flags, bits=bits)
+  assert status == 2
+  (line,) = err.splitlines()
+  assert message in line
+  assert not (tmp_path / 'run').exists()
+
+
+def test_no_run_to_start_from_is_one_line(tmp_path):
+  status, _, err = runs.train(tmp_path / 'run', '--config.init_from=nowhere')
+  assert status == 2
+  assert err == 'error: nowhere holds no run: there is no config.json in it.\n'
