@@ -63,6 +63,8 @@ def main() -> None:
       scale_temperatures=_TEMPERATURE.value,
       precision=precision,
     )
+    if _STEP.value == 'best':
+      cli.warn('the best checkpoint was found on the whole test split, the reported half included.')
     network = trained.load(directory, cli.checkpoint_step(_STEP.value))
     examples = held_out.run(network, _DATA_DIR.value)
     compared = calibration.choose(

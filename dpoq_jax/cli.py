@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import functools
+import os
 import pathlib
 import re
 import sys
@@ -80,6 +81,8 @@ def user_errors() -> Iterator[None]:
   """Turns what bad input raises into one line on stderr and exit status 2."""
   try:
     yield
+  except BrokenPipeError:
+    raise
   except (ValueError, OSError) as error:
     fail(error)
 
@@ -94,9 +97,18 @@ def _flag_errors() -> Iterator[None]:
 
 
 def _main(main: Callable[[], None], _: list[str]) -> None:
+  """Runs `main`; an interrupt is one line, and a reader that has gone (`| head`) no error."""
   # Orbax and JAX have something to say of every checkpoint, and of every accelerator not found.
   logging.set_verbosity(logging.ERROR)
-  main()
+  try:
+    main()
+    sys.stdout.flush()
+  except KeyboardInterrupt:
+    fail('interrupted.', status=130)
+  except BrokenPipeError:
+    # Python flushes stdout once more on its way out.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
 
 
 def _with_underscores(argument: str) -> str:

@@ -5,13 +5,15 @@
         [--step=N|best] [--batch-size=N]
 
 The operating point is that of the workdir (`python -m dpoq_jax.calibrate`) unless another file is
-given; --precision runs everything at one precision instead and needs none; --max-precision cuts
-inputs short ("battery is low"). Writes a row per image, CSV on stdout by default; an image that
-cannot be read gets a row that says so. Exit status 1 if none could be.
+given, and the checkpoint the one it was chosen for; --precision runs everything at one precision
+instead and needs none; --max-precision cuts inputs short ("battery is low"). Writes a row per
+image, CSV on stdout by default; an image that cannot be read gets a row that says so. Exit status 1
+if none could be.
 """
 
 from collections.abc import Iterator
 import contextlib
+import io
 import pathlib
 import sys
 from typing import Any, TextIO
@@ -45,22 +47,25 @@ def main() -> None:
     from dpoq_jax.inference import cascade, operating_point, rows
     from dpoq_jax.training import trained
 
-    batches = inputs.read(images, facts.image_shape, batch_size=_BATCH_SIZE.value)
-    total = inputs.count(images)
-    bits = workdir.read_config(directory).quantization.bits
+    found = inputs.find(images, facts.image_shape)
+    config, step = workdir.read_config(directory), cli.checkpoint_step(_STEP.value)
     if _PRECISION.value is not None:
-      point = operating_point.static(bits, _PRECISION.value)
+      point = operating_point.static(config.quantization.bits, _PRECISION.value)
     else:
       point = operating_point.read(pathlib.Path(_POINT.value or directory))
+      step = point.check(config.data.name, step)
       if not point.met:
         cli.warn('this operating point did not meet its target when it was chosen.')
-    network = trained.load(directory, cli.checkpoint_step(_STEP.value))
+    network = trained.load(directory, step)
     running = cascade.Cascade(network.onion, network.variables, point)
     predicted = rows.predict(
-      running, batches, facts.class_names, max_precision=_MAX_PRECISION.value
+      running,
+      found.batches(_BATCH_SIZE.value),
+      facts.class_names,
+      max_precision=_MAX_PRECISION.value,
     )
     count = unreadable = spent = 0
-    with _written(output) as file, _shown(total) as advance:
+    with _written(output) as file, _shown(len(found)) as advance:
       writer = rows.WRITERS[output.suffix if output else '.csv'](file)
       for row in predicted:
         writer.write(row)
@@ -76,16 +81,13 @@ def main() -> None:
   )
 
 
-@contextlib.contextmanager
-def _written(output: pathlib.Path | None) -> Iterator[TextIO]:
+def _written(output: pathlib.Path | None) -> contextlib.AbstractContextManager[TextIO]:
   """The file to write, which gets its name once it is whole; stdout without one."""
-  if output is None:
-    yield sys.stdout
-    return
-  partial = output.with_suffix('.partial')
-  with partial.open('w', newline='') as file:
-    yield file
-  partial.replace(output)
+  if output is not None:
+    return workdir.whole_file(output)
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors='surrogateescape')
+  return contextlib.nullcontext(sys.stdout)
 
 
 @contextlib.contextmanager

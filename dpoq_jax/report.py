@@ -33,7 +33,8 @@ def main() -> None:
 
     given = pathlib.Path(_POINT.value or directory / operating_point.FILE)
     point = operating_point.read(given) if _POINT.value or given.exists() else None
-    network = trained.load(directory, cli.checkpoint_step(_STEP.value))
+    step = cli.checkpoint_step(_STEP.value)
+    network = trained.load(directory, point.check(config.data.name, step) if point else step)
     examples = held_out.run(network, _DATA_DIR.value)
     if point is None:
       point = calibration.choose(

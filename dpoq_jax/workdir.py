@@ -5,7 +5,9 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import os
 import pathlib
+from typing import TextIO
 
 from dpoq_jax import config as config_lib
 
@@ -93,6 +95,25 @@ def claim(workdir: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
 
 def write_whole(path: pathlib.Path, text: str) -> None:
   """Writes a file in one piece: a killed process leaves the old one or the new one, no half."""
-  partial = path.with_suffix('.partial')
-  partial.write_text(text, 'utf-8')
-  partial.replace(path)
+  with whole_file(path) as file:
+    file.write(text)
+
+
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[TextIO]:
+  """A text file (UTF-8) that gets its name once it is whole, and is gone if that fails.
+
+  File names that are not UTF-8 can be written to it, byte for byte.
+
+  Raises:
+    OSError: if it cannot be written there.
+  """
+  if path.is_dir():
+    raise IsADirectoryError(f'{path} is a directory: give a file.')
+  partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+  try:
+    with partial.open('w', encoding='utf-8', errors='surrogateescape', newline='') as file:
+      yield file
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)

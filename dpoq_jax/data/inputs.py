@@ -4,9 +4,14 @@ from collections.abc import Iterator, Sequence
 import concurrent.futures
 import dataclasses
 import pathlib
-import warnings
+from typing import Any
 
 import numpy as np
+
+# Pillow has Ghostscript run what is in these.
+_PROGRAMS = ('.eps', '.ps')
+# Films, of which pillow knows the header alone.
+_STREAMS = ('.mpg', '.mpeg')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,43 +29,81 @@ class Input:
   error: str | None = None
 
 
-def count(path: pathlib.Path) -> int:
-  """Number of images that `read` will give.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inputs:
+  """Where images are.
 
-  Raises:
-    FileNotFoundError, ValueError: as `read`.
+  Attributes:
+    shape: (height, width, channels).
+    array: uint8 [examples, height, width, channels]; None if they are files.
+    files: in the order of their names.
+    root: what their names are relative to.
   """
-  return len(_load_array(path)) if path.suffix == '.npy' else len(_files(path))
+
+  shape: tuple[int, ...]
+  array: np.ndarray | None = None
+  files: Sequence[pathlib.Path] = ()
+  root: pathlib.Path = pathlib.Path()
+
+  def __len__(self) -> int:
+    """Number of images, those that cannot be read included."""
+    return len(self.files) if self.array is None else len(self.array)
+
+  def batches(self, size: int) -> Iterator[tuple[Input, ...]]:
+    """Reads so many at a time, in parallel, in their order."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      for start in range(0, len(self), size):
+        yield tuple(pool.map(self._read, range(start, min(start + size, len(self)))))
+
+  def _read(self, index: int) -> Input:
+    if self.array is not None:
+      return Input(str(index), np.array(self.array[index]))
+    return _read_file(self.files[index], self.root, self.shape)
 
 
-def read(
-  path: pathlib.Path, shape: Sequence[int], *, batch_size: int
-) -> Iterator[tuple[Input, ...]]:
-  """Reads images in batches, in the order of their names or of the array.
+def find(path: pathlib.Path, shape: Sequence[int]) -> Inputs:
+  """Finds images.
 
   Files may be of any kind and size that pillow reads; they are turned upright as their EXIF says,
-  converted to grey or RGB and resized (bilinear, with antialiasing) where they differ from `shape`.
-  Files of other kinds in the folder are passed over.
+  converted to grey or RGB (transparency dropped) and resized (bilinear, with antialiasing) where
+  they differ from `shape`. Files of other kinds in a folder are passed over.
 
   Args:
     path: a folder, searched with all folders in it; one image; or `.npy`, uint8 [examples, height,
       width, channels] of exactly that shape (the axis of one channel, or of one example, may be
       left out).
     shape: (height, width, channels), one channel or three.
-    batch_size: inputs of a batch, read in parallel.
 
   Raises:
     FileNotFoundError: if there is nothing there, or no image in the folder.
     ValueError: if an array is not that.
   """
+  shape = tuple(shape)
   if path.suffix == '.npy':
-    return _read_array(path, _load_array(path), tuple(shape), batch_size)
-  return _read_files(path, _files(path), tuple(shape), batch_size)
+    return Inputs(shape, array=_load_array(path, shape))
+  if path.is_file():
+    return Inputs(shape, files=[path], root=path.parent)
+  if not path.is_dir():
+    raise FileNotFoundError(
+      f'there is no {path}: give a folder of images, an image or a .npy file.'
+    )
+  known = _suffixes()
+  # A dangling link is a file, too: one that cannot be read.
+  files = [f for f in path.rglob('*') if f.suffix.lower() in known and not f.is_dir()]
+  if not files:
+    raise FileNotFoundError(f'{path} holds no image files.')
+  return Inputs(shape, files=sorted(files), root=path)
 
 
-def _read_array(
-  path: pathlib.Path, array: np.ndarray, shape: tuple[int, ...], batch_size: int
-) -> Iterator[tuple[Input, ...]]:
+def _load_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
+  if not path.is_file():
+    raise FileNotFoundError(f'there is no {path}.')
+  try:
+    array: Any = np.load(path, mmap_mode='r', allow_pickle=False)
+  except (ValueError, EOFError) as error:
+    raise ValueError(f'{path} is not an array of images: {error}') from None
+  if not isinstance(array, np.ndarray):
+    raise ValueError(f'{path} is not an array of images: it holds several arrays.')
   if shape[-1] == 1 and array.shape[1:] == shape[:-1]:
     array = array[..., None]
   if array.shape == shape:
@@ -70,62 +113,51 @@ def _read_array(
       f'{path} holds {array.dtype}{list(array.shape)}: this network takes uint8 '
       f'[examples, {", ".join(map(str, shape))}].'
     )
-  return (
-    tuple(Input(str(i), array[i]) for i in range(start, min(start + batch_size, len(array))))
-    for start in range(0, len(array), batch_size)
-  )
+  return array
 
 
-def _load_array(path: pathlib.Path) -> np.ndarray:
-  if not path.is_file():
-    raise FileNotFoundError(f'there is no {path}.')
-  try:
-    return np.load(path, mmap_mode='r', allow_pickle=False)
-  except (ValueError, EOFError) as error:
-    raise ValueError(f'{path} is not an array of images: {error}') from None
-
-
-def _files(path: pathlib.Path) -> list[pathlib.Path]:
-  from PIL import Image
+def _suffixes() -> frozenset[str]:
+  """Of files that pillow itself decodes: it knows others that it only writes or hands on."""
+  from PIL import Image, ImageFile
 
   known = Image.registered_extensions()
-  if path.is_file():
-    return [path]
-  if not path.is_dir():
-    raise FileNotFoundError(
-      f'there is no {path}: give a folder of images, an image or a .npy file.'
-    )
-  files = [file for file in path.rglob('*') if file.suffix.lower() in known and file.is_file()]
-  if not files:
-    raise FileNotFoundError(f'{path} holds no image files.')
-  return sorted(files)
-
-
-def _read_files(
-  path: pathlib.Path, files: list[pathlib.Path], shape: tuple[int, ...], batch_size: int
-) -> Iterator[tuple[Input, ...]]:
-  root = path if path.is_dir() else path.parent
-  with concurrent.futures.ThreadPoolExecutor() as pool:
-    for start in range(0, len(files), batch_size):
-      batch = files[start : start + batch_size]
-      yield tuple(pool.map(lambda file: _read_file(file, root, shape), batch))
+  decoders = {name: factory for name, (factory, _) in Image.OPEN.items()}
+  handed_on = {
+    name
+    for name, factory in decoders.items()
+    if isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+  }
+  readable = {suffix for suffix, name in known.items() if name in decoders.keys() - handed_on}
+  return frozenset(readable.difference(_PROGRAMS, _STREAMS))
 
 
 def _read_file(file: pathlib.Path, root: pathlib.Path, shape: tuple[int, ...]) -> Input:
-  from PIL import Image, ImageOps
+  from PIL import Image
 
   name = file.relative_to(root).as_posix()
-  height, width, channels = shape
   try:
-    # A picture large enough for a warning is not one to decode.
-    with warnings.catch_warnings():
-      warnings.simplefilter('error', Image.DecompressionBombWarning)
-      with Image.open(file) as opened:
-        image = ImageOps.exif_transpose(opened).convert('L' if channels == 1 else 'RGB')
-    if image.size != (width, height):
-      image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return Input(name, np.asarray(image).reshape(shape))
+    with Image.open(file) as opened:
+      # Larger than what pillow warns of: not one to decode.
+      if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f'{opened.width} x {opened.height} pixels: too large to decode.')
+      return Input(name, _pixels(opened, shape))
   # Decoders raise whatever a broken file makes them raise.
   except Exception as error:
     reason = ' '.join(str(error).split()) or type(error).__name__
-    return Input(name, None, reason.replace(str(root) + '/', ''))
+    return Input(name, None, reason.replace(f'{root}/', ''))
+
+
+def _pixels(opened: Any, shape: tuple[int, ...]) -> np.ndarray:
+  from PIL import Image, ImageOps
+
+  height, width, channels = shape
+  image = ImageOps.exif_transpose(opened)
+  if image.mode.startswith('I;16'):
+    # Pillow would cut all values above 255 down to that.
+    image = Image.fromarray((np.asarray(image, np.uint16) // 257).astype(np.uint8))
+  elif image.mode in ('I', 'F'):
+    raise ValueError(f'pixels of mode {image.mode} have no range of their own: give 8 or 16 bits.')
+  image = image.convert('L' if channels == 1 else 'RGB')
+  if image.size != (width, height):
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+  return np.asarray(image).reshape(shape)

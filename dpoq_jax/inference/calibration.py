@@ -141,6 +141,12 @@ def choose(
   return sorted(points, key=lambda point: _rank(point, settings.target))
 
 
+def alone(examples: Examples) -> np.ndarray:
+  """Whether each precision alone has the label: bool [precisions, examples]."""
+  weights = exits.plain_weights('last', len(examples.logits))
+  return exits.evaluate(examples.logits, examples.labels, weights).correct
+
+
 def outcome(point: OperatingPoint, examples: Examples) -> Outcome:
   """What an operating point does with examples whose logits are known."""
   weights, temperatures = tuple(point.weights.values()), tuple(point.temperatures.values())
@@ -171,7 +177,7 @@ def equal_bits(
     calibration.logits, calibration.labels, bits, point.order, weights, temperatures
   )
   known = exits.evaluate(reported.logits, reported.labels, weights, temperatures)
-  static = reported.logits.argmax(axis=-1) == reported.labels
+  static = alone(reported)
   for target in targets:
     state, _ = select(rerun, Target(kind='average_bits', value=target))
     chosen = operating_point.from_curve(rerun, state, point.combine, weights, temperatures)
@@ -247,8 +253,7 @@ def _point(
   rerun = curve.rerun_curve(
     calibration.logits, calibration.labels, bits, settings.order, weights, temperatures
   )
-  highest = calibration.logits[-1].argmax(axis=-1) == calibration.labels
-  point, met = select(rerun, target, float(highest.mean()))
+  point, met = select(rerun, target, float(alone(calibration)[-1].mean()))
   return operating_point.from_curve(rerun, point, combine, weights, temperatures, met=met)
 
 
@@ -256,6 +261,6 @@ def _rank(point: OperatingPoint, target: Target) -> tuple[bool, float, float]:
   """Sorts the best first; equals stay in the order of `exits.COMBINATIONS`."""
   assert point.expected is not None
   inaccuracy, bits = -point.expected.accuracy, point.expected.average_bits
-  if target.kind == 'max_accuracy_drop':
+  if target.kind == 'max_accuracy_drop' and point.met:
     return not point.met, bits, inaccuracy
   return not point.met, inaccuracy, bits

@@ -3,9 +3,10 @@
 Undecided inputs wait, with their laterals, in one pool per path, and a path runs whenever its pool
 is full: compaction within a batch and pooling over batches are one mechanism. Programs have a few
 sizes, the powers of two up to `rows`, so there is a bounded number of them, however many inputs
-are undecided; memory is bounded by the pools, not by the batch.
+are undecided; memory on the device is bounded by the pools, not by the batch.
 """
 
+import collections
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 from typing import Any
@@ -47,12 +48,10 @@ class Counts:
   Attributes:
     inputs: run on each path.
     rows: the same with the padding of programs.
-    moved: inputs copied into each path's pool; those that go on at once are not.
   """
 
   inputs: list[int]
   rows: list[int]
-  moved: list[int]
 
 
 class Cascade:
@@ -91,9 +90,9 @@ class Cascade:
     """
     if 'onion' not in variables:
       raise ValueError('these variables hold latents: freeze them first (Onion.freeze).')
-    self._rows = rows or _ROWS.get(jax.default_backend(), _ROWS_OF_ACCELERATORS)
-    if self._rows != programs.bucket(self._rows):
+    if rows is not None and (rows < 1 or rows != programs.bucket(rows)):
       raise ValueError(f'rows={rows}: give a power of two.')
+    self._rows = rows or _ROWS.get(jax.default_backend(), _ROWS_OF_ACCELERATORS)
     self._network = network
     self._check(operating_point)
     self.operating_point = operating_point
@@ -101,7 +100,12 @@ class Cascade:
     self._variables = [
       jax.device_put(network.variables_of_path(variables, index)) for index in stages
     ]
-    self.counts = Counts(*([0] * len(stages) for _ in range(3)))
+    self.counts = Counts([0] * len(stages), [0] * len(stages))
+
+  @property
+  def rows(self) -> int:
+    """Inputs that a path runs at once, at most."""
+    return self._rows
 
   def __call__(
     self,
@@ -118,12 +122,17 @@ class Cascade:
       max_precision: bits of the last precision to run, if it is to be cut short.
 
     Raises:
-      ValueError: for no images, or an operating point or precision that the network does not have.
+      ValueError: for anything but such images, or an operating point or precision that the network
+        does not have.
     """
-    point = self._point(operating_point, max_precision)
+    point, images = self._point(operating_point, max_precision), _checked(images)
     if len(images) == 1 and (result := self._single(images, point)):
       return result
-    (result,) = _stream(self, [images], point)
+    # Room for no more than there is.
+    engine = _Engine(self, point, min(self._rows, programs.bucket(len(images))))
+    engine.feed(images)
+    engine.flush()
+    (result,) = engine.finished()
     return result
 
   def stream(
@@ -132,31 +141,35 @@ class Cascade:
     *,
     operating_point: OperatingPoint | None = None,
     max_precision: int | None = None,
+    max_delay: int = 64,
   ) -> Iterator[Result]:
     """Runs batches as they come, pooling undecided inputs over them so that paths run full.
 
     Args:
-      batches: of images as in `__call__`, sizes may differ.
-      operating_point: as in `__call__`.
-      max_precision: as in `__call__`.
+      batches: of images as in `__call__`; their numbers may differ, their shape may not. What
+        waits is copied, so a buffer may be used again.
+      operating_point: as in `__call__`, for the whole stream.
+      max_precision: as in `__call__`, for the whole stream.
+      max_delay: batches that a result may be late by. Where an input waits for company longer, what
+        waits is run: a bound on latency and on results kept.
 
     Returns:
       An iterator over a result per batch, in order, each once its last input has left: which may be
       several batches later, at the latest when they end.
     """
-    return _stream(self, batches, self._point(operating_point, max_precision))
+    if max_delay < 0:
+      raise ValueError(f'max_delay={max_delay}: give a number of batches, 0 or more.')
+    engine = _Engine(self, self._point(operating_point, max_precision), self._rows)
+    return _stream(engine, batches, max_delay)
 
   def run_path(
     self, index: int, rows: programs.Rows, size: int
   ) -> tuple[np.ndarray, programs.Rows]:
-    """Logits of the first `size` rows, and these rows with the laterals of this path too."""
-    logits, handed_up = programs.run_path(self._network, index, size, self._variables[index], rows)
+    """Logits of the first `size` rows, and those rows with the laterals of this path too."""
+    if len(rows.images) > size:
+      rows = programs.first_rows(rows, size)
+    logits, handed_up = programs.run_path(self._network, index, self._variables[index], rows)
     return np.asarray(logits), programs.Rows(rows.images, {**rows.laterals, **handed_up})
-
-  @property
-  def rows(self) -> int:
-    """Inputs that a path runs at once."""
-    return self._rows
 
   def _single(self, image: np.ndarray, point: OperatingPoint) -> Result | None:
     """Runs one input [1, height, width, channels] in one program that ends where it leaves.
@@ -209,19 +222,15 @@ class _Pool:
   def add(
     self, rows: programs.Rows, chosen: np.ndarray, ids: np.ndarray, run: list[np.ndarray]
   ) -> int:
-    """Copies as many of the `chosen` rows as one program can, in order; returns how many."""
-    room = self._capacity - self.count
-    taken = min(len(chosen), room)
-    size = programs.bucket(taken)
-    if size > room:  # A padded copy would not fit.
-      taken = size = size // 2
+    """Copies as many of the `chosen` rows as there is room for, in order; returns how many."""
+    taken = min(len(chosen), self._capacity - self.count)
     if self.rows is None:
       self.rows = jax.tree.map(
         lambda leaf: jnp.zeros((self._capacity, *leaf.shape[1:]), leaf.dtype), rows
       )
-    indices = np.zeros(size, np.int32)
+    indices = np.zeros(len(rows.images), np.int32)
     indices[:taken] = chosen[:taken]
-    self.rows = programs.copy_rows(self.rows, rows, indices, np.int32(self.count))
+    self.rows = programs.copy_rows(self.rows, rows, indices, np.int32(taken), np.int32(self.count))
     self.ids.append(ids[chosen[:taken]])
     self.run.append([each[chosen[:taken]] for each in run])
     self.count += taken
@@ -256,26 +265,40 @@ class _Batch:
 class _Engine:
   """One stream: the pools, and the batches whose inputs are in them."""
 
-  def __init__(self, cascade: Cascade, point: OperatingPoint):
-    self._cascade, self._point = cascade, point
+  def __init__(self, cascade: Cascade, point: OperatingPoint, rows: int):
+    self._cascade, self._point, self._rows = cascade, point, rows
     # The first path's inputs wait on the host.
     self._images: list[np.ndarray] = []
-    self._pools = [_Pool(cascade.rows) for _ in point.bits]
-    self._batches: list[_Batch] = []
+    self._pools = [_Pool(rows) for _ in point.bits]
+    self._batches: collections.deque[_Batch] = collections.deque()
     self._fed = 0
+    self._shape: tuple[int, ...] | None = None
+
+  @property
+  def delay(self) -> int:
+    """Batches whose results are not all there yet."""
+    return len(self._batches)
 
   def feed(self, images: np.ndarray) -> None:
     """Takes in a batch and runs what fills a path."""
+    if self._shape not in (None, images.shape[1:]):
+      raise ValueError(
+        f'images of shape {list(images.shape[1:])} after {list(self._shape or ())}: those of a '
+        'stream are of one shape.'
+      )
+    self._shape = images.shape[1:]
     self._batches.append(_Batch(self._fed, len(images)))
     self._fed += len(images)
-    self._images.append(images)
-    rows = self._cascade.rows
-    if sum(map(len, self._images)) >= rows:
-      waiting = np.concatenate(self._images) if len(self._images) > 1 else images
+    rows = self._rows
+    if sum(map(len, self._images)) + len(images) < rows:
+      self._images.append(images.copy())
+    else:
+      waiting = np.concatenate([*self._images, images]) if self._images else images
       whole = len(waiting) // rows * rows
       for start in range(0, whole, rows):
         self._first(waiting[start : start + rows], self._fed - len(waiting) + start)
-      self._images = [waiting[whole:]] if whole < len(waiting) else []
+      # A copy: the caller may use the buffer again.
+      self._images = [waiting[whole:].copy()] if whole < len(waiting) else []
 
   def flush(self) -> None:
     """Runs what waits, from the lowest path up."""
@@ -290,7 +313,7 @@ class _Engine:
   def finished(self) -> Iterator[Result]:
     """Results of the batches at the front whose inputs have all left."""
     while self._batches and not self._batches[0].waiting:
-      yield self._batches.pop(0).result(self._point.bits)
+      yield self._batches.popleft().result(self._point.bits)
 
   def _first(self, images: np.ndarray, start: int) -> None:
     ids = np.arange(start, start + len(images))
@@ -321,10 +344,8 @@ class _Engine:
     chosen = np.flatnonzero(~leaves)
     while len(chosen):
       pool = self._pools[index + 1]
-      taken = pool.add(rows, chosen, ids, run)
-      counts.moved[index + 1] += taken
-      chosen = chosen[taken:]
-      if pool.count == self._cascade.rows:
+      chosen = chosen[pool.add(rows, chosen, ids, run) :]
+      if pool.count == self._rows:
         self._run_pool(index + 1)
 
   def _settle(self, ids: np.ndarray, index: int, run: list[np.ndarray]) -> None:
@@ -334,17 +355,25 @@ class _Engine:
         batch.settle(ids, index, probabilities)
 
 
-def _stream(
-  cascade: Cascade, batches: Iterable[np.ndarray], point: OperatingPoint
-) -> Iterator[Result]:
-  engine = _Engine(cascade, point)
+def _stream(engine: _Engine, batches: Iterable[np.ndarray], max_delay: int) -> Iterator[Result]:
   for images in batches:
-    if not len(images):
-      raise ValueError('a batch without images.')
-    engine.feed(np.asarray(images))
+    engine.feed(_checked(images))
     yield from engine.finished()
+    if engine.delay > max_delay:
+      engine.flush()
+      yield from engine.finished()
   engine.flush()
   yield from engine.finished()
+
+
+def _checked(images: Any) -> np.ndarray:
+  images = np.asarray(images)
+  if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
+    raise ValueError(
+      f'images are {images.dtype}{list(images.shape)}: give uint8 [batch, height, width, '
+      'channels], at least one.'
+    )
+  return images
 
 
 def _result(bits: tuple[int, ...], exits: np.ndarray, probabilities: np.ndarray) -> Result:

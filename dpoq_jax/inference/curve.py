@@ -180,6 +180,8 @@ def thresholds_of_key(
   bits = onion.check_bits(bits)
   if not 0 <= key <= NEVER:
     raise ValueError(f'key={key}: a key is a confidence, from 0 to 1; above, nothing leaves early.')
+  if order != 'precision_first' and precision is not None:
+    raise ValueError(f'precision={precision}: only keys of the order precision_first have one.')
   if len(bits) == 1:
     return (0.0,)
   if order == 'precision_first':

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.special
 
 from dpoq_jax import onion
 
@@ -92,10 +93,14 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
   Golden-section search on its logarithm; the cross-entropy is convex in 1 / temperature.
   """
+  # Rows that say nothing are alike at every temperature; what is impossible is very unlikely.
+  known = np.asarray(logits, np.float64)
+  says_nothing = np.isnan(known).any(-1) | (known == np.inf).any(-1) | (known == -np.inf).all(-1)
+  known = np.where(says_nothing[:, None], 0.0, np.maximum(known, -1e4))
 
   def loss(log_temperature: float) -> float:
-    likelihood = _of_labels(probabilities(logits, np.exp(log_temperature)), labels)
-    return -float(np.log(np.maximum(likelihood, 1e-300)).mean())
+    scaled = known / np.exp(log_temperature)
+    return float((scipy.special.logsumexp(scaled, axis=-1) - _of_labels(scaled, labels)).mean())
 
   low, high = np.log(0.05), np.log(20.0)
   golden = (np.sqrt(5) - 1) / 2

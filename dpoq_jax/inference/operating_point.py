@@ -128,8 +128,11 @@ class OperatingPoint(_Record):
   def _mappings_are_by_precision(self) -> 'OperatingPoint':
     bits = onion.check_bits(self.bits)
     for name in ('thresholds', 'weights', 'temperatures'):
-      if tuple(getattr(self, name)) != bits:
-        raise ValueError(f'{name} needs one entry for each of bits={bits}, in that order')
+      by_precision = getattr(self, name)
+      if sorted(by_precision) != list(bits):
+        raise ValueError(f'{name} needs one entry for each of bits={bits}')
+      # In that order, whatever a tool that sorts keys as text made of the file.
+      object.__setattr__(self, name, {b: by_precision[b] for b in bits})
     for count, (precision, weights) in enumerate(self.weights.items(), start=1):
       if len(weights) != count or not sum(weights) > 0:
         raise ValueError(f'weights of {precision} bits: {count} are needed, not all 0')
@@ -144,6 +147,20 @@ class OperatingPoint(_Record):
     if precision not in self.bits:
       raise ValueError(f'precision {precision}: this network has {self.bits}.')
     return self.model_copy(update={'thresholds': {**self.thresholds, precision: 0.0}})
+
+  def check(self, dataset: str, step: int | Literal['best'] | None) -> int | Literal['best'] | None:
+    """The checkpoint to use it with: its own, unless `step` is given.
+
+    Raises:
+      ValueError: if it was chosen on another data set.
+    """
+    if self.data is None:
+      return step
+    if self.data.dataset != dataset:
+      raise ValueError(
+        f'this operating point was chosen on {self.data.dataset}, the network is for {dataset}.'
+      )
+    return self.data.step if step is None else step
 
   def probabilities(self, index: int, logits: np.ndarray) -> np.ndarray:
     """Softmax of precision `index`, from 0, at its temperature: float64 [..., classes]."""

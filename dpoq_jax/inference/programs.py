@@ -12,7 +12,10 @@ import jax.numpy as jnp
 
 
 class Network(Protocol):
-  """What a cascade needs of a network: `dpoq_jax.network.Onion`, or anything like it."""
+  """What a cascade needs of a network: `dpoq_jax.network.Onion`, or anything like it.
+
+  Hashable: programs are kept for each.
+  """
 
   @property
   def bits(self) -> tuple[int, ...]:
@@ -40,23 +43,53 @@ def bucket(count: int) -> int:
   return 1 << (count - 1).bit_length()
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def run_path(network: Network, index: int, size: int, variables: Any, rows: Rows) -> Any:
-  """Runs a path on the first `size` rows."""
-  rows = jax.tree.map(lambda leaf: leaf[:size], rows)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def run_path(network: Network, index: int, variables: Any, rows: Rows) -> Any:
+  """Logits of a path, and what it hands up."""
   output = network.run_path(variables, index, rows.images, rows.laterals)
   return output.logits, output.laterals
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def first_rows(rows: Rows, size: int) -> Rows:
+  """The first `size` rows, so that `run_path` has one program for a size whatever the pool."""
+  return jax.tree.map(lambda leaf: leaf[:size], rows)
+
+
 @functools.partial(jax.jit, donate_argnums=0)
-def copy_rows(pool: Rows, rows: Rows, indices: jax.Array, offset: jax.Array) -> Rows:
-  """Writes rows[indices] to the pool, from `offset` on, in place."""
+def copy_rows(
+  pool: Rows, rows: Rows, indices: jax.Array, count: jax.Array, offset: jax.Array
+) -> Rows:
+  """Writes `rows[indices[:count]]` to the pool, from `offset` on, in place.
 
-  def copy(into: jax.Array, leaf: jax.Array) -> jax.Array:
-    chosen = jnp.take(leaf, indices, axis=0, mode='clip')
-    return jax.lax.dynamic_update_slice_in_dim(into, chosen, offset, 0)
+  One program for any count: a loop of copies on CPU, where bytes are what costs; elsewhere a gather
+  and a scatter of all of them that drops those beyond the count, as there launches are what costs.
+  """
 
-  return jax.tree.map(copy, pool, rows)
+  def one_by_one(pool, rows, indices, count, offset):
+    def copy(i, pool):
+      return jax.tree.map(
+        lambda into, leaf: jax.lax.dynamic_update_slice_in_dim(
+          into, jax.lax.dynamic_slice_in_dim(leaf, indices[i], 1), offset + i, 0
+        ),
+        pool,
+        rows,
+      )
+
+    return jax.lax.fori_loop(0, count, copy, pool)
+
+  def at_once(pool, rows, indices, count, offset):
+    position = jnp.arange(len(indices))
+
+    def copy(into, leaf):
+      target = jnp.where(position < count, position + offset, len(into))
+      return into.at[target].set(jnp.take(leaf, indices, axis=0, mode='clip'), mode='drop')
+
+    return jax.tree.map(copy, pool, rows)
+
+  return jax.lax.platform_dependent(
+    pool, rows, indices, count, offset, cpu=one_by_one, default=at_once
+  )
 
 
 @functools.partial(jax.jit, static_argnums=0)

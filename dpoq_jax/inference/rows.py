@@ -56,22 +56,34 @@ def predict(
     class_names: one per class.
     operating_point: as for `Cascade.__call__`.
     max_precision: as for `Cascade.__call__`.
+
+  Raises:
+    ValueError: as `Cascade.__call__`, before anything is read.
   """
-  under_way: collections.deque[Sequence[Input]] = collections.deque()
+  # Inputs whose rows are to come, without their images.
+  waiting: collections.deque[Input] = collections.deque()
 
   def images() -> Iterator[np.ndarray]:
     for batch in batches:
-      under_way.append(batch)
+      waiting.extend(dataclasses.replace(each, image=None) for each in batch)
       if readable := [each.image for each in batch if each.image is not None]:
         yield np.stack(readable)
 
   results = cascade.stream(images(), operating_point=operating_point, max_precision=max_precision)
-  for result in results:
-    while not _is_readable(under_way[0]):
-      yield from _rows(under_way.popleft(), iter(()))
-    yield from _rows(under_way.popleft(), _of_result(result, class_names))
-  for batch in under_way:
-    yield from _rows(batch, iter(()))
+
+  def unreadable() -> Iterator[Row]:
+    while waiting and waiting[0].error is not None:
+      each = waiting.popleft()
+      yield Row(each.name, error=each.error)
+
+  def rows() -> Iterator[Row]:
+    for result in results:
+      for row in _of_result(result, class_names):
+        yield from unreadable()
+        yield dataclasses.replace(row, input=waiting.popleft().name)
+    yield from unreadable()
+
+  return rows()
 
 
 class CsvWriter:
@@ -99,18 +111,6 @@ class JsonLinesWriter:
 
 WRITERS = {'.csv': CsvWriter, '.jsonl': JsonLinesWriter}
 """By the suffix of the file."""
-
-
-def _is_readable(batch: Sequence[Input]) -> bool:
-  return any(each.image is not None for each in batch)
-
-
-def _rows(batch: Sequence[Input], predicted: Iterator[Row]) -> Iterator[Row]:
-  for each in batch:
-    if each.image is None:
-      yield Row(each.name, error=each.error)
-    else:
-      yield dataclasses.replace(next(predicted), input=each.name)
 
 
 def _of_result(result: cascade_lib.Result, class_names: Sequence[str]) -> Iterator[Row]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from dpoq_jax import config as config_lib
 from dpoq_jax import network
@@ -38,11 +39,16 @@ class Trained:
 
   def predict(self, image_set: sources.ImageSet) -> evaluation.Predictions:
     """Logits of all precisions on a set of images."""
-    return self._evaluate(self.variables, image_set, self.config.data.batch_size)
+    variables = jax.device_put(self.variables, NamedSharding(self._mesh, PartitionSpec()))
+    return self._evaluate(variables, image_set, self.config.data.batch_size)
+
+  @functools.cached_property
+  def _mesh(self) -> jax.sharding.Mesh:
+    return experiment.local_mesh()
 
   @functools.cached_property
   def _evaluate(self) -> evaluation.Evaluator:
-    return evaluation.Evaluator(self.onion, experiment.local_mesh())
+    return evaluation.Evaluator(self.onion, self._mesh)
 
 
 def load(workdir: pathlib.Path, step: int | Literal['best'] | None = None) -> Trained:

@@ -20,11 +20,15 @@ from dpoq_jax.training import experiment, trained
 from tests.end_to_end import runs
 
 
-def command(name: str, *flags: object) -> subprocess.CompletedProcess[str]:
+def command(name: str, *flags: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
   return subprocess.run(
     [sys.executable, '-m', f'dpoq_jax.{name}', *map(str, flags)],
     cwd=runs.REPOSITORY,
-    env={**os.environ, 'COLUMNS': '200'},
+    env={
+      **os.environ,
+      'COLUMNS': '200',
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    },
     capture_output=True,
     text=True,
     check=False,
@@ -38,7 +42,8 @@ def run(uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def test_calibrate_then_predict(run, tmp_path):
-  done = command('calibrate', f'--workdir={run}', '--average-bits=3')
+  # Evaluation uses all devices there are.
+  done = command('calibrate', f'--workdir={run}', '--average-bits=3', devices=2)
   assert done.returncode == 0, done.stderr
   assert 'chosen on 180 of the 360 test examples' in done.stdout
   point: Any = operating_point.read(run)
@@ -98,11 +103,49 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
   logits = trained.load(run).predict(test_set).logits
   assert [int(found[i]['label']) for i in (0, 2)] == [logits[1, i].argmax() for i in (0, 2)]
 
+  done = command('predict', *flags, '--max-precision=3', '--precision=4')
+  assert (done.returncode, done.stderr) == (2, 'error: precision 3: this network has (2, 4).\n')
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['images', 'rows.csv', 'run']
+
+  (folder / os.fsdecode(b'caf\xe9.png')).write_bytes((folder / '0.png').read_bytes())
+  done = command('predict', *flags, '--precision=4')
+  assert done.returncode == 0, done.stderr
+  assert b'\ncaf\xe9.png,' in output.read_bytes()
+  (folder / os.fsdecode(b'caf\xe9.png')).unlink()
+
+  (run / 'd.csv').mkdir()
+  done = command(
+    'predict',
+    f'--workdir={run}',
+    f'--images={folder}',
+    f'--output={run / "d.csv"}',
+    '--precision=4',
+  )
+  assert done.returncode == 2
+  assert 'd.csv is a directory' in done.stderr
+
   for i in (0, 2):
     (folder / f'{i}.png').unlink()
   done = command('predict', *flags, '--precision=4')
   assert done.returncode == 1
   assert done.stderr.splitlines()[-1] == 'error: none of 1 images could be read.'
+
+
+def test_an_operating_point_of_another_network_is_refused(run, tmp_path):
+  done = command('calibrate', f'--workdir={run}', '--average-bits=3')
+  assert done.returncode == 0, done.stderr
+  np.save(tmp_path / 'x.npy', sources.load('digits', 'test').images[:2])
+  flags = (f'--workdir={run}', f'--images={tmp_path / "x.npy"}')
+  content = json.loads((run / operating_point.FILE).read_text())
+  for change, message in (
+    ({'step': 7}, 'has checkpoints [22, 44], not 7'),
+    ({'dataset': 'mnist'}, 'was chosen on mnist, the network is for digits'),
+  ):
+    other = content | {'data': content['data'] | change}
+    (tmp_path / 'other.json').write_text(json.dumps(other))
+    done = command('predict', *flags, f'--operating-point={tmp_path / "other.json"}')
+    assert done.returncode == 2
+    assert message in done.stderr
 
 
 def test_a_target_that_cannot_be_met_is_status_3(run):

@@ -96,6 +96,8 @@ def test_a_key_by_hand_is_taken_as_it_is():
   assert list(best.thresholds.values()) == [0.8, 0.8**2, 0.0]
   first = choose('key', 0.8, order='precision_first', precision=4)[0]
   assert list(first.thresholds.values()) == [curve.NEVER, 0.8, 0.0]
+  with pytest.raises(ValueError, match='precision=4: only keys of the order precision_first'):
+    choose('key', 0.8, precision=4)
   with pytest.raises(ValueError, match=r'precision=8: .* one of the precisions'):
     choose('key', 0.8, order='precision_first', precision=8)
 
@@ -176,6 +178,26 @@ def test_files_that_are_no_operating_point_are_refused(tmp_path, change, message
   path.write_text(json.dumps(content | change))
   with pytest.raises(ValueError, match=f'point.json: not an operating point: .*{message}'):
     operating_point.read(path)
+
+
+def test_keys_sorted_as_text_are_put_in_order():
+  point = choose('average_bits', 3)[0]
+  content = json.loads(point.to_json())
+  content['thresholds'] = dict(reversed(content['thresholds'].items()))
+  assert operating_point.from_json(json.dumps(content)) == point
+  assert tuple(operating_point.from_json(json.dumps(content)).thresholds) == problems.BITS
+
+
+def test_logits_that_say_nothing_are_class_0_in_the_reference_too():
+  logits = CALIBRATION.logits.copy()
+  logits[-1] = np.nan
+  silent = dataclasses.replace(CALIBRATION, logits=logits)
+  settings = calibration.Settings(Target(kind='max_accuracy_drop', value=0), combine='last')
+  (point,) = calibration.choose(
+    silent, REPORTED, problems.BITS, settings, dataset='made up', step=7
+  )
+  assert point.met
+  assert calibration.alone(silent)[-1].mean() == (CALIBRATION.labels == 0).mean()
 
 
 def test_missing_and_broken_files_are_refused(tmp_path):

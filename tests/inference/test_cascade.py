@@ -169,8 +169,8 @@ def test_only_undecided_inputs_run_and_programs_are_few():
   _, _, precisions = brute_force(logits, point)
   running = make(logits, point)
   chex.clear_trace_counter()
-  run_path: Any = programs.run_path
-  compiled = run_path._cache_size()
+  kept: Any = (programs.run_path, programs.copy_rows, programs.first_rows)
+  before = [program._cache_size() for program in kept]
   running(images_of(range(MOST)))
   reached = [MOST, int((precisions > 2).sum()), int((precisions > 4).sum())]
   assert running.counts.inputs == reached
@@ -181,7 +181,11 @@ def test_only_undecided_inputs_run_and_programs_are_few():
     running(images_of(range(size)), max_precision=4)
     running(images_of(range(size)), operating_point=point_of((2, 4, 8), (0.5, 0.9, 0.0)))
   sizes = [1, 2, 4]
-  assert run_path._cache_size() - compiled <= 3 * len(sizes)
+  compiled = [program._cache_size() - b for program, b in zip(kept, before, strict=True)]
+  assert compiled[0] <= 3 * len(sizes)
+  # From a size to a capacity, for the two upper paths; slices of a pool.
+  assert compiled[1] <= 2 * len(sizes) ** 2
+  assert compiled[2] <= 2 * len(sizes) ** 2
 
 
 def test_a_stream_fills_the_last_paths():
@@ -215,6 +219,38 @@ def test_a_stream_gives_results_as_soon_as_it_can():
   assert fed == [0]
   next(stream)
   assert fed == [0, 4]
+
+
+def test_a_stream_may_use_its_buffer_again():
+  logits = np.zeros((2, MOST, 3), np.float32)
+  logits[1, np.arange(MOST), np.arange(MOST) % 3] = 5
+  running = make(logits, point_of((2, 4), (0.9, 0.0)))
+
+  def batches():
+    buffer = np.zeros((3, 1, 1, 1), np.uint8)
+    for i in range(0, 39, 3):
+      buffer[:] = images_of(range(i, i + 3))
+      yield buffer
+
+  labels = np.concatenate([result.labels for result in running.stream(batches())])
+  np.testing.assert_array_equal(labels, np.arange(39) % 3)
+
+
+@pytest.mark.parametrize('max_delay', [0, 2])
+def test_a_rare_exit_delays_no_more_than_asked(max_delay):
+  logits = np.full((2, MOST, 3), 9.0, np.float32) * [1, 0, 0]
+  logits[0, 0] = 0  # the first input alone goes on
+  running = make(logits.astype(np.float32), point_of((2, 4), (0.9, 0.0)))
+  fed = 0
+
+  def batches():
+    nonlocal fed
+    for i in range(0, MOST, 4):
+      fed += 1
+      yield images_of(range(i, i + 4))
+
+  next(running.stream(batches(), max_delay=max_delay))
+  assert fed == max_delay + 1
 
 
 def test_nan_logits_go_on_and_leave_the_word_to_others():
@@ -253,8 +289,16 @@ def test_what_cannot_run_is_refused(arguments, message):
 
 def test_calls_that_cannot_run_are_refused():
   running = make(np.zeros((2, 3, 3), np.float32), point_of((2, 4), (0.5, 0)))
-  with pytest.raises(ValueError, match='without images'):
-    running(images_of([]))
+  wrong: Any
+  for wrong in (images_of([]), images_of([0])[0], images_of([0]).astype(float), [[0]]):
+    with pytest.raises(ValueError, match=r'images are .*: give uint8 \[batch, height'):
+      running(wrong)
+    with pytest.raises(ValueError, match=r'images are .*: give uint8 \[batch, height'):
+      list(running.stream([wrong]))
+  with pytest.raises(ValueError, match=r'images of shape \[2, 2, 1\] after \[1, 1, 1\]'):
+    list(running.stream([images_of([0, 1, 2, 0]), np.zeros((4, 2, 2, 1), np.uint8)]))
+  with pytest.raises(ValueError, match='max_delay=-1'):
+    running.stream([], max_delay=-1)
   with pytest.raises(ValueError, match='precision 3'):
     running(images_of([0]), max_precision=3)
 
