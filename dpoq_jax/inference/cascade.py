@@ -3,7 +3,8 @@
 Undecided inputs wait, with their laterals, in one pool per path, and a path runs whenever its pool
 is full: compaction within a batch and pooling over batches are one mechanism. Programs have a few
 sizes, the powers of two up to `rows`, so there is a bounded number of them, however many inputs
-are undecided; memory on the device is bounded by the pools, not by the batch.
+are undecided; memory on the device is bounded by the pools, not by the batch. A cascade keeps their
+room for its next call.
 """
 
 import collections
@@ -12,11 +13,11 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dpoq_jax.inference import programs
 from dpoq_jax.inference.operating_point import OperatingPoint
+from dpoq_jax.inference.pools import Pool
 
 # Measured with ResNet-8: two CPU cores need least time per image at 32, as a path then fits their
 # cache; accelerators want to be filled.
@@ -100,6 +101,9 @@ class Cascade:
     self._variables = [
       jax.device_put(network.variables_of_path(variables, index)) for index in stages
     ]
+    # Pools of finished calls, by what fits in them: taking fresh memory for each costs more than
+    # filling it.
+    self._spare: dict[Any, list[list[Pool]]] = {}
     self.counts = Counts([0] * len(stages), [0] * len(stages))
 
   @property
@@ -132,6 +136,7 @@ class Cascade:
     engine = _Engine(self, point, min(self._rows, programs.bucket(len(images))))
     engine.feed(images)
     engine.flush()
+    engine.close()
     (result,) = engine.finished()
     return result
 
@@ -161,6 +166,18 @@ class Cascade:
       raise ValueError(f'max_delay={max_delay}: give a number of batches, 0 or more.')
     engine = _Engine(self, self._point(operating_point, max_precision), self._rows)
     return _stream(engine, batches, max_delay)
+
+  def borrow(self, key: Any, capacity: int) -> list[Pool]:
+    """A pool for each path; `key` says what they hold."""
+    # Threads may call one cascade: popping is atomic, asking first is not.
+    try:
+      return self._spare.setdefault(key, []).pop()
+    except IndexError:
+      return [Pool(capacity) for _ in self._variables]
+
+  def give_back(self, key: Any, pools: list[Pool]) -> None:
+    """Keeps empty pools for the next call."""
+    self._spare[key].append(pools)
 
   def run_path(
     self, index: int, rows: programs.Rows, size: int
@@ -207,36 +224,6 @@ class Cascade:
     return point
 
 
-class _Pool:
-  """Inputs that wait for a path, with what the paths below computed of them."""
-
-  def __init__(self, capacity: int):
-    self._capacity = capacity
-    self.rows: programs.Rows | None = None
-    self.clear()
-
-  def clear(self) -> None:
-    """Forgets the inputs; their room on the device is kept."""
-    self.count, self.ids, self.run = 0, [], []
-
-  def add(
-    self, rows: programs.Rows, chosen: np.ndarray, ids: np.ndarray, run: list[np.ndarray]
-  ) -> int:
-    """Copies as many of the `chosen` rows as there is room for, in order; returns how many."""
-    taken = min(len(chosen), self._capacity - self.count)
-    if self.rows is None:
-      self.rows = jax.tree.map(
-        lambda leaf: jnp.zeros((self._capacity, *leaf.shape[1:]), leaf.dtype), rows
-      )
-    indices = np.zeros(len(rows.images), np.int32)
-    indices[:taken] = chosen[:taken]
-    self.rows = programs.copy_rows(self.rows, rows, indices, np.int32(taken), np.int32(self.count))
-    self.ids.append(ids[chosen[:taken]])
-    self.run.append([each[chosen[:taken]] for each in run])
-    self.count += taken
-    return taken
-
-
 class _Batch:
   """A batch under way: where its results go."""
 
@@ -269,7 +256,7 @@ class _Engine:
     self._cascade, self._point, self._rows = cascade, point, rows
     # The first path's inputs wait on the host.
     self._images: list[np.ndarray] = []
-    self._pools = [_Pool(rows) for _ in point.bits]
+    self._pools: list[Pool] = []
     self._batches: collections.deque[_Batch] = collections.deque()
     self._fed = 0
     self._shape: tuple[int, ...] | None = None
@@ -286,7 +273,9 @@ class _Engine:
         f'images of shape {list(images.shape[1:])} after {list(self._shape or ())}: those of a '
         'stream are of one shape.'
       )
-    self._shape = images.shape[1:]
+    if self._shape is None:
+      self._shape = images.shape[1:]
+      self._pools = self._cascade.borrow((self._shape, self._rows), self._rows)
     self._batches.append(_Batch(self._fed, len(images)))
     self._fed += len(images)
     rows = self._rows
@@ -309,6 +298,12 @@ class _Engine:
     for index in range(1, len(self._pools)):
       if self._pools[index].count:
         self._run_pool(index)
+
+  def close(self) -> None:
+    """Gives the pools back; nothing may wait."""
+    if self._pools:
+      self._cascade.give_back((self._shape, self._rows), self._pools)
+      self._pools = []
 
   def finished(self) -> Iterator[Result]:
     """Results of the batches at the front whose inputs have all left."""
@@ -363,6 +358,7 @@ def _stream(engine: _Engine, batches: Iterable[np.ndarray], max_delay: int) -> I
       engine.flush()
       yield from engine.finished()
   engine.flush()
+  engine.close()
   yield from engine.finished()
 
 
