@@ -18,7 +18,6 @@ from typing import Any
 
 from absl import app, flags
 import chex
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +25,8 @@ import rich.console
 import rich.table
 
 from dpoq_jax import config as config_lib
-from dpoq_jax.core import layers, quantizers
+from dpoq_jax import costs
+from dpoq_jax.core import quantizers
 from dpoq_jax.training import experiment, optimizer
 from dpoq_jax.training import state as state_lib
 
@@ -141,18 +141,8 @@ def convolution_shapes() -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[i
     quantization=config_lib.Quantization(bits=(8,)),
   )
   onion = experiment.build_network(config, CLASSES)
-  shapes = []
-
-  def record(call, args, kwargs, context):
-    if isinstance(context.module, layers.OnionConv) and context.method_name == '__call__':
-      conv, x = context.module, args[0].code
-      shapes.append((x.shape, (*conv.kernel_size, x.shape[-1], conv.features), conv.strides))
-    return call(*args, **kwargs)
-
-  images = jax.ShapeDtypeStruct((_BATCH_SIZE.value, 32, 32, 3), jnp.uint8)
-  with nn.intercept_methods(record):
-    jax.eval_shape(onion.init, jax.random.key(0), images)
-  return shapes
+  cost = costs.path_cost(onion, (32, 32, 3), batch_size=_BATCH_SIZE.value)
+  return [(c.inputs, c.kernel, c.strides) for c in cost.convolutions]
 
 
 def peak_memory(compiled: jax.stages.Compiled) -> int:
