@@ -1,6 +1,7 @@
 """What early exit saves: a cascade against the full forward pass, on a trained network.
 
     python -m benchmarks.cascade --workdir=DIR [--json=FILE] [--images=N] [--rounds=N]
+        [--batch_sizes=1,256,1024]
 
 DIR is a run with an operating point (`python -m dpoq_jax.calibrate`). Both get the test images in
 batches of the same size, in turn, round after round; figures are medians over rounds. The ideal
@@ -40,7 +41,7 @@ _JSON = flags.DEFINE_string('json', None, 'file for the figures')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'rounds that are measured, after one that is not')
 _IMAGES = flags.DEFINE_integer('images', 10_000, 'test images of a round')
 
-BATCH_SIZES = (1, 8, 32, 256, 1024)
+_BATCH_SIZES = flags.DEFINE_list('batch_sizes', ['1', '8', '32', '256', '1024'], 'images of a call')
 
 
 def measure(
@@ -151,8 +152,9 @@ def main(_: list[str]) -> None:
   def full(batch: np.ndarray) -> Any:
     return apply(trained.variables, batch)
 
-  rows = {size: measure(full, cascade, images, size) for size in BATCH_SIZES}
-  largest = images[: BATCH_SIZES[-1]]
+  sizes = sorted(map(int, _BATCH_SIZES.value))
+  rows = {size: measure(full, cascade, images, size) for size in sizes}
+  largest = images[: sizes[-1]]
   memory = {
     # A fresh one, so that its pools are counted.
     'cascade': peak_memory(
@@ -185,7 +187,7 @@ def main(_: list[str]) -> None:
   console.print(table)
   if all(memory.values()):
     megabytes = {name: f'{(size or 0) / 1e6:.0f} MB' for name, size in memory.items()}
-    console.print(f'peak memory at batch {BATCH_SIZES[-1]}: {megabytes}')
+    console.print(f'peak memory at batch {sizes[-1]}: {megabytes}')
   figures = {
     'efficiency': {str(size): row['efficiency'] for size, row in rows.items()},
     'batch_sizes': {str(size): row for size, row in rows.items()},
