@@ -37,13 +37,21 @@ def run(trained: Trained, data_dir: str | None = None, seed: int = 0) -> HeldOut
     seed: of the halves.
 
   Raises:
-    FileNotFoundError, ValueError: if the data set is not there or not what was trained on.
+    FileNotFoundError: if the data set is not there.
+    ValueError: if its images or classes are not those trained on.
   """
   config = trained.config
   if data_dir:
     data = config.data.model_copy(update={'dir': data_dir})
     config = config.model_copy(update={'data': data})
   test_set = sources.load(config.data.name, 'test', config.data.dir)
+  facts = trained.facts
+  if (test_set.images.shape[1:], test_set.class_names) != (facts.image_shape, facts.class_names):
+    raise ValueError(
+      f'data set {config.data.name} has images {test_set.images.shape[1:]} of '
+      f'{test_set.num_classes} classes; those trained on were {facts.image_shape} of '
+      f'{len(facts.class_names)}, or of other names.'
+    )
   if config.data.holdout:
     _, holdout_set = experiment.load_train(config)
     return HeldOut(
