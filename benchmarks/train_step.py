@@ -25,7 +25,7 @@ import rich.console
 import rich.table
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import costs
+from dpoq_jax import costs, network
 from dpoq_jax.core import quantizers
 from dpoq_jax.training import experiment, optimizer
 from dpoq_jax.training import state as state_lib
@@ -141,6 +141,7 @@ def convolution_shapes() -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[i
     quantization=config_lib.Quantization(bits=(8,)),
   )
   onion = experiment.build_network(config, CLASSES)
+  assert isinstance(onion, network.Onion)
   cost = costs.path_cost(onion, (32, 32, 3), batch_size=_BATCH_SIZE.value)
   return [(c.inputs, c.kernel, c.strides) for c in cost.convolutions]
 

@@ -95,6 +95,12 @@ class Quantization(_Section):
     clip_init: PACT's alpha at the start.
     shift_init: the precision shifts gamma_{j->k} at the start.
     compute_dtype: of the convolutions' operands.
+    sharing: what precisions have in common: `rings` of one integer (the onion), or, to compare, one
+      float kernel that each precision has `rounded` or `floored` anew.
+    match_activations: activations get as many bits as their precision's weights; for shared kernels
+      (AdaBits), where it replaces `activation_bits`.
+    truncate_to: further precisions at which the summary reports an individual network, its weights
+      truncated after training.
   """
 
   bits: tuple[int, ...] = (2, 4, 8, 16)
@@ -104,11 +110,28 @@ class Quantization(_Section):
   clip_init: Positive = 6.0
   shift_init: Annotated[float, Field(allow_inf_nan=False)] = 0.0
   compute_dtype: Literal['float32', 'bfloat16'] = 'float32'
+  sharing: Literal['rings', 'rounded', 'floored'] = 'rings'
+  match_activations: bool = False
+  truncate_to: tuple[int, ...] = ()
 
   @pydantic.field_validator('bits')
   @classmethod
   def _bits_increase(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
     return onion.check_bits(bits)
+
+  @pydantic.model_validator(mode='after')
+  def _systems_exist(self) -> 'Quantization':
+    all_bits = (*self.truncate_to, *self.bits)
+    if self.truncate_to and (len(self.bits) > 1 or list(all_bits) != sorted(set(all_bits))):
+      raise ValueError(
+        f'truncate_to={self.truncate_to}: increasing, and below the one precision that is trained; '
+        f'bits={self.bits}'
+      )
+    if self.match_activations and self.sharing == 'rings':
+      raise ValueError('match_activations=True is for kernels that are rounded or floored')
+    if self.sharing == 'floored' and self.weight_quantizer != 'dorefa':
+      raise ValueError(f'sharing=floored has a quantizer of its own, not {self.weight_quantizer}')
+    return self
 
 
 class Objective(_Section):
@@ -188,6 +211,13 @@ class Config(_Section):
   @pydantic.model_validator(mode='after')
   def _fields_agree(self) -> 'Config':
     weights, bits = self.objective.loss_weights, self.quantization.bits
+    if self.quantization.sharing != 'rings' and self.objective.mode != 'joint':
+      raise ValueError(
+        f'objective.mode={self.objective.mode}: precisions that share whole kernels hand nothing '
+        'up whose gradient could be scaled or stopped; give joint'
+      )
+    if self.quantization.sharing != 'rings' and self.init_from:
+      raise ValueError(f'init_from={self.init_from}: only an onion starts from another run')
     if weights and len(weights) != len(bits):
       raise ValueError(f'objective.loss_weights={weights} needs one entry for each of bits={bits}')
     if self.optimizer.warmup_epochs >= self.epochs:
@@ -255,30 +285,90 @@ def apply_variant(config: Any, variant: str) -> Any:
 
   Args:
     config: what `get_config` returns; changed in place.
-    variant: comma-separated `key=value` pairs, of what the paper's tables vary: `bits=2-4-8`,
-      `activations=2`, `mode=joint`, `merge=vanilla`. `bits=32,activations=32` is the float network.
+    variant: comma-separated, of what the paper's tables vary:
+
+        system=NAME    scaled, joint, separate: the onion and its gradients
+                       individual: of one precision
+                       shared: one float kernel, rounded for each precision (AdaBits)
+                       shared_floor: the same, floored
+                       truncated: trained at the highest of the bits, cut to the others afterwards
+        bits=2-4-8     the precisions; bits=32,activations=32 is the float network
+        activations=2  bits of the activations; activations=match: those of the weights
+        merge=vanilla  or psbn
+        smoke          a network and a run as small as they get
 
   Returns:
     `config`.
 
   Raises:
-    ValueError: for another key, or a value that is no number where one is meant.
+    ValueError: for anything else.
   """
+  pairs: dict[str, str] = {}
   for pair in variant.split(',') if variant else ():
-    key, _, setting = pair.partition('=')
-    if key == 'bits':
-      config.quantization.bits = tuple(int(bits) for bits in setting.split('-'))
-    elif key == 'activations':
-      config.quantization.activation_bits = int(setting)
-      # Four levels want a tighter clip than 256.
-      config.quantization.clip_init = 2.0 if int(setting) <= 2 else 6.0
-    elif key == 'mode':
-      config.objective.mode = setting
-    elif key == 'merge':
-      config.quantization.merge = setting
-    else:
-      raise ValueError(f'variant {pair!r}: a variant is bits=, activations=, mode= or merge=.')
+    key, _, pairs[key] = pair.partition('=')
+  if unknown := set(pairs) - _VARIANTS.keys():
+    raise ValueError(f'variant {unknown.pop()!r}: a variant is made of {", ".join(_VARIANTS)}.')
+  for key, apply in _VARIANTS.items():
+    if key in pairs:
+      apply(config, pairs[key])
   return config
+
+
+def default_clip(activation_bits: int) -> float:
+  """PACT's alpha at the start: four levels want a tighter clip than 256."""
+  return 2.0 if activation_bits <= 2 else 6.0
+
+
+def _set_bits(config: Any, setting: str) -> None:
+  config.quantization.bits = tuple(int(bits) for bits in setting.split('-'))
+
+
+def _set_activations(config: Any, setting: str) -> None:
+  if setting == 'match':
+    config.quantization.match_activations = True
+    return
+  config.quantization.activation_bits = int(setting)
+  config.quantization.clip_init = default_clip(int(setting))
+
+
+def _set_system(config: Any, setting: str) -> None:
+  quantization = config.quantization
+  if setting in ('scaled', 'joint', 'separate'):
+    config.objective.mode = setting
+  elif setting in ('shared', 'shared_floor'):
+    config.objective.mode = 'joint'
+    quantization.sharing = 'rounded' if setting == 'shared' else 'floored'
+  elif setting == 'truncated':
+    quantization.truncate_to = quantization.bits[:-1]
+    quantization.bits = quantization.bits[-1:]
+  elif setting != 'individual':
+    raise ValueError(f'variant system={setting}: there is no such system.')
+  elif len(quantization.bits) > 1:
+    raise ValueError(f'variant system=individual: one precision, not bits={quantization.bits}.')
+
+
+def _set_merge(config: Any, setting: str) -> None:
+  config.quantization.merge = setting
+
+
+def _shrink(config: Any, _: str) -> None:
+  config.epochs = config.eval_every = config.log_every = 1
+  config.data.batch_size = 8
+  config.model.width = 8
+  if config.model.name == 'resnet':
+    config.model.depth = 8
+  config.optimizer.warmup_epochs = 0.0
+  config.optimizer.decay_epochs = ()
+
+
+# In the order in which they apply: a system splits the bits it is given.
+_VARIANTS = {
+  'bits': _set_bits,
+  'activations': _set_activations,
+  'merge': _set_merge,
+  'system': _set_system,
+  'smoke': _shrink,
+}
 
 
 def field_names() -> frozenset[str]:

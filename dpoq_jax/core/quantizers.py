@@ -56,6 +56,17 @@ def _straight_through_round_jvp(primals, tangents):
   return straight_through_round(*primals), tangents[0]
 
 
+@jax.custom_jvp
+def straight_through_floor(x: jax.Array) -> jax.Array:
+  """The integer at or below; its gradient is the identity."""
+  return jnp.floor(x)
+
+
+@straight_through_floor.defjvp
+def _straight_through_floor_jvp(primals, tangents):
+  return straight_through_floor(*primals), tangents[0]
+
+
 def check_width(name: str, width: int) -> int:
   """Returns `width` if a network can quantize to it.
 
@@ -77,11 +88,7 @@ def dorefa(latent: jax.Array, width: int) -> jax.Array:
   Returns:
     Integer-valued codes in [0, 2**r - 1], shape and dtype of `latent`.
   """
-  squashed = jnp.tanh(latent)
-  largest = jax.lax.stop_gradient(jnp.max(jnp.abs(squashed)))
-  # All-zero latents have no scale of their own: the middle of the range, not NaN.
-  unit = squashed / (2 * jnp.where(largest > 0, largest, 1)) + 0.5
-  return straight_through_round(unit * onion.max_code(width))
+  return straight_through_round(_unit(latent) * onion.max_code(width))
 
 
 def standardised(latent: jax.Array, width: int) -> jax.Array:
@@ -99,7 +106,27 @@ def standardised(latent: jax.Array, width: int) -> jax.Array:
   return straight_through_round((clipped / (2 * clip) + 0.5) * onion.max_code(width))
 
 
+def floored(latent: jax.Array, width: int) -> jax.Array:
+  """DoReFa's unit range in `2**r` equal parts: `min(floor(u 2**r), 2**r - 1)`, `u` as in `dorefa`.
+
+  What AdaBits shares between precisions: the codes of r bits are those of more bits truncated,
+  which rounded ones are not. Same contract as `dorefa`.
+  """
+  top = onion.max_code(width)
+  codes = straight_through_floor(_unit(latent) * (top + 1))
+  # The largest weight, u = 1, is brought back into the top part; its gradient stays whole.
+  return codes - jax.lax.stop_gradient(jnp.maximum(codes - top, 0))
+
+
 WEIGHT_QUANTIZERS: dict[str, WeightQuantizer] = {'dorefa': dorefa, 'standardised': standardised}
+
+
+def _unit(latent: jax.Array) -> jax.Array:
+  """`tanh(w) / (2 max|tanh(w)|) + 1/2`, in [0, 1]; the maximum is a constant to the gradient."""
+  squashed = jnp.tanh(latent)
+  largest = jax.lax.stop_gradient(jnp.max(jnp.abs(squashed)))
+  # All-zero latents have no scale of their own: the middle of the range, not NaN.
+  return squashed / (2 * jnp.where(largest > 0, largest, 1)) + 0.5
 
 
 def integer_kernel(codes: jax.Array, width: int) -> tuple[jax.Array, float]:

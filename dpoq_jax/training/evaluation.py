@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import scipy.special
 
-from dpoq_jax import network
+from dpoq_jax import network, shared
 from dpoq_jax.data import pipeline, sources
 
 
@@ -60,7 +60,7 @@ class Evaluator:
   paths run after it. The programs are compiled on first use and kept.
   """
 
-  def __init__(self, onion: network.Onion, mesh: jax.sharding.Mesh):
+  def __init__(self, onion: shared.Network, mesh: jax.sharding.Mesh):
     self._onion, self._devices = onion, mesh.size
     self._batch_sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     self._freeze = jax.jit(onion.freeze)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import models, network, workdir
+from dpoq_jax import models, network, shared, workdir
 from dpoq_jax.core import layers, quantizers
 from dpoq_jax.data import pipeline, sources
 from dpoq_jax.training import optimizer as optimizer_lib
@@ -38,7 +38,7 @@ class Experiment:
   train_set: sources.ImageSet
   test_set: sources.ImageSet
   holdout_set: sources.ImageSet
-  onion: network.Onion
+  onion: shared.Network
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
   mesh: jax.sharding.Mesh
@@ -143,7 +143,7 @@ def local_mesh() -> jax.sharding.Mesh:
   return jax.make_mesh((devices,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
 
 
-def build_network(config: config_lib.Config, num_classes: int) -> network.Onion:
+def build_network(config: config_lib.Config, num_classes: int) -> shared.Network:
   """The network of a config: its names resolved to functions, once, here.
 
   Raises:
@@ -151,7 +151,7 @@ def build_network(config: config_lib.Config, num_classes: int) -> network.Onion:
   """
   model, quantization = config.model, config.quantization
   sizes = {name: size for name in ('depth', 'width') if (size := getattr(model, name)) is not None}
-  return network.Onion(
+  onion = network.Onion(
     model=functools.partial(models.MODELS[model.name], **sizes),
     bits=quantization.bits,
     activation_bits=quantization.activation_bits,
@@ -164,3 +164,18 @@ def build_network(config: config_lib.Config, num_classes: int) -> network.Onion:
       compute_dtype=jnp.dtype(quantization.compute_dtype),
     ),
   )
+  if quantization.sharing == 'rings':
+    return onion
+  nested = quantization.sharing == 'floored'
+  individuals = []
+  for bits in quantization.bits:
+    options, activation_bits = onion.options, onion.activation_bits
+    if nested:
+      options = dataclasses.replace(options, weight_quantizer=quantizers.floored)
+    if quantization.match_activations:
+      activation_bits = bits
+      options = dataclasses.replace(options, clip_init=config_lib.default_clip(bits))
+    individuals.append(
+      dataclasses.replace(onion, bits=(bits,), activation_bits=activation_bits, options=options)
+    )
+  return shared.SharedNetwork(tuple(individuals), nested)

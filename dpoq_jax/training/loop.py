@@ -19,6 +19,7 @@ from dpoq_jax.training import (
   progress,
   signals,
   summary,
+  truncation,
   warm_start,
 )
 from dpoq_jax.training import state as state_lib
@@ -149,6 +150,7 @@ class _Run:
       step=self._step,
       train_seconds=self._seconds,
       best=best,
+      truncated=truncation.evaluate(self._setup, self._state.variables, self._check_stop),
     )
 
   @property

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import network
+from dpoq_jax import network, shared
 from dpoq_jax.data import augment
 from dpoq_jax.training import objective
 
@@ -65,7 +65,7 @@ class TrainState:
 
 
 def create(
-  onion: network.Onion,
+  onion: shared.Network,
   optimizer: optax.GradientTransformation,
   key: jax.Array,
   images: jax.Array,
@@ -91,7 +91,7 @@ def create(
 
 
 def make_train_step(
-  onion: network.Onion,
+  onion: shared.Network,
   optimizer: optax.GradientTransformation,
   config: config_lib.Config,
   fixed: int = 0,

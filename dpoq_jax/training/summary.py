@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 import rich.table
 
-from dpoq_jax.training import evaluation, experiment, metrics, trained
+from dpoq_jax.training import evaluation, experiment, metrics, trained, truncation
 from dpoq_jax.workdir import write_whole
 
 FILE = 'summary.json'
@@ -21,6 +21,7 @@ def summarise(
   step: int,
   train_seconds: float,
   best: Mapping[int, float],
+  truncated: Mapping[int, Mapping[str, float]],
   only: int | None = None,
 ) -> dict[str, Any]:
   """The content of `summary.json`.
@@ -31,6 +32,7 @@ def summarise(
     step: steps taken.
     train_seconds: spent on them; compiling, evaluating and saving not counted.
     best: highest evaluated top-1 of each precision so far.
+    truncated: what `truncation.evaluate` returns.
     only: bits of the only precision to report; all by default.
 
   Returns:
@@ -58,6 +60,7 @@ def summarise(
       }
       for precision in ((only,) if only else bits)
     },
+    **({'truncated': truncated} if truncated else {}),
   }
 
 
@@ -96,6 +99,7 @@ def evaluate_checkpoint(
     predictions,
     step=restored.step,
     best=metrics.best_top1([row for row in rows if row['step'] <= restored.step]),
+    truncated=truncation.evaluate(setup, restored.state.variables),
     only=precision,
     train_seconds=restored.meta['train_seconds'],
   )
@@ -124,4 +128,7 @@ def table(summary: Mapping[str, Any]) -> rich.table.Table:
       f'{row["relative_bitops"]:g}',
       f'{row["bytes"]:,}',
     )
+  for bits, row in summary.get('truncated', {}).items():
+    result.add_row(f'{bits}, truncated', f'{100 * row["top1"]:.2f}')
+    result.add_row(f'{bits}, statistics renewed', f'{100 * row["top1_reestimated"]:.2f}')
   return result

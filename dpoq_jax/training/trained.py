@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import network
+from dpoq_jax import network, shared
 from dpoq_jax import workdir as workdir_lib
 from dpoq_jax.data import sources
 from dpoq_jax.training import checkpoint, evaluation, experiment, metrics
@@ -32,7 +32,7 @@ class Trained:
   """
 
   config: config_lib.Config
-  onion: network.Onion
+  onion: shared.Network
   variables: network.Variables
   step: int
   facts: workdir_lib.DatasetFacts
@@ -52,7 +52,7 @@ class Trained:
 
 
 def load(workdir: pathlib.Path, step: int | Literal['best'] | None = None) -> Trained:
-  """Restores a checkpoint of the run in `workdir` and freezes it.
+  """Restores a checkpoint of an onion's run in `workdir` and freezes it.
 
   Args:
     workdir: of the run.
@@ -60,8 +60,14 @@ def load(workdir: pathlib.Path, step: int | Literal['best'] | None = None) -> Tr
 
   Raises:
     FileNotFoundError, CheckpointError: if there is no run, or as in `restore`.
+    ConfigError: if its precisions share whole kernels, so that none reuses another's results.
   """
   source = load_latents(workdir, step)
+  if not isinstance(source.onion, network.Onion):
+    raise config_lib.ConfigError(
+      f'the run in {workdir} is no onion (quantization.sharing='
+      f'{source.config.quantization.sharing}): a higher precision reuses nothing of a lower one.'
+    )
   variables = jax.jit(source.onion.freeze)(source.variables)
   return dataclasses.replace(source, variables=variables)
 

@@ -21,7 +21,7 @@ from dpoq_jax.training import state as state_lib
 _FLOAT = (quantizers.FLOAT_WIDTH,)
 
 # What a path is made of. A float network has no quantized activations, weights or merge.
-_SHARED = ('model.name', 'model.depth', 'model.width')
+_SHARED = ('model.name', 'model.depth', 'model.width', 'quantization.sharing')
 _QUANTIZED = (
   'quantization.activation_bits',
   'quantization.weight_quantizer',

@@ -78,14 +78,58 @@ def test_workdir_is_one_process_at_a_time(tmp_path: pathlib.Path):
 
 def test_variants_change_what_the_tables_vary():
   config = config_lib.apply_variant(
-    config_lib.get_config(), 'bits=2-8,activations=2,mode=joint,merge=vanilla'
+    config_lib.get_config(), 'bits=2-8,activations=2,system=joint,merge=vanilla'
   )
   valid = config_lib.validate(config)
   assert valid.quantization.bits == (2, 8)
   assert (valid.quantization.activation_bits, valid.quantization.clip_init) == (2, 2.0)
   assert (valid.objective.mode, valid.quantization.merge) == ('joint', 'vanilla')
-  with pytest.raises(ValueError, match="variant 'foo': a variant is bits="):
+  with pytest.raises(ValueError, match="variant 'foo': a variant is made of bits, "):
     config_lib.apply_variant(config_lib.get_config(), 'foo')
+
+
+def variant(text: str) -> config_lib.Config:
+  return config_lib.validate(config_lib.apply_variant(config_lib.get_config(), text))
+
+
+def test_systems_of_the_tables_are_variants():
+  assert variant('system=individual,bits=4').quantization.bits == (4,)
+  rounded = variant('system=shared,bits=2-4-6-8,activations=match')
+  assert (rounded.quantization.sharing, rounded.objective.mode) == ('rounded', 'joint')
+  assert rounded.quantization.match_activations
+  assert variant('system=shared_floor').quantization.sharing == 'floored'
+  # In any order.
+  truncated = variant('system=truncated,bits=2-4-8').quantization
+  assert (truncated.bits, truncated.truncate_to) == ((8,), (2, 4))
+  small = variant('smoke,bits=2-4')
+  assert (small.epochs, small.model.width) == (1, 8)
+  for text, message in [
+    ('system=onion', 'no such system'),
+    ('system=individual,bits=2-4', 'one precision, not'),
+    ('system=shared,activations=foo', 'invalid literal'),
+  ]:
+    with pytest.raises(ValueError, match=message):
+      variant(text)
+
+
+@pytest.mark.parametrize(
+  ('quantization', 'objective', 'message'),
+  [
+    ({'truncate_to': (2,)}, {}, 'increasing, and below the one precision'),
+    ({'bits': (4,), 'truncate_to': (4,)}, {}, 'increasing, and below the one precision'),
+    ({'bits': (4,), 'truncate_to': (2, 1)}, {}, 'increasing, and below the one precision'),
+    ({'match_activations': True}, {}, 'match_activations=True is for'),
+    ({'sharing': 'rounded'}, {}, 'objective.mode=scaled: precisions that share'),
+    (
+      {'sharing': 'floored', 'weight_quantizer': 'standardised'},
+      {'mode': 'joint'},
+      'has a quantizer of its own',
+    ),
+  ],
+)
+def test_systems_that_do_not_exist_are_refused(quantization, objective, message):
+  with pytest.raises(config_lib.ConfigError, match=message):
+    config_lib.validate({'quantization': quantization, 'objective': objective})
 
 
 def test_workdir_without_a_run_says_so(tmp_path: pathlib.Path):

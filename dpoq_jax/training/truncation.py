@@ -1,0 +1,56 @@
+"""What a user tries first: an individual network, its weights truncated after training."""
+
+from collections.abc import Callable
+import itertools
+
+import jax
+
+from dpoq_jax import network, shared
+from dpoq_jax.data import pipeline
+from dpoq_jax.training import evaluation, experiment
+
+# Training batches of which statistics are re-estimated: enough that more change nothing.
+_BATCHES = 50
+
+
+def evaluate(
+  setup: experiment.Experiment,
+  variables: network.Variables,
+  between_batches: Callable[[], None] = lambda: None,
+) -> dict[int, dict[str, float]]:
+  """Test accuracy at each of `quantization.truncate_to`, all else kept, and statistics renewed.
+
+  Args:
+    setup: what was trained, an individual network.
+    variables: of the network, trained or frozen.
+    between_batches: called after each batch of an evaluation; what it raises ends it.
+
+  Returns:
+    `{bits: {'top1': ..., 'top1_reestimated': ...}}`, in [0, 1]: with the batch-norm statistics of
+    the network as it was trained, and with those of its truncated weights on training images.
+  """
+  config = setup.config
+  wanted = config.quantization.truncate_to
+  if not wanted:
+    return {}
+  assert isinstance(setup.onion, network.Onion)
+  frozen = variables if 'onion' in variables else jax.jit(setup.onion.freeze)(variables)
+  results = {}
+  for bits in wanted:
+    onion, cut = shared.truncated(setup.onion, frozen, bits)
+    evaluate = evaluation.Evaluator(onion, setup.mesh)
+    batches = pipeline.training_batches(
+      setup.train_set, batch_size=config.data.batch_size, seed=config.seed, epoch=0
+    )
+    images = (
+      jax.device_put(batch['image'], setup.batch_sharding)
+      for batch in itertools.islice(batches, _BATCHES)
+    )
+    candidates = {'top1': cut, 'top1_reestimated': shared.reestimated(onion, cut, images)}
+    results[bits] = {
+      name: evaluate(each, setup.test_set, config.data.batch_size, None, between_batches).top1()[
+        bits
+      ]
+      for name, each in candidates.items()
+    }
+  return results

@@ -1,0 +1,49 @@
+"""The systems that the onion is compared with, trained and evaluated by the commands."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.end_to_end import runs
+
+
+def command(name: str, *flags: str) -> tuple[int, str, str]:
+  line = [sys.executable, '-m', f'dpoq_jax.{name}', *flags]
+  done = subprocess.run(line, cwd=runs.REPOSITORY, text=True, capture_output=True, timeout=300)
+  return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_an_individual_network_is_reported_truncated_too(tmp_path: pathlib.Path):
+  status, out, err = runs.train(tmp_path, '--config.quantization.truncate_to=2,4', bits='8')
+  assert status == 0, err
+  assert '2, truncated' in out
+  summary = json.loads((tmp_path / 'summary.json').read_text())
+  assert set(summary['precisions']) == {'8'}
+  assert set(summary['truncated']) == {'2', '4'}
+  for row in summary['truncated'].values():
+    assert set(row) == {'top1', 'top1_reestimated'}
+  # Two bits of eight, trained for none of it, are far below; renewed statistics help.
+  whole, two = summary['precisions']['8']['top1'], summary['truncated']['2']
+  assert two['top1'] < whole
+  status, out, err = command('evaluate', f'--workdir={tmp_path}')
+  assert status == 0, err
+  assert json.loads((tmp_path / 'summary.json').read_text())['truncated'] == summary['truncated']
+
+
+@pytest.mark.slow
+def test_shared_kernels_train_and_are_no_onion(tmp_path: pathlib.Path):
+  flags = ('--config.quantization.sharing=rounded', '--config.objective.mode=joint')
+  status, _, err = runs.train(tmp_path, *flags)
+  assert status == 0, err
+  summary = json.loads((tmp_path / 'summary.json').read_text())
+  assert set(summary['precisions']) == {'2', '4'}
+  assert summary['precisions']['4']['top1'] > 0.2
+  status, _, err = command('calibrate', f'--workdir={tmp_path}')
+  assert status == 2
+  assert err.startswith('error: the run in')
+  assert 'is no onion' in err
+  assert len(err.splitlines()) == 1
