@@ -30,9 +30,14 @@ def define_config() -> flags.FlagHolder:
     )
 
 
-def run(main: Callable[[], None]) -> NoReturn:
-  """Parses the flags and runs `main`; flags that cannot be parsed are one line and status 2."""
-  app.run(functools.partial(_main, main), flags_parser=_parse)
+def run(main: Callable[..., None], argument: str | None = None) -> NoReturn:
+  """Parses the flags and runs `main`; flags that cannot be parsed are one line and status 2.
+
+  Args:
+    main: the command.
+    argument: what the one argument is that the command takes beside flags, if any.
+  """
+  app.run(functools.partial(_main, main), flags_parser=functools.partial(_parse, argument))
   raise AssertionError('app.run does not return')
 
 
@@ -96,12 +101,12 @@ def _flag_errors() -> Iterator[None]:
     fail(error if isinstance(error, flags.Error) else f'{type(error).__name__}: {error}')
 
 
-def _main(main: Callable[[], None], _: list[str]) -> None:
+def _main(main: Callable[..., None], argv: list[str]) -> None:
   """Runs `main`; an interrupt is one line, and a reader that has gone (`| head`) no error."""
   # Orbax and JAX have something to say of every checkpoint, and of every accelerator not found.
   logging.set_verbosity(logging.ERROR)
   try:
-    main()
+    main(*argv[1:])
     sys.stdout.flush()
   except KeyboardInterrupt:
     fail('interrupted.', status=130)
@@ -117,9 +122,12 @@ def _with_underscores(argument: str) -> str:
   return name[:2] + name[2:].replace('-', '_') + equals + value if name[:2] == '--' else argument
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argument: str | None, argv: list[str]) -> list[str]:
   with _flag_errors():
-    rest = flags.FLAGS([_with_underscores(argument) for argument in argv])
-  if len(rest) > 1:
-    fail(f'unexpected argument {rest[1]!r}: flags are written --name=value.')
+    rest = flags.FLAGS([_with_underscores(each) for each in argv])
+  allowed = 1 if argument else 0
+  if len(rest) > allowed + 1:
+    fail(f'unexpected argument {rest[allowed + 1]!r}: flags are written --name=value.')
+  if len(rest) <= allowed:
+    fail(f'give {argument}.')
   return rest

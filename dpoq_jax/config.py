@@ -295,6 +295,8 @@ def apply_variant(config: Any, variant: str) -> Any:
         bits=2-4-8     the precisions; bits=32,activations=32 is the float network
         activations=2  bits of the activations; activations=match: those of the weights
         merge=vanilla  or psbn
+        model=vgg11    resnet8, resnet20, vgg11, mobilenetv2, resnet18 (the last for ImageNet)
+        width=16       channels of the first stage
         smoke          a network and a run as small as they get
 
   Returns:
@@ -347,6 +349,17 @@ def _set_system(config: Any, setting: str) -> None:
     raise ValueError(f'variant system=individual: one precision, not bits={quantization.bits}.')
 
 
+def _set_model(config: Any, setting: str) -> None:
+  if setting not in _MODELS:
+    raise ValueError(f'variant model={setting}: there are {", ".join(_MODELS)}.')
+  config.model.name, config.model.depth = _MODELS[setting]
+  config.model.width = None
+
+
+def _set_width(config: Any, setting: str) -> None:
+  config.model.width = int(setting)
+
+
 def _set_merge(config: Any, setting: str) -> None:
   config.quantization.merge = setting
 
@@ -361,8 +374,18 @@ def _shrink(config: Any, _: str) -> None:
   config.optimizer.decay_epochs = ()
 
 
-# In the order in which they apply: a system splits the bits it is given.
+_MODELS = {
+  'resnet8': ('resnet', 8),
+  'resnet20': ('resnet', 20),
+  'vgg11': ('vgg', 11),
+  'mobilenetv2': ('mobilenet', None),
+  'resnet18': ('imagenet_resnet', 18),
+}
+
+# In the order in which they apply: a model has a width, a system splits the bits it is given.
 _VARIANTS = {
+  'model': _set_model,
+  'width': _set_width,
   'bits': _set_bits,
   'activations': _set_activations,
   'merge': _set_merge,

@@ -1,0 +1,66 @@
+"""Runs the paper's tables and figures and sets the results beside its numbers.
+
+    python -m dpoq_jax.reproduce table1|table2|table3|figure3|figure5 --scale=smoke|cpu|paper
+        --workdir=DIR [--data-dir=D] [--results=results]
+
+Trains what is missing in DIR/SCALE, one run after the other, and keeps what each comes to in
+RESULTS/SCALE/runs; stop it and start it again at will. Writes TABLE.md, TABLE.csv and plots in
+RESULTS/SCALE. A run that fails does not stop the others: the table is made of those there are, and
+the exit status is 1. `smoke` takes minutes (the embedded digits), `cpu` hours on two cores
+(CIFAR-10, ResNet-8), `paper` is the paper's schedule in full, for a GPU.
+"""
+
+import pathlib
+
+from absl import flags
+
+from dpoq_jax import cli
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the training runs')
+_RESULTS = flags.DEFINE_string('results', 'results', 'directory of what the runs come to')
+_SCALE = flags.DEFINE_enum('scale', None, ['smoke', 'cpu', 'paper'], 'how large the runs are')
+_DATA_DIR = flags.DEFINE_string('data_dir', None, "where data sets are; TFDS's own by default")
+
+
+def main(what: str) -> None:
+  """The command."""
+  directory = cli.required_path(_WORKDIR)
+  if _SCALE.value is None:
+    cli.fail('--scale=smoke|cpu|paper is required.')
+  # Imported once there is something to do, since JAX takes seconds.
+  from dpoq_jax.reproduction import figures, results, runs, tables
+  from dpoq_jax.training import signals
+
+  scale = tables.SCALES[_SCALE.value]
+  folder = pathlib.Path(_RESULTS.value) / scale.name
+  with signals.catch_stop() as stop, cli.user_errors():
+    trainer = runs.Trainer(
+      stored=folder / 'runs',
+      workdir=directory / scale.name,
+      data_dir=_DATA_DIR.value,
+      environment=scale.environment,
+      say=lambda line: print(line, flush=True),
+      stopping=lambda: bool(stop),
+    )
+    try:
+      if what in figures.FIGURES:
+        run, part = figures.run_of(scale)
+        failures = trainer.train([run], checkpoints=True)
+        if not failures:
+          entries, png = figures.measure(what, part, trainer.workdir / run.name, _DATA_DIR.value)
+          results.write(folder, what, entries)
+          (folder / f'{what}.png').write_bytes(png)
+      else:
+        cells = tables.cells(what, scale)
+        failures = trainer.train([cell.run for cell in cells])
+        results.write(folder, what, tables.measured(cells, trainer.stored))
+    except runs.Stopped as stopped:
+      print(stopped, flush=True)
+      raise SystemExit(stop.exit_status) from None
+  print(f'written to {folder / results.PAGE_FILE}')
+  if failures:
+    cli.fail(f'{len(failures)} runs failed: {", ".join(r.name for r in failures)}.', status=1)
+
+
+if __name__ == '__main__':
+  cli.run(main, argument='table1, table2, table3, figure3 or figure5')

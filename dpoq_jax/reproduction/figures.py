@@ -1,0 +1,92 @@
+"""The paper's Figures 3 and 5, of the system of its Table 1: what dynamic inference is worth."""
+
+from collections.abc import Iterator
+import pathlib
+
+from dpoq_jax import held_out
+from dpoq_jax.inference import calibration as calibration_lib
+from dpoq_jax.inference import curve, exits, plots, selectable
+from dpoq_jax.inference.operating_point import OperatingPoint, Target
+from dpoq_jax.reproduction import results, tables
+from dpoq_jax.reproduction.runs import Run
+from dpoq_jax.training import trained
+
+FIGURES = ('figure3', 'figure5')
+
+# Of the normalised order, by relative cost; the curve ends at b_K / b_1 = 8.
+_PAPER_FIGURE_3 = {1.0: 65.3, 2.0: 70.0, 8.0: 71.8}
+
+
+def run_of(scale: tables.Scale) -> tuple[Run, str]:
+  """The run that the figures are of, and what it is."""
+  cell = next(
+    each
+    for each in tables.cells('table1', scale)
+    if each.system == 'scaled gradients + PSBN' and each.run.seed == 0
+  )
+  return cell.run, cell.part
+
+
+def measure(
+  figure: str, part: str, workdir: pathlib.Path, data_dir: str | None
+) -> tuple[list[results.Entry], bytes]:
+  """The numbers of a figure and its plot, a PNG file.
+
+  Thresholds and weights are chosen on one half of the test set; accuracies are of the other.
+
+  Args:
+    figure: one of `FIGURES`.
+    part: network and data, for the table.
+    workdir: of the finished run.
+    data_dir: where the data set is.
+  """
+  network = trained.load(workdir)
+  examples = held_out.run(network, data_dir)
+  bits = network.onion.bits
+
+  def choose(target: Target, order: str, combine: str | None) -> OperatingPoint:
+    return calibration_lib.choose(
+      examples.calibration,
+      examples.reported,
+      bits,
+      calibration_lib.Settings(target=target, order=order, combine=combine),
+      dataset=network.config.data.name,
+      step=network.step,
+    )[0]
+
+  def at_cost(cost: float, order: str, combine: str) -> float:
+    point = choose(Target(kind='relative_cost', value=cost), order, combine)
+    assert point.reported is not None
+    return 100 * point.reported.accuracy
+
+  def figure3() -> Iterator[results.Entry]:
+    costs = sorted({1.0, 2.0, *(b / bits[0] for b in bits)})
+    for order in reversed(curve.ORDERS):
+      for cost in costs:
+        paper = _PAPER_FIGURE_3.get(cost) if order == 'normalised' else None
+        value = at_cost(cost, order, 'mean')
+        name = order.replace('_', ' ')
+        yield results.entry(figure, part, name, f'cost {cost:g}', [value], paper)
+
+  def figure5() -> Iterator[results.Entry]:
+    static = calibration_lib.alone(examples.reported).mean(axis=1)
+    for b, accuracy in zip(bits, static, strict=True):
+      yield results.entry(figure, part, 'static', f'{b} bits', [100 * float(accuracy)], None)
+    for combine in exits.COMBINATIONS:
+      for b in bits:
+        value = at_cost(b / bits[0], 'normalised', combine)
+        yield results.entry(figure, part, f'dynamic, {combine}', f'{b} bits', [value], None)
+
+  point = choose(calibration_lib.DEFAULT_TARGET, 'normalised', None)
+  known = selectable.know(point, examples.calibration, examples.reported)
+  if figure == 'figure3':
+    offers = [
+      selectable.along(point, order, examples.calibration, known, 2) for order in curve.ORDERS
+    ]
+    drawn, _ = plots.rerun_curves(offers, selectable.measured(point, known))
+    return list(figure3()), drawn.png
+  between = [b * f for b in bits[:-1] for f in (1, 1.25, 1.5, 1.75)] + [bits[-1]]
+  equal = calibration_lib.equal_bits(
+    point, examples.calibration, examples.reported, sorted(map(float, set(between)))
+  )
+  return list(figure5()), plots.accuracy_vs_bits(list(equal), point).png

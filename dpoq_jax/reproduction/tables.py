@@ -1,0 +1,332 @@
+"""What the paper's tables compare (section 4), at three scales, and the numbers it reports.
+
+A table is a list of cells: a run, where its summary holds the number, and what the paper has there.
+At scale `paper` runs have the paper's networks, data and schedule; at `cpu` and `smoke` a small
+network on other data stands in for each, so that differences between systems can be compared with
+the paper's, but not accuracies themselves.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import pathlib
+from typing import Any
+
+from dpoq_jax.reproduction import results, runs
+from dpoq_jax.reproduction.runs import Run
+
+FLOAT = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+  """How large the runs are.
+
+  Attributes:
+    name: as given to the command.
+    seeds: of individual networks and the paper's system.
+    other_seeds: of everything else.
+    environment: of the training processes.
+  """
+
+  name: str
+  seeds: int
+  other_seeds: int
+  environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+SCALES = {
+  # Compiling takes longer than training at this scale.
+  'smoke': Scale('smoke', 1, 1, {'XLA_FLAGS': '--xla_backend_optimization_level=0'}),
+  'cpu': Scale('cpu', 2, 1),
+  'paper': Scale('paper', 3, 3),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One number of a table.
+
+  Attributes:
+    table: `table1`, `table2` or `table3`.
+    part: which comparison of the table: network, data, activations.
+    system: the row.
+    bits: the column; 32 is a float network.
+    run: what is trained.
+    read: keys from the summary to the number, a fraction.
+    paper: what the paper has there, in percent.
+  """
+
+  table: str
+  part: str
+  system: str
+  bits: int
+  run: Run
+  read: tuple[str, ...]
+  paper: float | None = None
+
+  def value(self, summary: Mapping[str, Any]) -> float:
+    """The number, in percent."""
+    found: Any = summary
+    for key in self.read:
+      found = found[key]
+    return 100 * float(found)
+
+
+def cells(table: str, scale: Scale) -> list[Cell]:
+  """All numbers of a table at a scale, in the order of its rows.
+
+  Raises:
+    ValueError: for a table that there is not.
+  """
+  if table not in TABLES:
+    raise ValueError(f'{table}: there are {", ".join(TABLES)}.')
+  return list(TABLES[table](scale))
+
+
+def measured(wanted: Sequence[Cell], stored: pathlib.Path) -> list[results.Entry]:
+  """What the runs that are done came to: one entry per row and column, of all its seeds.
+
+  Args:
+    wanted: the cells of a table.
+    stored: directory of results.
+  """
+  values: dict[tuple[str, str, str, int], list[float]] = {}
+  paper: dict[tuple[str, str, str, int], float | None] = {}
+  for cell in wanted:
+    if (summary := runs.read_summary(cell.run, stored)) is not None:
+      place = (cell.table, cell.part, cell.system, cell.bits)
+      values.setdefault(place, []).append(cell.value(summary))
+      paper[place] = cell.paper
+  return [
+    results.entry(*place[:3], _column(place[3]), found, paper[place])
+    for place, found in values.items()
+  ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+  """One comparison: a base that all its runs share."""
+
+  table: str
+  name: str
+  config: str
+  variant: str
+  scale: Scale
+
+  def row(
+    self,
+    system: str,
+    bits: Sequence[int],
+    paper: Mapping[int, float],
+    variant: str,
+    read: Callable[[int], tuple[str, ...]],
+    *,
+    favoured: bool = False,
+  ) -> Iterator[Cell]:
+    """Cells of one run per seed."""
+    seeds = self.scale.seeds if favoured else self.scale.other_seeds
+    for seed in range(seeds):
+      run = Run(self.config, ','.join(filter(None, [variant, self.variant])), seed)
+      for b in bits:
+        yield Cell(self.table, self.name, system, b, run, read(b), paper.get(b))
+
+  def individual(self, bits: Sequence[int], paper: Mapping[int, float]) -> Iterator[Cell]:
+    """Individual networks, and of the highest quantized one what truncating it gives."""
+    quantized = [b for b in bits if b != FLOAT]
+    for b in bits:
+      yield from self.row(
+        'individual', [b], paper, self._individual_variant(b, quantized), _top1, favoured=True
+      )
+
+  def truncated(self, bits: Sequence[int]) -> Iterator[Cell]:
+    """The highest individual network with bits cut off, and with statistics renewed."""
+    variant = self._individual_variant(bits[-1], bits)
+    for system, name in (
+      ('truncated after training', 'top1'),
+      ('truncated, statistics renewed', 'top1_reestimated'),
+    ):
+
+      def read(b: int, name: str = name) -> tuple[str, ...]:
+        return _top1(b) if b == bits[-1] else ('truncated', str(b), name)
+
+      yield from self.row(system, bits, {}, variant, read, favoured=True)
+
+  def _individual_variant(self, bits: int, quantized: Sequence[int]) -> str:
+    if bits == FLOAT:
+      return f'system=individual,bits={FLOAT},activations={FLOAT}'
+    if bits == max(quantized) and len(quantized) > 1:
+      # The same network, with its truncations reported beside it.
+      return f'system=truncated,{_list(quantized)}'
+    return f'system=individual,bits={bits}'
+
+
+def _table1(scale: Scale) -> Iterator[Cell]:
+  """ResNet-20 on CIFAR-100, activations of 8 bits: training modes and merges."""
+  config, variant, bits, name = {
+    'smoke': ('digits_resnet8.py', 'smoke', (2, 4), 'ResNet-8, digits'),
+    'cpu': ('cifar10_resnet8_cpu.py', '', (2, 4, 8), 'ResNet-8, CIFAR-10, 4 epochs'),
+    'paper': ('cifar100_resnet20.py', '', (2, 4, 8, 16), 'ResNet-20, CIFAR-100'),
+  }[scale.name]
+  part = _Part('table1', f'{name}, activations of 8 bits', config, variant, scale)
+  columns = (2, 4, 8, 16)
+  yield from part.individual(
+    # Beside the paper's 16-bit onion stands a float network.
+    [*(b for b in bits if b != 16), FLOAT],
+    dict(zip((2, 4, 8, FLOAT), (65.42, 68.18, 68.61, 68.74), strict=True)),
+  )
+  for mode, label, vanilla, shifted in (
+    ('joint', 'joint', (62.96, 68.82, 69.13, 69.21), (62.63, 67.60, 70.30, 71.05)),
+    ('separate', 'separate', (65.30, 67.04, 67.55, 67.49), (65.30, 67.36, 68.68, 69.41)),
+    ('scaled', 'scaled gradients', (64.99, 68.20, 68.30, 68.37), (65.26, 69.00, 70.32, 70.60)),
+  ):
+    for merge, suffix, paper in (('vanilla', '', vanilla), ('psbn', ' + PSBN', shifted)):
+      yield from part.row(
+        label + suffix,
+        bits,
+        dict(zip(columns, paper, strict=True)),
+        f'system={mode},merge={merge},{_list(bits)}',
+        _top1,
+        favoured=(mode, merge) == ('scaled', 'psbn'),
+      )
+  yield from _shared(part, bits, '', {})
+  yield from part.truncated([b for b in bits if b != 16])
+
+
+def _table2(scale: Scale) -> Iterator[Cell]:
+  """Networks and activation widths: individual against the onion, and its ensembles."""
+  for net in _TABLE_2:
+    for data, numbers in net.numbers.items():
+      if scale.name != 'paper' and data != 'cifar10':
+        continue
+      config, variant, name, bits = {
+        'smoke': (
+          'digits_resnet8.py', f'model={net.model},smoke', f'{net.small}, digits', net.bits[:2]
+        ),
+        'cpu': (
+          'cifar10_resnet8_cpu.py',
+          f'model={net.model},width={net.width}',
+          f'{net.small}, CIFAR-10, 4 epochs',
+          tuple(b for b in net.bits if b < 16),
+        ),
+        'paper': (
+          f'{data}_{net.config}.py', '', f'{net.name}, CIFAR-{data.removeprefix("cifar")}', net.bits
+        ),
+      }[scale.name]  # fmt: skip
+      variant = ','.join(filter(None, [variant, f'activations={net.activations}']))
+      name += f', activations of {net.activations} bits'
+      part = _Part('table2', name, config, variant, scale)
+      individual, dpoq, ensemble = (dict(zip(net.bits, row, strict=True)) for row in numbers)
+      # Beside the paper's 16-bit onion stands a float network.
+      alone = {FLOAT if b == 16 else b: number for b, number in individual.items()}
+      yield from part.individual([b for b in alone if b in bits or b == FLOAT], alone)
+      onion = f'system=scaled,merge=psbn,{_list(bits)}'
+      yield from part.row('DPOQ', bits, dpoq, onion, _top1, favoured=True)
+      yield from part.row('DPOQ, ensemble', bits, ensemble, onion, _ensemble, favoured=True)
+
+
+def _table3(scale: Scale) -> Iterator[Cell]:
+  """ResNet-18 on ImageNet: against AdaBits, for several bit lists."""
+  config, variant, name = {
+    'smoke': ('digits_resnet8.py', 'smoke', 'ResNet-8, digits'),
+    'cpu': ('cifar10_resnet8_cpu.py', '', 'ResNet-8, CIFAR-10, 4 epochs'),
+    'paper': ('imagenet_resnet18.py', '', 'ResNet-18, ImageNet'),
+  }[scale.name]
+  part = _Part('table3', name, config, variant, dataclasses.replace(scale, seeds=1, other_seeds=1))
+  individual = {2: 64.5, 4: 68.7, 5: 68.9, 6: 69.11, 8: 69.6, FLOAT: 69.4}
+  lists = {
+    (2, 4, 6, 8): {2: 63.9, 4: 67.7, 6: 69.5, 8: 69.9},
+    (2, 4, 8, 16): {2: 64.2, 4: 67.1, 8: 69.6, 16: 70.2},
+    (4, 5, 6, 8): {4: 68.1, 5: 69.6, 6: 70.7, 8: 70.9},
+  }
+  if scale.name == 'smoke':
+    individual, lists = {2: 64.5, 4: 68.7}, {(2, 4): {2: 63.9, 4: 67.7}}
+  yield from part.individual(list(individual), individual)
+  adabits = {2: 54.1, 4: 66.5, 6: 67.7, 8: 67.9}
+  yield from _shared(part, next(iter(lists)), 'activations=match', adabits)
+  for bits, paper in lists.items():
+    label = f'DPOQ ({",".join(map(str, bits))})'
+    yield from part.row(label, bits, paper, f'system=scaled,merge=psbn,{_list(bits)}', _top1)
+
+
+def _shared(
+  part: _Part, bits: Sequence[int], variant: str, paper: Mapping[int, float]
+) -> Iterator[Cell]:
+  """Shared float kernels; the paper's numbers are those of the rounded ones."""
+  for system, label, numbers in (
+    ('shared', 'shared kernels, rounded (AdaBits)', paper),
+    ('shared_floor', 'shared kernels, floored (AdaBits)', {}),
+  ):
+    whole = ','.join(filter(None, [f'system={system},{_list(bits)}', variant]))
+    yield from part.row(label, bits, numbers, whole, _top1)
+
+
+def _column(bits: int) -> str:
+  return 'fp32' if bits == FLOAT else f'{bits} bits'
+
+
+def _list(bits: Sequence[int]) -> str:
+  return f'bits={"-".join(map(str, bits))}'
+
+
+def _top1(bits: int) -> tuple[str, ...]:
+  return 'precisions', str(bits), 'top1'
+
+
+def _ensemble(bits: int) -> tuple[str, ...]:
+  return 'precisions', str(bits), 'ensemble_top1'
+
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+  """A network of Table 2.
+
+  Attributes:
+    name: as in the table.
+    config: its part of the names of config files.
+    small: name of the network that stands for it at small scales.
+    model: variant of that.
+    width: of that.
+    activations: bits.
+    bits: the bit list.
+    numbers: per data set the paper's individual networks, DPOQ, and DPOQ's ensembles (that of the
+      lowest precision is the precision alone).
+  """
+
+  name: str
+  config: str
+  small: str
+  model: str
+  width: int
+  activations: int
+  bits: tuple[int, ...]
+  numbers: Mapping[str, tuple[tuple[float, ...], ...]]
+
+
+_TABLE_2 = (
+  _Network('ResNet-20', 'resnet20', 'ResNet-8', 'resnet8', 16, 2, (2, 4, 8, 16), {
+    'cifar10': (
+      (88.27, 89.84, 89.98, 90.13), (87.43, 90.07, 91.08, 91.34), (87.43, 86.69, 90.86, 91.39),
+    ),
+    'cifar100': (
+      (59.45, 62.40, 63.35, 63.51), (58.15, 63.69, 67.39, 68.10), (58.15, 63.12, 66.91, 68.47),
+    ),
+  }),
+  _Network('VGG-11', 'vgg11', '1/4 of VGG-11', 'vgg11', 16, 4, (4, 5, 6, 7), {
+    'cifar10': (
+      (92.10, 92.18, 92.49, 92.46), (92.14, 92.46, 92.57, 92.58), (92.14, 92.44, 92.45, 92.49),
+    ),
+    'cifar100': (
+      (70.72, 71.22, 71.39, 71.31), (70.64, 71.26, 71.49, 71.47), (70.64, 71.14, 71.35, 71.42),
+    ),
+  }),
+  _Network('MobileNetV2', 'mobilenetv2', '1/4 of MobileNetV2', 'mobilenetv2', 8, 8, (4, 6, 8), {
+    'cifar10': ((88.97, 89.18, 89.10), (89.03, 89.05, 89.06), (89.03, 89.05, 89.06)),
+    'cifar100': ((68.53, 68.70, 69.28), (69.20, 69.48, 69.89), (69.20, 69.30, 69.55)),
+  }),
+)  # fmt: skip
+
+TABLES: Mapping[str, Callable[[Scale], Iterator[Cell]]] = {
+  'table1': _table1,
+  'table2': _table2,
+  'table3': _table3,
+}
