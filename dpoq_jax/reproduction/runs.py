@@ -131,7 +131,8 @@ class Trainer:
     Raises:
       Stopped: if `stopping`.
     """
-    wanted = list(dict.fromkeys(runs))
+    # One seed of everything before a second of anything.
+    wanted = sorted(dict.fromkeys(runs), key=lambda run: run.seed)
     missing = [run for run in wanted if not self._is_done(run, checkpoints)]
     self.say(f'{len(wanted)} runs, {len(wanted) - len(missing)} of them done')
     failures = {}

@@ -1,0 +1,71 @@
+"""A table of the paper at scale `smoke`, from the command to the page."""
+
+import csv
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.end_to_end import runs
+
+
+def reproduce(what: str, folder: pathlib.Path, *flags: str) -> subprocess.CompletedProcess[str]:
+  command = [sys.executable, '-m', 'dpoq_jax.reproduce', *([what] if what else []), *flags]
+  command += [f'--workdir={folder / "work"}', f'--results={folder / "results"}']
+  return subprocess.run(
+    command, cwd=runs.REPOSITORY, capture_output=True, text=True, check=False, timeout=900
+  )
+
+
+@pytest.mark.slow
+def test_table_1_and_the_figures(tmp_path: pathlib.Path):
+  done = reproduce('table1', tmp_path, '--scale=smoke')
+  assert done.returncode == 0, done.stderr
+  assert '11 runs, 0 of them done' in done.stdout
+  folder = tmp_path / 'results' / 'smoke'
+  with (folder / 'TABLE.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  systems = {row['system'] for row in rows}
+  assert {'individual', 'joint', 'separate + PSBN', 'truncated after training'} <= systems
+  assert len(systems) == 11
+  found = {(row['system'], row['at']): float(row['ours']) for row in rows}
+  # No gradient comes down: the lowest path is the individual network, to the last bit.
+  assert found['separate + PSBN', '2 bits'] == found['individual', '2 bits']
+  assert found['separate', '2 bits'] == found['individual', '2 bits']
+  assert (
+    found['truncated after training', '2 bits'] < found['truncated, statistics renewed', '2 bits']
+  )
+  assert min(found[system, '4 bits'] for system in systems) > 50
+  assert (folder / 'table1.png').is_file()
+
+  for figure in ('figure3', 'figure5'):
+    done = reproduce(figure, tmp_path, '--scale=smoke')
+    assert done.returncode == 0, done.stderr
+    assert '1 runs, 1 of them done' in done.stdout
+    assert (folder / f'{figure}.png').is_file()
+  page = (folder / 'TABLE.md').read_text()
+  assert '| normalised | ' in page
+  assert '| dynamic, weighted | ' in page
+  assert page.index('## Figure 3') < page.index('## Figure 5') < page.index('## Table 1')
+
+  # Everything is there: nothing is trained, and the page stays what it was.
+  done = reproduce('table1', tmp_path, '--scale=smoke')
+  assert '11 runs, 11 of them done' in done.stdout
+  assert (folder / 'TABLE.md').read_text() == page
+
+
+@pytest.mark.parametrize(
+  ('what', 'flags', 'expected'),
+  [
+    ('', ['--scale=smoke'], 'give table1, table2, table3, figure3 or figure5'),
+    ('table4', ['--scale=smoke'], 'table4: there are table1, '),
+    ('table1', [], '--scale=smoke|cpu|paper is required'),
+    ('table1', ['--scale=huge'], '--scale'),
+  ],
+)
+def test_bad_requests_are_one_line(what, flags, expected, tmp_path: pathlib.Path):
+  done = reproduce(what, tmp_path, *flags)
+  assert done.returncode == 2
+  assert done.stderr.count('\n') == 1, done.stderr
+  assert expected in done.stderr

@@ -1,0 +1,108 @@
+import pathlib
+
+import pytest
+
+from dpoq_jax.reproduction import results, tables
+
+PART = 'a network, some data'
+
+
+def entries(table: str = 'table1') -> list[results.Entry]:
+  return [
+    results.entry(table, PART, 'individual', '2 bits', [60.0, 62.0], 65.42),
+    results.entry(table, PART, 'individual', 'fp32', [70.0], 68.74),
+    results.entry(table, PART, 'joint', '2 bits', [58.5], 62.96),
+    results.entry(table, PART, 'joint', '16 bits', [71.0], 69.21),
+    results.entry(table, PART, 'ours alone', '2 bits', [50.0], None),
+  ]
+
+
+def test_entries_are_means_and_standard_deviations():
+  first = entries()[0]
+  assert (first.ours, first.seeds) == (61.0, 2)
+  # Of a sample: the square root of ((-1)**2 + 1**2) / (2 - 1).
+  assert first.spread == pytest.approx(2**0.5)
+  assert first.difference == pytest.approx(61.0 - 65.42)
+  assert entries()[1].spread is None
+  assert entries()[4].difference is None
+
+
+def test_page_shows_ours_the_papers_and_the_differences():
+  page = results.page(entries())
+  assert '| individual | 61.00 ± 1.41 (2) | 70.00 |  | 65.50 |' in page
+  assert '| individual | 65.42 | 68.74 |  | 67.08 |' in page
+  assert '| joint | -4.46 |  | +1.79 |' in page
+  # 16 bits stand beside the float network, as in the paper.
+  assert '| joint | -2.50 (-2.46) |  | +1.00 (+0.47) |' in page
+  assert '| ours alone | -11.00 |  |  |' in page
+  assert page.count('| ours alone |') == 2
+
+
+def test_tables_are_replaced_one_by_one(tmp_path: pathlib.Path):
+  results.write(tmp_path, 'table2', entries('table2'))
+  results.write(tmp_path, 'table1', entries('table1'))
+  results.write(tmp_path, 'table2', entries('table2')[:2])
+  kept = results.read(tmp_path)
+  assert [each.table for each in kept] == ['table1'] * 5 + ['table2'] * 2
+  assert kept[0].spread == pytest.approx(2**0.5, abs=1e-4)
+  assert kept[4].paper is None
+  page = (tmp_path / 'TABLE.md').read_text()
+  assert page.index('## Table 1') < page.index('## Table 2')
+  assert (tmp_path / 'table1.png').read_bytes().startswith(b'\x89PNG')
+  # The same numbers give the same files.
+  again = tmp_path / 'again'
+  results.write(again, 'table2', kept[5:])
+  results.write(again, 'table1', kept[:5])
+  assert (again / 'TABLE.csv').read_bytes() == (tmp_path / 'TABLE.csv').read_bytes()
+  assert (again / 'TABLE.md').read_text() == page
+
+
+@pytest.mark.parametrize('table', tables.TABLES)
+@pytest.mark.parametrize('scale', tables.SCALES.values(), ids=lambda scale: scale.name)
+def test_every_run_of_every_table_is_a_config(table: str, scale: tables.Scale):
+  cells = tables.cells(table, scale)
+  names = {}
+  for cell in cells:
+    # Configs are equal only if runs are, and so are names.
+    config = cell.run.expected()
+    assert names.setdefault(cell.run.name, config) == config
+    assert config.seed == cell.run.seed
+    bits = config.quantization.bits
+    if cell.read[0] == 'precisions':
+      assert int(cell.read[1]) in bits
+    else:
+      assert int(cell.read[1]) in config.quantization.truncate_to
+  assert len(names) == len({cell.run for cell in cells})
+
+
+def test_table_1_is_the_papers():
+  cells = tables.cells('table1', tables.SCALES['paper'])
+  of_paper = {(c.system, c.bits): c.paper for c in cells if c.paper is not None}
+  assert of_paper['individual', 32] == 68.74
+  assert of_paper['scaled gradients + PSBN', 16] == 70.60
+  # The mean column of the paper, as a check of the copying.
+  for system, mean in [
+    ('individual', 67.74), ('joint', 67.53), ('joint + PSBN', 67.90), ('separate', 66.85),
+    ('separate + PSBN', 67.69), ('scaled gradients', 67.47), ('scaled gradients + PSBN', 68.80),
+  ]:  # fmt: skip
+    values = [value for (name, _), value in of_paper.items() if name == system]
+    assert len(values) == 4
+    assert sum(values) / 4 == pytest.approx(mean, abs=0.006)
+
+
+def test_seeds_are_as_many_as_promised_and_one_run_serves_several_rows():
+  cells = tables.cells('table1', tables.SCALES['cpu'])
+  seeds = {}
+  for cell in cells:
+    seeds.setdefault(cell.system, set()).add(cell.run.seed)
+  two = {'individual', 'scaled gradients + PSBN'}
+  assert two <= {system for system, s in seeds.items() if len(s) == 2}
+  assert all(len(s) == 1 for system, s in seeds.items() if system.startswith(('joint', 'shared')))
+  # What was trained at 8 bits is what is truncated.
+  individual = {c.run for c in cells if (c.system, c.bits) == ('individual', 8)}
+  assert individual == {c.run for c in cells if c.system.startswith('truncated')}
+
+
+def test_unknown_tables_are_refused():
+  with pytest.raises(ValueError, match='table4: there are table1, table2, table3'):
+    tables.cells('table4', tables.SCALES['cpu'])

@@ -1,0 +1,140 @@
+"""Which runs are trained, kept, skipped and stopped, with a stand-in for the training command."""
+
+import json
+import pathlib
+import sys
+import textwrap
+
+import pytest
+
+from dpoq_jax import config as config_lib
+from dpoq_jax.reproduction import runs
+from dpoq_jax.reproduction.runs import Run
+
+RUNS = [Run('digits_resnet8.py', f'system=individual,bits={b},smoke', 0) for b in (2, 3, 4)]
+
+# Takes the place of the interpreter: writes what a training writes, or does as told.
+STAND_IN = f"""#!{sys.executable}
+import json, pathlib, signal, sys, time
+sys.path.insert(0, {str(runs.ROOT)!r})
+from dpoq_jax.reproduction import runs
+flags = dict(f.lstrip('-').split('=', 1) for f in sys.argv[3:])
+folder = pathlib.Path(flags['workdir'])
+folder.mkdir(exist_ok=True)
+name, _, variant = flags['config'].removeprefix('configs/').partition(':')
+run = runs.Run(name, variant, int(flags['config.seed']))
+(folder.parent / 'order').open('a').write(run.variant + '\\n')
+if 'bits=3' in variant and (folder.parent / 'break').exists():
+  print('out of luck'); sys.exit(7)
+if 'bits=4' in variant and (folder.parent / 'hang').exists():
+  signal.signal(signal.SIGTERM, lambda *_: ((folder / 'saved').touch(), sys.exit(143)))
+  (folder.parent / 'hanging').touch()
+  time.sleep(60)
+config = run.expected().model_dump()
+config['data']['dir'] = flags.get('config.data.dir')
+(folder / 'config.json').write_text(json.dumps(config))
+bits = run.expected().quantization.bits
+(folder / 'summary.json').write_text(json.dumps({{'precisions': {{b: {{'top1': 0.5}} for b in bits}}}}))
+"""
+
+
+@pytest.fixture
+def trainer(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> runs.Trainer:
+  stand_in = tmp_path / 'stand_in'
+  stand_in.write_text(textwrap.dedent(STAND_IN))
+  stand_in.chmod(0o755)
+  monkeypatch.setattr(sys, 'executable', str(stand_in))
+  workdir = tmp_path / 'work'
+  workdir.mkdir()
+  return runs.Trainer(
+    stored=tmp_path / 'stored',
+    workdir=workdir,
+    data_dir='/somewhere',
+    environment={},
+    say=lambda line: None,
+    stopping=lambda: (workdir / 'hanging').exists(),
+  )
+
+
+def order(trainer: runs.Trainer) -> list[str]:
+  """The variants started since the last look."""
+  path = trainer.workdir / 'order'
+  lines = path.read_text().splitlines() if path.exists() else []
+  path.unlink(missing_ok=True)
+  return lines
+
+
+def test_what_is_done_is_not_done_again(trainer):
+  assert trainer.train([*RUNS[:2], RUNS[0]]) == {}
+  assert order(trainer) == [run.variant for run in RUNS[:2]]
+  assert trainer.train(RUNS) == {}
+  assert order(trainer) == [RUNS[2].variant]
+  summary = runs.read_summary(RUNS[0], trainer.stored)
+  assert summary == {'precisions': {'2': {'top1': 0.5}}}
+  # What is kept names no place on this machine.
+  assert '/somewhere' not in (trainer.stored / RUNS[0].name / 'config.json').read_text()
+
+
+def test_the_first_seed_of_everything_comes_first(trainer):
+  second = Run(RUNS[0].config, RUNS[0].variant, 1)
+  trainer.train([RUNS[0], second, RUNS[1]])
+  assert order(trainer) == [RUNS[0].variant, RUNS[1].variant, second.variant]
+
+
+def test_one_that_fails_leaves_the_others(trainer):
+  (trainer.workdir / 'break').touch()
+  failures = trainer.train(RUNS)
+  assert set(failures) == {RUNS[1]}
+  assert failures[RUNS[1]].startswith('exit status 7: out of luck (')
+  assert len(order(trainer)) == 3
+  assert runs.read_summary(RUNS[1], trainer.stored) is None
+  (trainer.workdir / 'break').unlink()
+  assert trainer.train(RUNS) == {}
+  assert order(trainer) == [RUNS[1].variant]
+
+
+def test_a_stop_is_passed_on_and_the_next_start_goes_on(trainer):
+  (trainer.workdir / 'hang').touch()
+  with pytest.raises(runs.Stopped, match='stopped at'):
+    trainer.train(RUNS)
+  assert (trainer.workdir / RUNS[2].name / 'saved').exists()
+  (trainer.workdir / 'hang').unlink()
+  (trainer.workdir / 'hanging').unlink()
+  order(trainer)
+  assert trainer.train(RUNS) == {}
+  assert order(trainer) == [RUNS[2].variant]
+
+
+def test_results_of_another_config_are_not_taken(trainer):
+  trainer.train(RUNS[:1])
+  path = trainer.stored / RUNS[0].name / 'config.json'
+  config = json.loads(path.read_text())
+  config['epochs'] += 1
+  path.write_text(json.dumps(config))
+  assert runs.read_summary(RUNS[0], trainer.stored) is None
+
+
+def test_a_figure_needs_the_trained_network_itself(trainer):
+  trainer.train(RUNS[:1])
+  order(trainer)
+  assert trainer.train(RUNS[:1], checkpoints=True) == {}
+  assert order(trainer) == []
+  (trainer.workdir / RUNS[0].name / 'summary.json').unlink()
+  assert trainer.train(RUNS[:1]) == {}
+  assert order(trainer) == []
+  assert trainer.train(RUNS[:1], checkpoints=True) == {}
+  assert order(trainer) == [RUNS[0].variant]
+
+
+def test_names_are_files_and_configs_are_found():
+  run = Run('cifar10_resnet8_cpu.py', 'system=scaled,bits=2-4-8', 1)
+  assert run.name == 'cifar10_resnet8_cpu-system_scaled-bits_2-4-8-seed_1'
+  assert run.expected().seed == 1
+  assert run.flags('d')[:2] == [
+    '--config=configs/cifar10_resnet8_cpu.py:system=scaled,bits=2-4-8',
+    '--config.seed=1',
+  ]
+  with pytest.raises(FileNotFoundError, match='checkout of the repository'):
+    Run('none.py', '', 0).expected()
+  with pytest.raises(config_lib.ConfigError, match='merge'):
+    Run('digits_resnet8.py', 'merge=foo', 0).expected()
