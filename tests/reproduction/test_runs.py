@@ -34,7 +34,8 @@ config = run.expected().model_dump()
 config['data']['dir'] = flags.get('config.data.dir')
 (folder / 'config.json').write_text(json.dumps(config))
 bits = run.expected().quantization.bits
-(folder / 'summary.json').write_text(json.dumps({{'precisions': {{b: {{'top1': 0.5}} for b in bits}}}}))
+precisions = {{b: {{'top1': 0.5}} for b in bits}}
+(folder / 'summary.json').write_text(json.dumps({{'precisions': precisions}}))
 """
 
 

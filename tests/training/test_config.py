@@ -84,7 +84,7 @@ def test_variants_change_what_the_tables_vary():
   assert valid.quantization.bits == (2, 8)
   assert (valid.quantization.activation_bits, valid.quantization.clip_init) == (2, 2.0)
   assert (valid.objective.mode, valid.quantization.merge) == ('joint', 'vanilla')
-  with pytest.raises(ValueError, match="variant 'foo': a variant is made of bits, "):
+  with pytest.raises(ValueError, match="variant 'foo': a variant is made of model, "):
     config_lib.apply_variant(config_lib.get_config(), 'foo')
 
 
