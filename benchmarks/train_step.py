@@ -25,9 +25,9 @@ import rich.console
 import rich.table
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import costs, network
+from dpoq_jax import costs, network, networks
 from dpoq_jax.core import quantizers
-from dpoq_jax.training import experiment, optimizer
+from dpoq_jax.training import optimizer
 from dpoq_jax.training import state as state_lib
 
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
@@ -74,7 +74,7 @@ def training(bits: tuple[int, ...], activation_bits: int) -> System:
     model=config_lib.Model(depth=_DEPTH.value),
     quantization=config_lib.Quantization(bits=bits, activation_bits=activation_bits),
   )
-  onion = experiment.build_network(config, CLASSES)
+  onion = networks.build(config, CLASSES)
   transform = optimizer.sgd(config.optimizer, config.optimizer.learning_rate)
   rng = np.random.default_rng(0)
   batch = {
@@ -140,7 +140,7 @@ def convolution_shapes() -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[i
     model=config_lib.Model(depth=_DEPTH.value),
     quantization=config_lib.Quantization(bits=(8,)),
   )
-  onion = experiment.build_network(config, CLASSES)
+  onion = networks.build(config, CLASSES)
   assert isinstance(onion, network.Onion)
   cost = costs.path_cost(onion, (32, 32, 3), batch_size=_BATCH_SIZE.value)
   return [(c.inputs, c.kernel, c.strides) for c in cost.convolutions]

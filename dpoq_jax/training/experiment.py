@@ -1,7 +1,6 @@
 """Everything a config stands for, built: data, network, optimizer, devices."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -11,8 +10,7 @@ import numpy as np
 import optax
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import models, network, shared, workdir
-from dpoq_jax.core import layers, quantizers
+from dpoq_jax import networks, shared, workdir
 from dpoq_jax.data import pipeline, sources
 from dpoq_jax.training import optimizer as optimizer_lib
 from dpoq_jax.training import state as state_lib
@@ -110,7 +108,7 @@ def build(config: config_lib.Config) -> Experiment:
     train_set=train_set,
     test_set=sources.load(config.data.name, 'test', config.data.dir),
     holdout_set=holdout_set,
-    onion=build_network(config, train_set.num_classes),
+    onion=networks.build(config, train_set.num_classes),
     optimizer=optimizer_lib.sgd(config.optimizer, schedule),
     learning_rate=schedule,
     mesh=local_mesh(),
@@ -141,41 +139,3 @@ def local_mesh() -> jax.sharding.Mesh:
   """All devices of this process along one axis, `data`."""
   devices = jax.local_device_count()
   return jax.make_mesh((devices,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
-
-
-def build_network(config: config_lib.Config, num_classes: int) -> shared.Network:
-  """The network of a config: its names resolved to functions, once, here.
-
-  Raises:
-    ValueError: if it cannot have these bits.
-  """
-  model, quantization = config.model, config.quantization
-  sizes = {name: size for name in ('depth', 'width') if (size := getattr(model, name)) is not None}
-  onion = network.Onion(
-    model=functools.partial(models.MODELS[model.name], **sizes),
-    bits=quantization.bits,
-    activation_bits=quantization.activation_bits,
-    num_classes=num_classes,
-    options=layers.LayerOptions(
-      weight_quantizer=quantizers.WEIGHT_QUANTIZERS[quantization.weight_quantizer],
-      merge=layers.Merge(quantization.merge),
-      clip_init=quantization.clip_init,
-      shift_init=quantization.shift_init,
-      compute_dtype=jnp.dtype(quantization.compute_dtype),
-    ),
-  )
-  if quantization.sharing == 'rings':
-    return onion
-  nested = quantization.sharing == 'floored'
-  individuals = []
-  for bits in quantization.bits:
-    options, activation_bits = onion.options, onion.activation_bits
-    if nested:
-      options = dataclasses.replace(options, weight_quantizer=quantizers.floored)
-    if quantization.match_activations:
-      activation_bits = bits
-      options = dataclasses.replace(options, clip_init=config_lib.default_clip(bits))
-    individuals.append(
-      dataclasses.replace(onion, bits=(bits,), activation_bits=activation_bits, options=options)
-    )
-  return shared.SharedNetwork(tuple(individuals), nested)

@@ -80,6 +80,14 @@ def read_rows(workdir: pathlib.Path, up_to: float = float('inf')) -> list[dict[s
   return rows
 
 
+def top1_at(rows: list[dict[str, Any]], step: int) -> dict[int, float] | None:
+  """Top-1 of each precision at a step; None if it was not evaluated."""
+  for row in rows:
+    if row['kind'] == 'eval' and row['step'] == step:
+      return {int(precision): top1 for precision, top1 in row['top1'].items()}
+  return None
+
+
 def mean_top1(rows: list[dict[str, Any]]) -> dict[int, float]:
   """Mean top-1 over precisions of every step that was evaluated."""
   evaluated = {row['step']: row['top1'].values() for row in rows if row['kind'] == 'eval'}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import network, shared
+from dpoq_jax import network, networks, shared
 from dpoq_jax import workdir as workdir_lib
 from dpoq_jax.data import sources
 from dpoq_jax.training import checkpoint, evaluation, experiment, metrics
@@ -75,7 +75,7 @@ def load(workdir: pathlib.Path, step: int | Literal['best'] | None = None) -> Tr
 def load_latents(workdir: pathlib.Path, step: int | Literal['best'] | None = None) -> Trained:
   """As `load`, with variables as they were trained, not frozen."""
   config, facts = workdir_lib.read_config(workdir), workdir_lib.read_dataset(workdir)
-  onion = experiment.build_network(config, len(facts.class_names))
+  onion = networks.build(config, len(facts.class_names))
   # The rate itself is no part of the state.
   schedule = optimizer_lib.learning_rate_schedule(
     config.optimizer, epochs=config.epochs, steps_per_epoch=1

@@ -1,0 +1,1 @@
+"""Files out of trained networks: the ring-by-ring artifact and graphs for other runtimes."""

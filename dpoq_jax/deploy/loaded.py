@@ -1,0 +1,42 @@
+"""An artifact as a network that runs in JAX."""
+
+import jax
+import jax.numpy as jnp
+
+from dpoq_jax import config as config_lib
+from dpoq_jax import network, networks
+from dpoq_jax.deploy import manifest as manifest_lib
+from dpoq_jax.deploy.artifact import Artifact
+from dpoq_jax.deploy.manifest import ArtifactError
+
+
+def onion_of(artifact: Artifact) -> network.Onion:
+  """The network of the precisions read; its variables are `artifact.variables`.
+
+  Raises:
+    ArtifactError: if the tensors are not those of such a network.
+  """
+  manifest = artifact.manifest
+  path = artifact.folder / manifest_lib.FILE
+  quantization = manifest.quantization.model_copy(update={'bits': artifact.bits})
+  config = config_lib.Config(model=manifest.model, quantization=quantization)
+  images = jax.ShapeDtypeStruct((1, *manifest.image_shape), jnp.uint8)
+  try:
+    onion = networks.build(config, len(manifest.class_names))
+    assert isinstance(onion, network.Onion)
+    # Shapes alone: nothing of that size is made.
+    expected = jax.eval_shape(
+      lambda images: onion.freeze(onion.init(jax.random.key(0), images)), images
+    )
+  except (ValueError, TypeError) as error:
+    raise ArtifactError(f'{path}: there is no such network ({error})') from None
+  if _shapes(expected) != _shapes(artifact.variables):
+    raise ArtifactError(
+      f'{path}: its tensors are not those of a {manifest.model.label} at {artifact.bits} bits.'
+    )
+  return onion
+
+
+def _shapes(tree) -> dict[str, tuple]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}

@@ -1,0 +1,27 @@
+"""Shows what an artifact holds, from its manifest alone.
+
+python -m dpoq_jax.inspect FOLDER
+"""
+
+import pathlib
+
+import rich.console
+
+from dpoq_jax import cli
+
+
+def main(folder: str) -> None:
+  """The command."""
+  from dpoq_jax.deploy import listing, manifest
+
+  console = rich.console.Console()
+  with cli.user_errors():
+    found = manifest.read(pathlib.Path(folder))
+  console.print(listing.table(found))
+  for ring in found.rings:
+    there = (pathlib.Path(folder) / ring.file).is_file()
+    console.print(f'{ring.file}: {"here" if there else "not here"}', highlight=False)
+
+
+if __name__ == '__main__':
+  cli.run(main, argument='the folder of an artifact')

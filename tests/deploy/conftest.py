@@ -1,0 +1,65 @@
+"""A small network, frozen and written as an artifact."""
+
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpoq_jax import config as config_lib
+from dpoq_jax import network, networks
+from dpoq_jax.deploy import artifact
+from dpoq_jax.deploy.manifest import Source
+from tests.conftest import once
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+
+
+class Frozen(NamedTuple):
+  """A network, its variables, and what its artifact is to know."""
+
+  onion: network.Onion
+  variables: dict[str, Any]
+  known: dict[str, Any]
+
+
+def frozen(bits: tuple[int, ...], **quantization: Any) -> Frozen:
+  """A frozen network whose statistics have seen a batch and whose lateral scales are not zero."""
+  config = config_lib.Config(
+    model=config_lib.Model(depth=8, width=4),
+    quantization=config_lib.Quantization(bits=bits, shift_init=0.3, **quantization),
+  )
+  onion = networks.build(config, 5)
+  assert isinstance(onion, network.Onion)
+  images = jnp.asarray(IMAGES)
+  # Run once each: compiling them fast is all that counts.
+  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+  variables = jit(onion.init)(jax.random.key(0), images)
+  update = jit(lambda variables: onion.apply(variables, images, train=True, mutable=True)[1])
+  statistics = update(variables)
+  known = {
+    'model': config.model,
+    'quantization': config.quantization,
+    'class_names': tuple('abcde'),
+    'image_shape': (8, 8, 3),
+    'source': Source(dataset='digits', step=7),
+  }
+  return Frozen(onion, jax.device_get(onion.freeze({**variables, **statistics})), known)
+
+
+@pytest.fixture(scope='session')
+def trained() -> Frozen:
+  return frozen((2, 4, 8))
+
+
+@pytest.fixture(scope='session')
+def folder(tmp_path_factory: pytest.TempPathFactory, trained: Frozen) -> pathlib.Path:
+  """The artifact of `trained`; not to be changed."""
+
+  def make(path: pathlib.Path) -> None:
+    artifact.write(path, trained.variables, top1={2: 0.5, 4: 0.6, 8: 0.7}, **trained.known)
+
+  return once(tmp_path_factory, 'artifact', make)
