@@ -142,13 +142,12 @@ def write(
       for name, leaf in _flattened(tree)
     }
     path = folder / f'ring_{precision}.safetensors'
-    safetensors.numpy.save_file(
-      {
-        'codes': np.concatenate([_packed(kernel, bits, index) for kernel in kernels.values()]),
-        'floats': np.concatenate([each.reshape(-1) for each in floats.values()]),
-      },
-      path,
-    )
+    tensors = {
+      'codes': np.concatenate([_packed(kernel, bits, index) for kernel in kernels.values()]),
+      'floats': np.concatenate([each.reshape(-1) for each in floats.values()]),
+    }
+    # Its own way of writing files makes them unreadable to others.
+    path.write_bytes(safetensors.numpy.save(tensors))
     rings.append(
       Ring(
         precision=precision,
