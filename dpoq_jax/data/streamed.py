@@ -219,8 +219,8 @@ def load(
   image, label = features.get('image'), features.get('label')
   if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
     raise ValueError(
-      f'data set {name} has features {", ".join(features)}: to be classified it needs an image '
-      'called image and a class called label.'
+      f'data set {name} has features {", ".join(sorted(features))}: to be classified it needs an '
+      'image called image and a class called label.'
     )
   if split == 'test' and 'validation' in info.splits:
     split = 'validation'
@@ -290,6 +290,11 @@ class _TrainingBatch:
         if len(corrupted) > self.limit:
           # Whoever counts them stops the run.
           return batch, list(corrupted.values())
+      else:
+        raise corrupt.CorruptRecordsError(
+          f'none of {len(shuffled)} records of split {self.records.split} is intact: '
+          f'{next(iter(corrupted.values())).reason}.'
+        )
     return batch, list(corrupted.values())
 
 
