@@ -54,7 +54,7 @@ def write(
 
   class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
     VERSION = tfds.core.Version('1.0.0')
-    pkg_dir_path = data_dir
+    pkg_dir_path = data_dir  # pyright: ignore[reportAssignmentType]
 
     def _info(self):
       return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(described))
