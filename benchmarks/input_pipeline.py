@@ -4,10 +4,9 @@
 
 Writes a TFDS directory of images like ImageNet's (500 x 375, about 110 KB) and reads it as training
 and evaluation do, in threads (0) and worker processes. The floor is pillow alone: the same bytes
-from memory, decoded to RGB in one process. Cores are those that decoding kept busy: processor time
-of this process and its workers over wall time would count other work too, so it is the number of
-threads or workers, at most the cores there are. All systems take turns, round after round; figures
-are medians. Starting the workers is not timed.
+from memory, decoded to RGB in one process. Cores are counted as the number of workers (or threads),
+but no more than there are. All systems take turns, round after round; figures are medians. Starting
+the workers is not timed.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,7 +47,7 @@ class Photographs(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # p
 
   name = 'photographs'
   VERSION = tfds.core.Version('1.0.0')
-  pkg_dir_path = pathlib.Path()
+  pkg_dir_path = pathlib.Path()  # pyright: ignore[reportAssignmentType]
 
   def _info(self) -> Any:
     return self.dataset_info_from_configs(
@@ -149,8 +148,9 @@ def report(seconds: dict[str, list[float]], cores: dict[str, int], size: float) 
   }
 
 
-def main(_: list[str]) -> None:
+def main(argv: list[str]) -> None:
   """Measures, prints the table, writes the figures."""
+  del argv
   logging.set_verbosity(logging.ERROR)
   with tempfile.TemporaryDirectory() as data_dir:
     with contextlib.redirect_stdout(io.StringIO()):

@@ -29,8 +29,8 @@ def run(function: Callable[[int], T], numbers: range, workers: int) -> Generator
   Args:
     function: picklable, and the same in every process.
     numbers: with a step of 1.
-    workers: processes; 0 for threads of this one. Grain spawns them, so that a script which starts
-      them needs `if __name__ == '__main__'`.
+    workers: processes at most; 0 for threads of this one. Grain spawns them, so that a script which
+      starts them needs `if __name__ == '__main__'`.
 
   Yields:
     One result after another. Close it if it is left before its end; workers end with it, and with
@@ -41,6 +41,7 @@ def run(function: Callable[[int], T], numbers: range, workers: int) -> Generator
   import grain
   from grain import experimental
 
+  workers = min(workers, len(numbers))
   threads = 0 if workers else min(_MOST_THREADS, os.cpu_count() or 1)
   results = (
     grain.MapDataset.range(numbers.start, numbers.stop)
