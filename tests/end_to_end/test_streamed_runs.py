@@ -147,7 +147,7 @@ def test_too_many_corrupt_records_end_the_command_with_one_line(
   data_dir: pathlib.Path, tmp_path: pathlib.Path
 ):
   strict = [flag.replace('max_corrupt=1', 'max_corrupt=0') for flag in flags(data_dir)]
-  status, _, err = runs.train(tmp_path, *strict)
+  status, _, err = runs.train(tmp_path, *strict, bits='2')
   assert status == 1
   assert err.startswith('error: 1 corrupt records, more than config.data.max_corrupt=0, the last')
   assert len(err.splitlines()) == 1
