@@ -18,8 +18,8 @@ are needed (random crops of 8 to 100 % of the area, resized to 224; in evaluatio
 is resized to 256 and the central 224 taken).
 
 Cost: 90 epochs of 1.28 M images through four paths of 1.8 G multiply-accumulates (forward), and
-as many decoded JPEGs: meant for several GPUs, with the worker processes that `results/README.md`
-has the speed of.
+as many decoded JPEGs: meant for several GPUs, with the worker processes that keep them busy
+(`python -m benchmarks.input_pipeline` measures one core's share).
 """
 
 from typing import Any
