@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dpoq_jax import config as config_lib
+from dpoq_jax.data import corrupt
 
 
 def define_config() -> flags.FlagHolder:
@@ -102,7 +103,10 @@ def _flag_errors() -> Iterator[None]:
 
 
 def _main(main: Callable[..., None], argv: list[str]) -> None:
-  """Runs `main`; an interrupt is one line, and a reader that has gone (`| head`) no error."""
+  """Runs `main`; an interrupt is one line, and a reader that has gone (`| head`) no error.
+
+  Too many corrupt records are one line, too, and status 1: no fault of the flags.
+  """
   # Orbax and JAX have something to say of every checkpoint, and of every accelerator not found.
   logging.set_verbosity(logging.ERROR)
   try:
@@ -110,6 +114,8 @@ def _main(main: Callable[..., None], argv: list[str]) -> None:
     sys.stdout.flush()
   except KeyboardInterrupt:
     fail('interrupted.', status=130)
+  except corrupt.CorruptRecordsError as error:
+    fail(error, status=1)
   except BrokenPipeError:
     # Python flushes stdout once more on its way out.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

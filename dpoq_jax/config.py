@@ -34,9 +34,17 @@ class Data(_Section):
   """What is trained on.
 
   Attributes:
-    name: `digits`, `cifar10` or `cifar100`.
+    name: `digits`, `cifar10` or `cifar100`, kept in memory; any other is streamed: a TFDS data set
+      (`imagenet2012`, `name/config`), or the path of a version directory of one.
     dir: TFDS data directory; None is TFDS's own default. A location, so it may change on resume.
+    test_split: reported on; None is `validation` if there is one, else `test`. Streamed sets.
     batch_size: examples per step, over all devices.
+    image_size: side of the square that the network gets, a random crop in training and the central
+      one in evaluation. Streamed sets; None for those in memory.
+    resize: shorter side of an image in evaluation, before the centre is taken. Streamed sets.
+    workers: processes that decode a streamed set; 0 decodes in threads. May change on resume.
+    max_corrupt: records of a streamed set that are skipped as corrupt before the run stops; may
+      change on resume.
     pad: pixels of padding for random crops; 0 crops nothing.
     flip: random horizontal flips.
     holdout: training examples kept out of training, for `calibrate`; 0 keeps none, and half of the
@@ -45,10 +53,21 @@ class Data(_Section):
 
   name: str = 'digits'
   dir: str | None = None
+  test_split: str | None = None
   batch_size: Count = 64
+  image_size: Count | None = None
+  resize: Count = 256
+  workers: Annotated[int, Field(ge=0)] = 0
+  max_corrupt: Annotated[int, Field(ge=0)] = 10
   pad: Annotated[int, Field(ge=0)] = 1
   flip: bool = False
   holdout: Annotated[int, Field(ge=0)] = 0
+
+  @pydantic.model_validator(mode='after')
+  def _sizes_agree(self) -> 'Data':
+    if self.image_size and self.image_size > self.resize:
+      raise ValueError(f'image_size={self.image_size} must be at most resize={self.resize}')
+    return self
 
 
 _DEPTHS = {'vgg': (11,), 'mobilenet': (None,), 'imagenet_resnet': (18, 34, 50)}
@@ -227,8 +246,8 @@ class Config(_Section):
     return self
 
 
-# What may differ when a run is resumed: where things are, not what they are.
-LOCATIONS = frozenset({'data.dir'})
+# What may differ when a run is resumed: where things are and how they are read, not what they are.
+LOCATIONS = frozenset({'data.dir', 'data.workers', 'data.max_corrupt'})
 
 
 def get_config() -> Any:
@@ -236,6 +255,8 @@ def get_config() -> Any:
   config: Any = ml_collections.ConfigDict(Config().model_dump())
   # None has no type that a flag could be parsed as.
   config.data.dir = config_dict.placeholder(str)
+  config.data.test_split = config_dict.placeholder(str)
+  config.data.image_size = config_dict.placeholder(int)
   for field in ('depth', 'width'):
     config.model[field] = config_dict.FieldReference(config.model[field], field_type=int)
   config.optimizer.clip_weight_decay = config_dict.placeholder(float)

@@ -1,10 +1,11 @@
 """Which examples choose an operating point, and which report on it: never the same."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from dpoq_jax.data import sources
+from dpoq_jax.data import corrupt, pipeline
 from dpoq_jax.inference.calibration import Examples, split
 from dpoq_jax.training import experiment
 from dpoq_jax.training.trained import Trained
@@ -17,12 +18,13 @@ class HeldOut:
   Attributes:
     calibration: to choose on.
     reported: to report on.
-    images: uint8 [examples, height, width, channels], those reported on.
+    images: uint8 [examples, height, width, channels], those reported on; of a streamed set, what
+      reads each as it is asked for.
   """
 
   calibration: Examples
   reported: Examples
-  images: np.ndarray
+  images: Any
 
 
 def run(trained: Trained, data_dir: str | None = None, seed: int = 0) -> HeldOut:
@@ -39,36 +41,43 @@ def run(trained: Trained, data_dir: str | None = None, seed: int = 0) -> HeldOut
   Raises:
     FileNotFoundError: if the data set is not there.
     ValueError: if its images or classes are not those trained on.
+    CorruptRecordsError: if more of its records than may be skipped cannot be read.
   """
   config = trained.config
   if data_dir:
     data = config.data.model_copy(update={'dir': data_dir})
     config = config.model_copy(update={'data': data})
-  test_set = sources.load(config.data.name, 'test', config.data.dir)
+  tally = corrupt.Tally(config.data.max_corrupt)
+  test_set = experiment.load_test(config, tally)
   facts = trained.facts
-  if (test_set.images.shape[1:], test_set.class_names) != (facts.image_shape, facts.class_names):
+  if (test_set.image_shape, test_set.class_names) != (facts.image_shape, facts.class_names):
     raise ValueError(
-      f'data set {config.data.name} has images {test_set.images.shape[1:]} of '
+      f'data set {config.data.name} has images {test_set.image_shape} of '
       f'{test_set.num_classes} classes; those trained on were {facts.image_shape} of '
       f'{len(facts.class_names)}, or of other names.'
     )
   if config.data.holdout:
-    _, holdout_set = experiment.load_train(config)
+    _, holdout_set = experiment.load_train(config, tally)
+    calibration, _ = _examples(trained, holdout_set)
+    reported, intact = _examples(trained, test_set)
     return HeldOut(
-      _examples(trained, holdout_set, f'{len(holdout_set)} training examples held out of training'),
-      _examples(trained, test_set, f'all {len(test_set)} test examples'),
-      test_set.images,
+      dataclasses.replace(
+        calibration, name=f'{len(calibration)} training examples held out of training'
+      ),
+      dataclasses.replace(reported, name=f'all {len(reported)} test examples'),
+      test_set.take(intact).images,
     )
-  first, second = split(len(test_set), seed)
-  whole = _examples(trained, test_set, '')
-  of_test = f'of the {len(test_set)} test examples (halves by seed {seed})'
+  whole, intact = _examples(trained, test_set)
+  first, second = split(len(whole), seed)
+  of_test = f'of the {len(whole)} test examples (halves by seed {seed})'
   return HeldOut(
     whole.take(first, f'{len(first)} {of_test}'),
     whole.take(second, f'the other {len(second)} {of_test}'),
-    test_set.images[second],
+    test_set.take(intact[second]).images,
   )
 
 
-def _examples(trained: Trained, image_set: sources.ImageSet, name: str) -> Examples:
+def _examples(trained: Trained, image_set: pipeline.ExampleSet) -> tuple[Examples, np.ndarray]:
+  """Those of a set that could be read, and their indices in it."""
   predictions = trained.predict(image_set)
-  return Examples(predictions.logits, predictions.labels, name)
+  return Examples(predictions.logits, predictions.labels, ''), predictions.indices

@@ -47,8 +47,10 @@ def main() -> None:
     from dpoq_jax.inference import cascade, operating_point, rows
     from dpoq_jax.training import trained
 
-    found = inputs.find(images, facts.image_shape)
-    config, step = workdir.read_config(directory), cli.checkpoint_step(_STEP.value)
+    config = workdir.read_config(directory)
+    shorter_side = config.data.resize if config.data.image_size else None
+    found = inputs.find(images, facts.image_shape, shorter_side)
+    step = cli.checkpoint_step(_STEP.value)
     if _PRECISION.value is not None:
       point = operating_point.static(config.quantization.bits, _PRECISION.value)
     else:

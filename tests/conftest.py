@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.data import jpegs
+
 REPOSITORY = pathlib.Path(__file__).parents[1]
 REAL_DATA = REPOSITORY.parent / 'shared' / 'data'
 
@@ -40,6 +42,12 @@ def _prepare(name: str, source: pathlib.Path, destination: pathlib.Path) -> None
   command = [sys.executable, '-m', 'dpoq_jax.data.prepare', name]
   command += [f'--data-dir={destination}', f'--source={source}']
   subprocess.run(command, check=True, cwd=REPOSITORY)
+
+
+@pytest.fixture(scope='session')
+def jpeg_data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """TFDS directory that holds `tiny_imagenet`, to be left as it is."""
+  return once(tmp_path_factory, 'jpegs', jpegs.write)
 
 
 @pytest.fixture(scope='session')

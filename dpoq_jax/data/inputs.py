@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dpoq_jax.data import decode
+
 # Pillow has Ghostscript run what is in these.
 _PROGRAMS = ('.eps', '.ps')
 # Films, of which pillow knows the header alone.
@@ -38,12 +40,14 @@ class Inputs:
     array: uint8 [examples, height, width, channels]; None if they are files.
     files: in the order of their names.
     root: what their names are relative to.
+    shorter_side: see `find`.
   """
 
   shape: tuple[int, ...]
   array: np.ndarray | None = None
   files: Sequence[pathlib.Path] = ()
   root: pathlib.Path = pathlib.Path()
+  shorter_side: int | None = None
 
   def __len__(self) -> int:
     """Number of images, those that cannot be read included."""
@@ -58,10 +62,34 @@ class Inputs:
   def _read(self, index: int) -> Input:
     if self.array is not None:
       return Input(str(index), np.array(self.array[index]))
-    return _read_file(self.files[index], self.root, self.shape)
+    return self._read_file(self.files[index])
+
+  def _read_file(self, file: pathlib.Path) -> Input:
+    from PIL import Image
+
+    name = file.relative_to(self.root).as_posix()
+    try:
+      with Image.open(file) as opened:
+        decode.check_size(opened)
+        return Input(name, self._pixels(opened))
+    # Decoders raise whatever a broken file makes them raise.
+    except Exception as error:
+      reason = ' '.join(str(error).split()) or type(error).__name__
+      return Input(name, None, reason.replace(f'{self.root}/', ''))
+
+  def _pixels(self, opened: Any) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    height, width, channels = self.shape
+    image = decode.as_bytes(ImageOps.exif_transpose(opened), channels)
+    if self.shorter_side:
+      image = decode.central_crop(image, height, self.shorter_side)
+    elif image.size != (width, height):
+      image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(self.shape)
 
 
-def find(path: pathlib.Path, shape: Sequence[int]) -> Inputs:
+def find(path: pathlib.Path, shape: Sequence[int], shorter_side: int | None = None) -> Inputs:
   """Finds images.
 
   Files may be of any kind and size that pillow reads; they are turned upright as their EXIF says,
@@ -73,6 +101,8 @@ def find(path: pathlib.Path, shape: Sequence[int]) -> Inputs:
       width, channels] of exactly that shape (the axis of one channel, or of one example, may be
       left out).
     shape: (height, width, channels), one channel or three.
+    shorter_side: of files, which are resized to it and cropped to their centre, as a streamed set
+      is in evaluation; None resizes them to `shape`, whatever their own.
 
   Raises:
     FileNotFoundError: if there is nothing there, or no image in the folder.
@@ -82,7 +112,7 @@ def find(path: pathlib.Path, shape: Sequence[int]) -> Inputs:
   if path.suffix == '.npy':
     return Inputs(shape, array=_load_array(path, shape))
   if path.is_file():
-    return Inputs(shape, files=[path], root=path.parent)
+    return Inputs(shape, files=[path], root=path.parent, shorter_side=shorter_side)
   if not path.is_dir():
     raise FileNotFoundError(
       f'there is no {path}: give a folder of images, an image or a .npy file.'
@@ -92,7 +122,7 @@ def find(path: pathlib.Path, shape: Sequence[int]) -> Inputs:
   files = [f for f in path.rglob('*') if f.suffix.lower() in known and not f.is_dir()]
   if not files:
     raise FileNotFoundError(f'{path} holds no image files.')
-  return Inputs(shape, files=sorted(files), root=path)
+  return Inputs(shape, files=sorted(files), root=path, shorter_side=shorter_side)
 
 
 def _load_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -129,35 +159,3 @@ def _suffixes() -> frozenset[str]:
   }
   readable = {suffix for suffix, name in known.items() if name in decoders.keys() - handed_on}
   return frozenset(readable.difference(_PROGRAMS, _STREAMS))
-
-
-def _read_file(file: pathlib.Path, root: pathlib.Path, shape: tuple[int, ...]) -> Input:
-  from PIL import Image
-
-  name = file.relative_to(root).as_posix()
-  try:
-    with Image.open(file) as opened:
-      # Larger than what pillow warns of: not one to decode.
-      if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
-        raise ValueError(f'{opened.width} x {opened.height} pixels: too large to decode.')
-      return Input(name, _pixels(opened, shape))
-  # Decoders raise whatever a broken file makes them raise.
-  except Exception as error:
-    reason = ' '.join(str(error).split()) or type(error).__name__
-    return Input(name, None, reason.replace(f'{root}/', ''))
-
-
-def _pixels(opened: Any, shape: tuple[int, ...]) -> np.ndarray:
-  from PIL import Image, ImageOps
-
-  height, width, channels = shape
-  image = ImageOps.exif_transpose(opened)
-  if image.mode.startswith('I;16'):
-    # Pillow would cut all values above 255 down to that.
-    image = Image.fromarray((np.asarray(image, np.uint16) // 257).astype(np.uint8))
-  elif image.mode in ('I', 'F'):
-    raise ValueError(f'pixels of mode {image.mode} have no range of their own: give 8 or 16 bits.')
-  image = image.convert('L' if channels == 1 else 'RGB')
-  if image.size != (width, height):
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-  return np.asarray(image).reshape(shape)

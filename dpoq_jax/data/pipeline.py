@@ -1,15 +1,146 @@
-"""Batches: which examples, in which order.
+"""Which examples a step gets: a function of (seed, step), whoever reads and decodes them.
 
-Data sets live in memory and a batch of 128 CIFAR images is gathered in well under a tenth of a
-millisecond, so there are no workers, queues or iterator states to save: a batch is a function of
-(seed, epoch, index), which is what lets a run resume in mid-epoch exactly where it stopped.
+There is no iterator whose state would have to be saved: the step is the state. That lets a run
+resume in mid-epoch exactly where it stopped, with any number of worker processes, and gives every
+process of a run its part of the same batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
+import dataclasses
+import functools
+from typing import Any, Protocol
 
 import numpy as np
 
-from dpoq_jax.data import sources
+Batch = dict[str, np.ndarray]
+# Generators, so that they can be closed.
+Batches = Generator[Batch, None, None]
+
+
+class ExampleSet(Protocol):
+  """A labelled set of images, wherever they are: what training, evaluation and reports need."""
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """One name per class."""
+    ...
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes."""
+    ...
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(height, width, channels), of all images."""
+    ...
+
+  @property
+  def images(self) -> Any:
+    """As evaluation sees them: uint8 [examples, height, width, channels], or what acts like it."""
+    ...
+
+  def __len__(self) -> int:
+    """Number of examples."""
+    ...
+
+  def take(self, chosen: np.ndarray) -> 'ExampleSet':
+    """The examples of these indices, in this order."""
+    ...
+
+  def training_batches(self, order: 'Order', start: int = 0) -> Batches:
+    """Yields this process's share of each batch from step `start` to the end of the run.
+
+    Args:
+      order: of this many examples.
+      start: first step; a run that stopped after `n` steps resumes with `start=n`.
+
+    Returns:
+      An iterator over {'image': uint8 [share, height, width, channels], 'label': int32 [share]},
+      with more entries perhaps. Close it if it is left before its end.
+
+    Raises:
+      ValueError: if an argument is out of range.
+    """
+    ...
+
+  def evaluation_batches(self, batch_size: int) -> Batches:
+    """Yields every example once, in order, in batches of one size.
+
+    The last batch is filled up with black images of class 0, so that one compiled function serves
+    all batches; the mask says which examples count.
+
+    Returns:
+      An iterator over {'image': uint8 [batch, height, width, channels], 'label': int32 [batch],
+      'mask': bool [batch]}, with more entries perhaps. Close it if it is left before its end.
+
+    Raises:
+      ValueError: if `batch_size` is not positive.
+    """
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+  """Which examples each step of a run gets.
+
+  Every epoch is a permutation of its own and leaves out another remainder.
+
+  Attributes:
+    num_examples: of the training set.
+    batch_size: examples per step, over all processes.
+    seed: of the run, 0 or more.
+    epochs: of the run.
+    process: number of this process, from 0.
+    processes: how many share each batch, in contiguous parts of one size.
+
+  Raises:
+    ValueError: if one of them is out of range.
+  """
+
+  num_examples: int
+  batch_size: int
+  seed: int
+  epochs: int
+  process: int = 0
+  processes: int = 1
+
+  def __post_init__(self):
+    """Checks the bounds above."""
+    steps_per_epoch(self.num_examples, self.batch_size)
+    if self.seed < 0 or self.epochs < 1:
+      raise ValueError(f'seed={self.seed}, epochs={self.epochs}: from 0 and from 1 up.')
+    if not 0 <= self.process < self.processes:
+      raise ValueError(f'process={self.process}: there are {self.processes}, counted from 0.')
+    if self.batch_size % self.processes:
+      raise ValueError(
+        f'batch_size={self.batch_size} is not divisible by the {self.processes} processes.'
+      )
+
+  @property
+  def steps(self) -> int:
+    """Steps of the whole run."""
+    return self.epochs * steps_per_epoch(self.num_examples, self.batch_size)
+
+  @property
+  def share(self) -> int:
+    """Examples per step of this process."""
+    return self.batch_size // self.processes
+
+  def epoch(self, number: int) -> np.ndarray:
+    """The examples of an epoch, int64 [num_examples], in its order; not to be written to."""
+    return _permutation(self.num_examples, self.seed, number)
+
+  def positions(self, step: int) -> tuple[int, range]:
+    """The epoch of a step, and the positions in its order that this process takes there."""
+    epoch, index = divmod(step, steps_per_epoch(self.num_examples, self.batch_size))
+    first = index * self.batch_size + self.process * self.share
+    return epoch, range(first, first + self.share)
+
+  def check_start(self, step: int) -> None:
+    """Raises a ValueError unless a run can start at this step."""
+    if not 0 <= step <= self.steps:
+      raise ValueError(f'start={step}: a run of {self.steps} steps starts at 0 to {self.steps}.')
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -26,67 +157,21 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
   return num_examples // batch_size
 
 
-def training_batches(
-  image_set: sources.ImageSet, *, batch_size: int, seed: int, epoch: int, start: int = 0
-) -> Iterator[dict[str, np.ndarray]]:
-  """Yields the shuffled batches of one epoch.
-
-  The order is a function of (seed, epoch) alone, and every epoch leaves out another remainder.
-
-  Args:
-    image_set: The training set.
-    batch_size: Examples per batch.
-    seed: Seed of the run, 0 or more.
-    epoch: Which epoch, from 0.
-    start: Index of the first batch to yield; a run that stopped after `n` steps of this epoch
-      resumes with `start=n`.
-
-  Returns:
-    An iterator over {'image': uint8 [batch, height, width, channels], 'label': int32 [batch]}.
-
-  Raises:
-    ValueError: if an argument is out of range.
-  """
-  steps = steps_per_epoch(len(image_set), batch_size)
-  if seed < 0 or epoch < 0:
-    raise ValueError(f'seed={seed}, epoch={epoch}: both are 0 or more.')
-  if not 0 <= start <= steps:
-    raise ValueError(f'start={start}: an epoch of {steps} batches starts at 0 to {steps}.')
-  order = np.random.default_rng((seed, epoch)).permutation(len(image_set))
-  batches = order[start * batch_size : steps * batch_size].reshape(-1, batch_size)
-  return (_gather(image_set, chosen) for chosen in batches)
-
-
-def evaluation_batches(
-  image_set: sources.ImageSet, *, batch_size: int
-) -> Iterator[dict[str, np.ndarray]]:
-  """Yields every example once, in order, in batches of one size.
-
-  The last batch is filled up with black images of class 0, so that one compiled function serves
-  all batches; the mask says which examples count.
-
-  Returns:
-    An iterator over {'image': uint8 [batch, height, width, channels], 'label': int32 [batch],
-    'mask': bool [batch]}.
+def evaluation_slices(num_examples: int, batch_size: int) -> list[slice]:
+  """The examples of each evaluation batch; the last one may have fewer.
 
   Raises:
     ValueError: if `batch_size` is not positive.
   """
   if batch_size < 1:
     raise ValueError(f'batch_size={batch_size}: an evaluation batch has 1 or more examples.')
-  starts = range(0, len(image_set), batch_size)
-  return (_padded(image_set, slice(start, start + batch_size), batch_size) for start in starts)
+  starts = range(0, num_examples, batch_size)
+  return [slice(start, min(start + batch_size, num_examples)) for start in starts]
 
 
-def _gather(image_set: sources.ImageSet, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
-  return {'image': image_set.images[chosen], 'label': image_set.labels[chosen]}
-
-
-def _padded(image_set: sources.ImageSet, chosen: slice, size: int) -> dict[str, np.ndarray]:
-  batch = _gather(image_set, chosen)
-  batch['mask'] = np.ones(len(batch['label']), bool)
-  missing = size - len(batch['label'])
-  return {
-    name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
-    for name, array in batch.items()
-  }
+# Every step of an epoch asks for it; threads may be at either side of an epoch's end.
+@functools.lru_cache(maxsize=2)
+def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+  order = np.random.default_rng((seed, epoch)).permutation(num_examples)
+  order.setflags(write=False)
+  return order

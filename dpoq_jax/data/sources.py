@@ -1,4 +1,8 @@
-"""Data sets in memory: uint8 images and int32 labels, decoded once."""
+"""Data sets in memory: uint8 images and int32 labels, decoded once.
+
+A batch of 128 CIFAR images is gathered in well under a tenth of a millisecond, so there are no
+workers and no queues.
+"""
 
 import dataclasses
 import difflib
@@ -10,6 +14,8 @@ import shlex
 from typing import Any, cast
 
 import numpy as np
+
+from dpoq_jax.data import pipeline
 
 SPLITS = ('train', 'test')
 
@@ -38,7 +44,7 @@ DATASETS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSet:
-  """A labelled set of images.
+  """A labelled set of images; a `pipeline.ExampleSet`.
 
   Attributes:
     images: uint8 [examples, height, width, channels].
@@ -80,9 +86,39 @@ class ImageSet:
     """Number of classes."""
     return len(self.class_names)
 
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(height, width, channels)."""
+    height, width, channels = self.images.shape[1:]
+    return height, width, channels
+
   def take(self, chosen: np.ndarray) -> 'ImageSet':
     """The examples of these indices, in this order."""
     return ImageSet(self.images[chosen], self.labels[chosen], self.class_names)
+
+  def training_batches(self, order: pipeline.Order, start: int = 0) -> pipeline.Batches:
+    """See `pipeline.ExampleSet`."""
+    order.check_start(start)
+    return (self._training_batch(order, step) for step in range(start, order.steps))
+
+  def evaluation_batches(self, batch_size: int) -> pipeline.Batches:
+    """See `pipeline.ExampleSet`."""
+    slices = pipeline.evaluation_slices(len(self), batch_size)
+    return (self._padded(chosen, batch_size) for chosen in slices)
+
+  def _training_batch(self, order: pipeline.Order, step: int) -> pipeline.Batch:
+    epoch, positions = order.positions(step)
+    chosen = order.epoch(epoch)[positions.start : positions.stop]
+    return {'image': self.images[chosen], 'label': self.labels[chosen]}
+
+  def _padded(self, chosen: slice, size: int) -> pipeline.Batch:
+    batch = {'image': self.images[chosen], 'label': self.labels[chosen]}
+    batch['mask'] = np.ones(len(batch['label']), bool)
+    missing = size - len(batch['label'])
+    return {
+      name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+      for name, array in batch.items()
+    }
 
 
 def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) -> ImageSet:
@@ -136,7 +172,7 @@ def prepared_dir(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.
   version = find_spec(name).tfds_version
   if version is None:
     raise ValueError(f'data set {name} is embedded: it has no directory.')
-  return _data_dir(data_dir) / name / version
+  return root_dir(data_dir) / name / version
 
 
 def check_prepared(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
@@ -150,28 +186,44 @@ def check_prepared(name: str, data_dir: str | os.PathLike[str] | None) -> pathli
   root = path.parent.parent
   if not path.exists():
     raise FileNotFoundError(f'data set {name} not found in {root}: run {_command(name, root)}')
+  convert = f'keep it and run {_command(name, "OTHER_DIRECTORY")}'
+  check_directory(name, path, repair=_repair(name, path), convert=convert)
+  return path
+
+
+def check_directory(name: str, path: pathlib.Path, *, repair: str, convert: str) -> None:
+  """Checks that a TFDS version directory is whole and readable without TensorFlow.
+
+  Args:
+    name: of the data set, for messages.
+    path: the directory.
+    repair: what to do about one that is not whole; ends the message.
+    convert: what to do about one in another format than array_record; ends the message.
+
+  Raises:
+    FileNotFoundError: if files are missing.
+    ValueError: if it is stored in another format.
+  """
   try:
     info = json.loads((path / 'dataset_info.json').read_text())
+    prefix = info.get('name', name)
     shards = {split['name']: len(split['shardLengths']) for split in info['splits']}
   except (OSError, ValueError, KeyError) as error:
     raise FileNotFoundError(
-      f'data set {name} in {path} has no readable dataset_info.json: {_repair(name, path)}'
+      f'data set {name} in {path} has no readable dataset_info.json: {repair}'
     ) from error
   formats = [info.get('fileFormat', 'tfrecord'), *info.get('alternativeFileFormats', [])]
   if 'array_record' not in formats:
     raise ValueError(
-      f'data set {name} in {path} is stored as {formats[0]}, which only TensorFlow reads: keep it '
-      f'and run {_command(name, "OTHER_DIRECTORY")}'
+      f'data set {name} in {path} is stored as {formats[0]}, which only TensorFlow reads: {convert}'
     )
   for split, count in shards.items():
-    if len(list(path.glob(f'{name}-{split}.array_record-*'))) != count:
-      raise FileNotFoundError(
-        f'data set {name} in {path} lacks {split} files: {_repair(name, path)}'
-      )
-  return path
+    if len(list(path.glob(f'{prefix}-{split}.array_record-*'))) != count:
+      raise FileNotFoundError(f'data set {name} in {path} lacks {split} files: {repair}')
 
 
-def _data_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+def root_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+  """The directory of all TFDS data sets; None is TFDS's own default."""
   if data_dir is None:
     data_dir = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
   return pathlib.Path(data_dir).expanduser()

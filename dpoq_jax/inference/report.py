@@ -42,7 +42,7 @@ def write(
   rows: Sequence[Mapping[str, Any]],
   calibration: Examples,
   reported: Examples,
-  images: np.ndarray,
+  images: Any,
   class_names: Sequence[str],
   point: OperatingPoint,
 ) -> pathlib.Path:
@@ -54,7 +54,8 @@ def write(
     rows: of `metrics.jsonl`.
     calibration: the examples that `point` was chosen on.
     reported: examples that had no part in it.
-    images: uint8 [examples, height, width, channels] of `reported`, in the same order.
+    images: uint8 [examples, height, width, channels] of `reported`, in the same order, or what acts
+      like such an array for one index at a time.
     class_names: one for each class.
     point: the current operating point. Its outcomes are measured anew.
 
@@ -114,7 +115,7 @@ def write(
   return folder / FILE
 
 
-def _check_images(images: np.ndarray, reported: Examples) -> None:
+def _check_images(images: Any, reported: Examples) -> None:
   if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
     raise ValueError(
       f'images are {images.dtype}{list(images.shape)}: they are uint8 [examples, height, width, '
@@ -197,7 +198,7 @@ def _first_and_last(point: OperatingPoint, confidence: np.ndarray) -> list[tuple
 
 def _cards(
   indices: np.ndarray,
-  images: np.ndarray,
+  images: Any,
   examples: Examples,
   point: OperatingPoint,
   class_names: Sequence[str],

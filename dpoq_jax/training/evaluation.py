@@ -1,6 +1,7 @@
 """Accuracy of every precision, measured on the frozen integers: what is reported is what ships."""
 
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import scipy.special
 
 from dpoq_jax import network, shared
-from dpoq_jax.data import pipeline, sources
+from dpoq_jax.data import pipeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Predictions:
     precisions: bits, from the lowest of the network up.
     logits: float32 [precisions, examples, classes].
     labels: int32 [examples].
+    indices: int64 [examples]: of the set that was evaluated; all but corrupt records, in order.
   """
 
   precisions: tuple[int, ...]
   logits: np.ndarray
   labels: np.ndarray
+  indices: np.ndarray
 
   def top1(self) -> dict[int, float]:
     """Top-1 accuracy of each precision alone, in [0, 1]."""
@@ -71,7 +74,7 @@ class Evaluator:
   def __call__(
     self,
     variables: network.Variables,
-    image_set: sources.ImageSet,
+    image_set: pipeline.ExampleSet,
     batch_size: int,
     highest: int | None = None,
     between_batches: Callable[[], None] = lambda: None,
@@ -95,19 +98,25 @@ class Evaluator:
     frozen = variables if 'onion' in variables else self._freeze(variables)
     batch_size = -(-batch_size // self._devices) * self._devices
     logits: list[list[np.ndarray]] = []
-    for batch in pipeline.evaluation_batches(image_set, batch_size=batch_size):
-      images = jax.device_put(batch['image'], self._batch_sharding)
-      laterals: dict[str, Any] = {}
-      outputs = []
-      for index in range(len(precisions)):
-        output = self._paths[index](frozen, images, laterals)
-        laterals |= output.laterals
-        outputs.append(output.logits)
-      # Padding is dropped here, so that every array downstream is examples alone.
-      logits.append([np.asarray(x)[batch['mask']] for x in outputs])
-      between_batches()
+    labels, masks = [], []
+    # Closed also if an exception ends it: worker processes may be behind it.
+    with contextlib.closing(image_set.evaluation_batches(batch_size)) as batches:
+      for batch in batches:
+        images = jax.device_put(batch['image'], self._batch_sharding)
+        laterals: dict[str, Any] = {}
+        outputs = []
+        for index in range(len(precisions)):
+          output = self._paths[index](frozen, images, laterals)
+          laterals |= output.laterals
+          outputs.append(output.logits)
+        # Padding is dropped here, so that every array downstream is examples alone.
+        logits.append([np.asarray(x)[batch['mask']] for x in outputs])
+        labels.append(batch['label'][batch['mask']])
+        masks.append(batch['mask'])
+        between_batches()
     stacked = np.stack([np.concatenate(path) for path in zip(*logits, strict=True)])
-    return Predictions(precisions, stacked, image_set.labels)
+    indices = np.flatnonzero(np.concatenate(masks))
+    return Predictions(precisions, stacked, np.concatenate(labels), indices)
 
 
 def _run_path(onion, index, frozen, images, laterals):

@@ -11,7 +11,7 @@ import optax
 
 from dpoq_jax import config as config_lib
 from dpoq_jax import networks, shared, workdir
-from dpoq_jax.data import pipeline, sources
+from dpoq_jax.data import corrupt, pipeline, sources, streamed
 from dpoq_jax.training import optimizer as optimizer_lib
 from dpoq_jax.training import state as state_lib
 
@@ -25,6 +25,7 @@ class Experiment:
     train_set: trained on.
     test_set: reported on.
     holdout_set: kept out of both by `config.data.holdout`.
+    corrupt: records of all three that could not be read.
     onion: the network.
     optimizer: of all paths at once.
     learning_rate: step to learning rate.
@@ -33,9 +34,10 @@ class Experiment:
   """
 
   config: config_lib.Config
-  train_set: sources.ImageSet
-  test_set: sources.ImageSet
-  holdout_set: sources.ImageSet
+  train_set: pipeline.ExampleSet
+  test_set: pipeline.ExampleSet
+  holdout_set: pipeline.ExampleSet
+  corrupt: corrupt.Tally
   onion: shared.Network
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
@@ -46,6 +48,18 @@ class Experiment:
   def total_steps(self) -> int:
     """Steps of the whole run."""
     return self.config.epochs * self.steps_per_epoch
+
+  @property
+  def order(self) -> pipeline.Order:
+    """Which training examples this process gets in each step."""
+    return pipeline.Order(
+      len(self.train_set),
+      self.config.data.batch_size,
+      self.config.seed,
+      self.config.epochs,
+      jax.process_index(),
+      jax.process_count(),
+    )
 
   def check_batch(self) -> None:
     """Raises a ValueError unless training batches can be split over the devices."""
@@ -65,6 +79,15 @@ class Experiment:
     """Sharding of batches: examples over devices."""
     return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names[0]))
 
+  def on_devices(self, batch: pipeline.Batch) -> state_lib.Batch:
+    """A training batch, put together from the shares of all processes."""
+    if jax.process_count() == 1:
+      return jax.device_put(batch, self.batch_sharding)
+    return {
+      name: jax.make_array_from_process_local_data(self.batch_sharding, share)
+      for name, share in batch.items()
+    }
+
   def create_state(self) -> state_lib.TrainState:
     """The state at step 0, on all devices."""
     # Run once: compiling it fast matters more than what it compiles to.
@@ -83,22 +106,22 @@ class Experiment:
   @property
   def dataset_facts(self) -> workdir.DatasetFacts:
     """What a user of the trained network needs to know."""
-    height, width, channels = self.train_set.images.shape[1:]
-    return workdir.DatasetFacts((height, width, channels), self.train_set.class_names)
+    return workdir.DatasetFacts(self.train_set.image_shape, self.train_set.class_names)
 
   def _create(self, key: jax.Array) -> state_lib.TrainState:
-    images = jnp.zeros((1, *self.train_set.images.shape[1:]), jnp.uint8)
+    images = jnp.zeros((1, *self.train_set.image_shape), jnp.uint8)
     return state_lib.create(self.onion, self.optimizer, key, images)
 
 
 def build(config: config_lib.Config) -> Experiment:
-  """Builds what a config describes, loading its data set.
+  """Builds what a config describes, loading its data set, or opening it if it is streamed.
 
   Raises:
     ValueError: if a batch is larger than the data set, or the network cannot have these bits.
     FileNotFoundError: if the data set is not there; the message says how to get it.
   """
-  train_set, holdout_set = load_train(config)
+  tally = corrupt.Tally(config.data.max_corrupt)
+  train_set, holdout_set = load_train(config, tally)
   steps = pipeline.steps_per_epoch(len(train_set), config.data.batch_size)
   schedule = optimizer_lib.learning_rate_schedule(
     config.optimizer, epochs=config.epochs, steps_per_epoch=steps
@@ -106,8 +129,9 @@ def build(config: config_lib.Config) -> Experiment:
   return Experiment(
     config=config,
     train_set=train_set,
-    test_set=sources.load(config.data.name, 'test', config.data.dir),
+    test_set=load_test(config, tally),
     holdout_set=holdout_set,
+    corrupt=tally,
     onion=networks.build(config, train_set.num_classes),
     optimizer=optimizer_lib.sgd(config.optimizer, schedule),
     learning_rate=schedule,
@@ -116,14 +140,20 @@ def build(config: config_lib.Config) -> Experiment:
   )
 
 
-def load_train(config: config_lib.Config) -> tuple[sources.ImageSet, sources.ImageSet]:
+def load_train(
+  config: config_lib.Config, tally: corrupt.Tally
+) -> tuple[pipeline.ExampleSet, pipeline.ExampleSet]:
   """The training split in two: what is trained on, and the examples held out of it.
+
+  Args:
+    config: of the run.
+    tally: of corrupt records.
 
   Raises:
     ValueError: if nothing is left to train on.
     FileNotFoundError: if the data set is not there.
   """
-  whole, holdout = sources.load(config.data.name, 'train', config.data.dir), config.data.holdout
+  whole, holdout = _load(config.data, 'train', tally), config.data.holdout
   if holdout >= len(whole):
     raise ValueError(
       f'config.data.holdout={holdout}: the training split has {len(whole)} examples.'
@@ -133,6 +163,31 @@ def load_train(config: config_lib.Config) -> tuple[sources.ImageSet, sources.Ima
   if not holdout:
     return whole, whole.take(order[:0])
   return whole.take(np.sort(order[holdout:])), whole.take(np.sort(order[:holdout]))
+
+
+def load_test(config: config_lib.Config, tally: corrupt.Tally) -> pipeline.ExampleSet:
+  """The examples reported on; see `load_train`."""
+  return _load(config.data, config.data.test_split or 'test', tally)
+
+
+def _load(data: config_lib.Data, split: str, tally: corrupt.Tally) -> pipeline.ExampleSet:
+  """A split in memory, or, if its name is none of those, one that is streamed."""
+  if data.name in sources.DATASETS:
+    if data.image_size is not None:
+      raise ValueError(
+        f'config.data.image_size={data.image_size}: the images of {data.name} are of one size; '
+        'leave it out.'
+      )
+    return sources.load(data.name, split, data.dir)
+  if data.image_size is None:
+    # The name may be misspelt, which is then the better thing to say.
+    streamed.find(data.name, data.dir)
+    raise ValueError(
+      f'config.data.image_size is missing: {data.name} is streamed, its images cropped to a '
+      'square; 224 is usual.'
+    )
+  options = streamed.Options(data.image_size, data.resize, data.workers)
+  return streamed.load(data.name, split, data.dir, options, tally)
 
 
 def local_mesh() -> jax.sharding.Mesh:

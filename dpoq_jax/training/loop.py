@@ -1,6 +1,6 @@
 """The training loop: steps, rows of metrics, evaluations, checkpoints, stopping and resuming."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 import contextlib
 import dataclasses
 import pathlib
@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpoq_jax.data import pipeline
 from dpoq_jax.training import (
   checkpoint,
   evaluation,
@@ -56,6 +55,7 @@ def train(
     Stopped: if `stop` was requested; the step reached has been saved.
     DivergedError: after more than `max_skipped_steps` steps that were not finite.
     CheckpointError: if there are checkpoints, none of them readable.
+    CorruptRecordsError: after more than `max_corrupt` records that could not be read.
   """
   write_dataset(workdir, setup.dataset_facts)
   with contextlib.ExitStack() as resources:
@@ -70,6 +70,7 @@ def train(
       display.say(f'resuming from step {restored.step} of {setup.total_steps}')
     log = resources.enter_context(contextlib.closing(metrics.MetricsLog(workdir, restored.step)))
     resources.enter_context(display.shown(restored.step, setup.total_steps))
+    setup.corrupt.restore(restored.meta.get('corrupt', {}))
     run = _Run(setup, restored, checkpoints, log, display, stop)
     run.train()
     result = run.summarise(metrics.best_top1(metrics.read_rows(workdir)))
@@ -114,31 +115,33 @@ class _Run:
       return
     train_step = self._compile()
     started, previous = time.perf_counter(), None
-    for batch in self._batches():
-      self._state, losses = train_step(self._state, batch)
-      self._step += 1
-      # One step runs while the next is prepared; more in flight would only delay a stop.
-      jax.block_until_ready(previous)
-      previous = losses
-      self._display.step(self._step)
-      log = self._step % config.log_every == 0 or self._step == total
-      evaluate = self._is_evaluated_at(self._step)
-      every = config.checkpoint_every or self._setup.steps_per_epoch
-      save = evaluate or self._step % every == 0
-      if not (log or save or self._stop):
-        continue
-      jax.block_until_ready(losses)
-      self._seconds += time.perf_counter() - started
-      self._check_skipped()
-      if log:
-        self._write_training_row()
-      if save or self._stop:
-        self._save()
-      self._check_stop()
-      if evaluate:
-        # After saving, so that a stop need not wait for it: it is made up for on resuming.
-        self._evaluate()
-      started = time.perf_counter()
+    # Closed also if an exception ends it: worker processes may be behind it.
+    with contextlib.closing(self._batches()) as batches:
+      for batch in batches:
+        self._state, losses = train_step(self._state, batch)
+        self._step += 1
+        # One step runs while the next is prepared; more in flight would only delay a stop.
+        jax.block_until_ready(previous)
+        previous = losses
+        self._display.step(self._step)
+        log = self._step % config.log_every == 0 or self._step == total
+        evaluate = self._is_evaluated_at(self._step)
+        every = config.checkpoint_every or self._setup.steps_per_epoch
+        save = evaluate or self._step % every == 0
+        if not (log or save or self._stop):
+          continue
+        jax.block_until_ready(losses)
+        self._seconds += time.perf_counter() - started
+        self._check_skipped()
+        if log:
+          self._write_training_row()
+        if save or self._stop:
+          self._save()
+        self._check_stop()
+        if evaluate:
+          # After saving, so that a stop need not wait for it: it is made up for on resuming.
+          self._evaluate()
+        started = time.perf_counter()
 
   def summarise(self, best: dict[int, float]) -> dict[str, Any]:
     """The summary of the finished run; `best` as `metrics.best_top1` gives it."""
@@ -170,22 +173,20 @@ class _Run:
       donate_argnums=0,
       out_shardings=setup.replicated,
     )
-    return step.lower(self._state, next(iter(self._batches()))).compile()
+    size, images = setup.config.data.batch_size, setup.train_set.image_shape
+    batch = {
+      name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=setup.batch_sharding)
+      for name, shape, dtype in (('image', images, np.uint8), ('label', (), np.int32))
+    }
+    return step.lower(self._state, batch).compile()
 
-  def _batches(self) -> Iterator[state_lib.Batch]:
+  def _batches(self) -> Generator[state_lib.Batch, None, None]:
     """Batches on the devices, from the current step to the end of the run."""
     setup = self._setup
-    first, start = divmod(self._step, setup.steps_per_epoch)
-    for epoch in range(first, setup.config.epochs):
-      batches = pipeline.training_batches(
-        setup.train_set,
-        batch_size=setup.config.data.batch_size,
-        seed=setup.config.seed,
-        epoch=epoch,
-        start=start if epoch == first else 0,
-      )
+    batches = setup.train_set.training_batches(setup.order, self._step)
+    with contextlib.closing(batches):
       for batch in batches:
-        yield jax.device_put(batch, setup.batch_sharding)
+        yield setup.on_devices({name: batch[name] for name in ('image', 'label')})
 
   def _write_training_row(self) -> None:
     sums = jax.device_get(self._state.metrics)
@@ -239,7 +240,11 @@ class _Run:
   def _save(self) -> None:
     # The rows first: those up to a checkpoint's step are not written again.
     self._log.sync()
-    meta = {'train_seconds': self._seconds, 'fixed': self._fixed}
+    meta = {
+      'train_seconds': self._seconds,
+      'fixed': self._fixed,
+      'corrupt': self._setup.corrupt.records,
+    }
     self._checkpoints.save(self._state, meta, step=self._step)
 
   def _check_stop(self) -> None:

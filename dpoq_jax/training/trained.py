@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dpoq_jax import config as config_lib
 from dpoq_jax import network, networks, shared
 from dpoq_jax import workdir as workdir_lib
-from dpoq_jax.data import sources
+from dpoq_jax.data import pipeline
 from dpoq_jax.training import checkpoint, evaluation, experiment, metrics
 from dpoq_jax.training import optimizer as optimizer_lib
 from dpoq_jax.training import state as state_lib
@@ -37,7 +37,7 @@ class Trained:
   step: int
   facts: workdir_lib.DatasetFacts
 
-  def predict(self, image_set: sources.ImageSet) -> evaluation.Predictions:
+  def predict(self, image_set: pipeline.ExampleSet) -> evaluation.Predictions:
     """Logits of all precisions on a set of images."""
     variables = jax.device_put(self.variables, NamedSharding(self._mesh, PartitionSpec()))
     return self._evaluate(variables, image_set, self.config.data.batch_size)

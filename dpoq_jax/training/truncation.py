@@ -1,12 +1,13 @@
 """What a user tries first: an individual network, its weights truncated after training."""
 
 from collections.abc import Callable
+import contextlib
+import dataclasses
 import itertools
 
 import jax
 
 from dpoq_jax import network, shared
-from dpoq_jax.data import pipeline
 from dpoq_jax.training import evaluation, experiment
 
 # Training batches of which statistics are re-estimated: enough that more change nothing.
@@ -39,14 +40,13 @@ def evaluate(
   for bits in wanted:
     onion, cut = shared.truncated(setup.onion, frozen, bits)
     evaluate = evaluation.Evaluator(onion, setup.mesh)
-    batches = pipeline.training_batches(
-      setup.train_set, batch_size=config.data.batch_size, seed=config.seed, epoch=0
-    )
-    images = (
-      jax.device_put(batch['image'], setup.batch_sharding)
-      for batch in itertools.islice(batches, _BATCHES)
-    )
-    candidates = {'top1': cut, 'top1_reestimated': shared.reestimated(onion, cut, images)}
+    first_epoch = dataclasses.replace(setup.order, epochs=1)
+    with contextlib.closing(setup.train_set.training_batches(first_epoch)) as batches:
+      images = (
+        jax.device_put(batch['image'], setup.batch_sharding)
+        for batch in itertools.islice(batches, _BATCHES)
+      )
+      candidates = {'top1': cut, 'top1_reestimated': shared.reestimated(onion, cut, images)}
     results[bits] = {
       name: evaluate(each, setup.test_set, config.data.batch_size, None, between_batches).top1()[
         bits

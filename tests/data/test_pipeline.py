@@ -28,8 +28,17 @@ def indices_of(batch: dict[str, np.ndarray]) -> np.ndarray:
   return indices
 
 
+def training_batches(
+  num_examples: int, *, batch_size: int, seed: int, epoch: int, start: int = 0
+) -> pipeline.Batches:
+  """The batches of one epoch, from `start`: a run of so many epochs, resumed in its last one."""
+  order = pipeline.Order(num_examples, batch_size, seed, epoch + 1)
+  steps = num_examples // batch_size
+  return numbered(num_examples).training_batches(order, epoch * steps + start)
+
+
 def order_of(num_examples: int, **arguments) -> list[list[int]]:
-  batches = pipeline.training_batches(numbered(num_examples), **arguments)
+  batches = training_batches(num_examples, **arguments)
   return [indices_of(batch).tolist() for batch in batches]
 
 
@@ -97,21 +106,21 @@ def test_no_example_is_left_out_for_ever():
   [
     ({'batch_size': 11}, 'batch_size=11'),
     ({'seed': -1}, 'seed=-1'),
-    ({'epoch': -1}, 'epoch=-1'),
-    ({'start': -1}, 'start=-1: an epoch of 2 batches'),
-    ({'start': 3}, 'start=3: an epoch of 2 batches'),
+    ({'epoch': -1}, 'epochs=0'),
+    ({'start': -1}, 'start=-1: a run of 2 steps'),
+    ({'start': 3}, 'start=3: a run of 2 steps'),
   ],
 )
 def test_training_batches_refuses_before_the_first_batch(change, message):
   arguments = {'batch_size': 4, 'seed': 0, 'epoch': 0} | change
   with pytest.raises(ValueError, match=message):
-    pipeline.training_batches(numbered(10), **arguments)
+    training_batches(10, **arguments)
 
 
 @hypothesis.given(strategies.integers(1, 100), strategies.integers(1, 120))
 def test_evaluation_sees_every_example_once_in_order(num_examples, batch_size):
   seen = []
-  for batch in pipeline.evaluation_batches(numbered(num_examples), batch_size=batch_size):
+  for batch in numbered(num_examples).evaluation_batches(batch_size):
     assert batch['image'].shape == (batch_size, 2, 2, 1)
     assert batch['mask'].shape == (batch_size,)
     assert batch['mask'].dtype == bool
@@ -122,9 +131,37 @@ def test_evaluation_sees_every_example_once_in_order(num_examples, batch_size):
 
 def test_evaluation_batches_refuses_before_the_first_batch():
   with pytest.raises(ValueError, match='batch_size=0'):
-    pipeline.evaluation_batches(numbered(10), batch_size=0)
+    numbered(10).evaluation_batches(0)
 
 
 def test_batches_need_no_jax():
   script = 'import sys; from dpoq_jax.data import pipeline; sys.exit("jax" in sys.modules)'
   subprocess.run([sys.executable, '-c', script], check=True, cwd=pathlib.Path(__file__).parents[2])
+
+
+@hypothesis.given(strategies.data())
+def test_processes_share_out_each_batch(data):
+  share, processes = data.draw(strategies.tuples(*[strategies.integers(1, 5)] * 2))
+  batch_size = share * processes
+  num_examples = data.draw(strategies.integers(batch_size, 60))
+  whole = pipeline.Order(num_examples, batch_size, 3, 2)
+  start = data.draw(strategies.integers(0, whole.steps))
+  parts = [
+    pipeline.Order(num_examples, batch_size, 3, 2, process, processes)
+    for process in range(processes)
+  ]
+  shares = [numbered(num_examples).training_batches(part, start) for part in parts]
+  expected = list(numbered(num_examples).training_batches(whole, start))
+  assert len(expected) == whole.steps - start
+  for batch, *pieces in zip(expected, *shares, strict=True):
+    together = np.concatenate([piece['image'] for piece in pieces])
+    np.testing.assert_array_equal(together, batch['image'])
+
+
+@pytest.mark.parametrize(
+  ('process', 'processes', 'message'),
+  [(2, 2, 'process=2: there are 2'), (0, 3, 'batch_size=4 is not divisible by the 3 processes')],
+)
+def test_processes_that_cannot_share_are_refused(process, processes, message):
+  with pytest.raises(ValueError, match=message):
+    pipeline.Order(10, 4, 0, 1, process, processes)
