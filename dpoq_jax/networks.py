@@ -15,14 +15,14 @@ from dpoq_jax.core import layers, quantizers
 @functools.cache
 def _model(name: str, **sizes: int) -> Callable[..., nn.Module]:
   """One and the same function for the same arguments: networks are equal if their models are."""
-  return functools.partial(models.MODELS[name], **sizes)
+  return models.build(name, sizes)
 
 
 def build(config: config_lib.Config, num_classes: int) -> shared.Network:
   """The network of a config: its names resolved to functions, once, here.
 
   Raises:
-    ValueError: if it cannot have these bits.
+    ValueError: if it cannot have these bits, or there is no such model.
   """
   model, quantization = config.model, config.quantization
   sizes = {name: size for name in ('depth', 'width') if (size := getattr(model, name)) is not None}
