@@ -3,6 +3,13 @@
     python -m dpoq_jax.train --config=configs/digits_resnet8.py --workdir=DIR
 
 The same as without --config; a file of its own for its variants. Not in the paper.
+
+Expected top-1 (%) on 360 test images, measured with one seed; one image is 0.28:
+
+    weight bits      2      4      8     16
+                 99.17  98.33  99.44  98.89
+
+Cost: 660 steps of 64 images of 8x8, one to two minutes on two cores.
 """
 
 from typing import Any
