@@ -9,6 +9,9 @@ import sys
 
 import pytest
 
+from dpoq_jax.data import prepare
+from tests.data import tiny_cifar
+
 REPOSITORY = pathlib.Path(__file__).parents[1]
 REAL_DATA = REPOSITORY.parent / 'shared' / 'data'
 
@@ -76,3 +79,21 @@ def cifar100_data_dir(
     'cifar100_tfds',
     lambda path: _prepare('cifar100', cifar100_binaries, path),
   )
+
+
+def _prepare_tiny(name: str, data_dir: pathlib.Path) -> None:
+  with pytest.MonkeyPatch.context() as patch:
+    tiny = tiny_cifar.write(name, data_dir / 'binaries', patch)
+    prepare.prepare(name, str(data_dir), str(tiny.parent))
+
+
+@pytest.fixture(scope='session')
+def tiny_cifar10_data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """TFDS directory that holds a CIFAR-10 of 100 random training images, to be left as it is."""
+  return once(tmp_path_factory, 'tiny_cifar10', lambda path: _prepare_tiny('cifar10', path))
+
+
+@pytest.fixture(scope='session')
+def tiny_cifar100_data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """TFDS directory that holds a CIFAR-100 of 20 random training images, to be left as it is."""
+  return once(tmp_path_factory, 'tiny_cifar100', lambda path: _prepare_tiny('cifar100', path))
