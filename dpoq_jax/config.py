@@ -7,6 +7,7 @@ embedded job: scikit-learn's digits, ResNet-8, bits (2, 4, 8, 16).
 
 from collections.abc import Mapping
 import difflib
+import re
 from typing import Annotated, Any, Literal
 
 import ml_collections
@@ -70,6 +71,9 @@ class Data(_Section):
     return self
 
 
+_NAMES = ('resnet', 'vgg', 'mobilenet', 'imagenet_resnet')
+# A class, and the module that it is imported from.
+_OWN_MODEL = re.compile(r'[^\W\d][\w.]*:[^\W\d]\w*')
 _DEPTHS = {'vgg': (11,), 'mobilenet': (None,), 'imagenet_resnet': (18, 34, 50)}
 
 
@@ -78,12 +82,13 @@ class Model(_Section):
 
   Attributes:
     name: `resnet` (the CIFAR family), `vgg` (with batch norm), `mobilenet` (V2), all for small
-      images; `imagenet_resnet`.
-    depth: weighted layers: 6n+2, 11, none (MobileNetV2 has one depth), 18, 34 or 50.
+      images; `imagenet_resnet`; or a model of your own, as `MODULE:CLASS`.
+    depth: weighted layers: 6n+2, 11, none (MobileNetV2 has one depth), 18, 34 or 50. An own model
+      is given depth and width as attributes, unless they are None.
     width: channels of the first stage (MobileNetV2: of the stem); None is the published network's.
   """
 
-  name: Literal['resnet', 'vgg', 'mobilenet', 'imagenet_resnet'] = 'resnet'
+  name: str = 'resnet'
   depth: Count | None = 8
   width: Count | None = 16
 
@@ -91,6 +96,13 @@ class Model(_Section):
   def label(self) -> str:
     """Name and depth, for tables."""
     return f'{self.name}{self.depth or ""}'
+
+  @pydantic.field_validator('name')
+  @classmethod
+  def _name_is_known(cls, name: str) -> str:
+    if name not in _NAMES and not _OWN_MODEL.fullmatch(name):
+      raise ValueError(f'there are {", ".join(_NAMES)}; your own is written MODULE:CLASS')
+    return name
 
   @pydantic.field_validator('depth')
   @classmethod
@@ -316,9 +328,11 @@ def apply_variant(config: Any, variant: str) -> Any:
         bits=2-4-8     the precisions; bits=32,activations=32 is the float network
         activations=2  bits of the activations; activations=match: those of the weights
         merge=vanilla  or psbn
-        model=vgg11    resnet8, resnet20, vgg11, mobilenetv2, resnet18 (the last for ImageNet)
+        model=vgg11    resnet8, resnet20, vgg11, mobilenetv2, resnet18 (the last for ImageNet), or
+                       MODULE:CLASS, your own
         width=16       channels of the first stage
-        smoke          a network and a run as small as they get
+        smoke          a network and a run as small as they get, of the two lowest precisions; what
+                       the variant says beside it holds
 
   Returns:
     `config`.
@@ -371,9 +385,11 @@ def _set_system(config: Any, setting: str) -> None:
 
 
 def _set_model(config: Any, setting: str) -> None:
-  if setting not in _MODELS:
-    raise ValueError(f'variant model={setting}: there are {", ".join(_MODELS)}.')
-  config.model.name, config.model.depth = _MODELS[setting]
+  if setting not in _MODELS and not _OWN_MODEL.fullmatch(setting):
+    raise ValueError(
+      f'variant model={setting}: there are {", ".join(_MODELS)}; your own is written MODULE:CLASS.'
+    )
+  config.model.name, config.model.depth = _MODELS.get(setting, (setting, None))
   config.model.width = None
 
 
@@ -388,11 +404,18 @@ def _set_merge(config: Any, setting: str) -> None:
 def _shrink(config: Any, _: str) -> None:
   config.epochs = config.eval_every = config.log_every = 1
   config.data.batch_size = 8
-  config.model.width = 8
+  # Compiling takes longest, and grows with the number of paths.
+  config.quantization.bits = config.quantization.bits[:2]
+  config.objective.loss_weights = config.objective.loss_weights[:2]
+  # An own model need not have a width.
+  if config.model.name in _NAMES or config.model.width is not None:
+    config.model.width = 8
   if config.model.name == 'resnet':
     config.model.depth = 8
   config.optimizer.warmup_epochs = 0.0
   config.optimizer.decay_epochs = ()
+  if config.data.image_size is not None:
+    config.data.image_size, config.data.resize, config.data.workers = 32, 36, 0
 
 
 _MODELS = {
@@ -403,15 +426,16 @@ _MODELS = {
   'resnet18': ('imagenet_resnet', 18),
 }
 
-# In the order in which they apply: a model has a width, a system splits the bits it is given.
+# In the order in which they apply: a model has a width, a smoke run may be given another width or
+# other bits, a system splits the bits it is given.
 _VARIANTS = {
   'model': _set_model,
+  'smoke': _shrink,
   'width': _set_width,
   'bits': _set_bits,
   'activations': _set_activations,
   'merge': _set_merge,
   'system': _set_system,
-  'smoke': _shrink,
 }
 
 

@@ -15,19 +15,29 @@ from dpoq_jax.core import layers, quantizers
 @functools.cache
 def _model(name: str, **sizes: int) -> Callable[..., nn.Module]:
   """One and the same function for the same arguments: networks are equal if their models are."""
-  return functools.partial(models.MODELS[name], **sizes)
+  return models.build(name, sizes)
 
 
-def build(config: config_lib.Config, num_classes: int) -> shared.Network:
+def build(
+  config: config_lib.Config, num_classes: int, model: Callable[..., nn.Module] | None = None
+) -> shared.Network:
   """The network of a config: its names resolved to functions, once, here.
 
+  Args:
+    config: of a run.
+    num_classes: outputs of each classifier.
+    model: in place of the one that the config names, which is then not looked for.
+
   Raises:
-    ValueError: if it cannot have these bits.
+    ValueError: if it cannot have these bits, or there is no such model.
   """
-  model, quantization = config.model, config.quantization
-  sizes = {name: size for name in ('depth', 'width') if (size := getattr(model, name)) is not None}
+  quantization = config.quantization
+  if model is None:
+    sizes = {name: getattr(config.model, name) for name in ('depth', 'width')}
+    known = {name: size for name, size in sizes.items() if size is not None}
+    model = _model(config.model.name, **known)
   onion = network.Onion(
-    model=_model(model.name, **sizes),
+    model=model,
     bits=quantization.bits,
     activation_bits=quantization.activation_bits,
     num_classes=num_classes,

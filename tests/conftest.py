@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from tests.data import jpegs
+from dpoq_jax.data import prepare
+from tests.data import jpegs, tiny_cifar
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 REAL_DATA = REPOSITORY.parent / 'shared' / 'data'
@@ -51,6 +52,14 @@ def jpeg_data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope='session')
+def tiny_imagenet2012_data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """The same under the name of ImageNet."""
+  return once(
+    tmp_path_factory, 'tiny_imagenet2012', lambda path: jpegs.write(path, name='imagenet2012')
+  )
+
+
+@pytest.fixture(scope='session')
 def cifar10_binaries(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   """Parent of the official binary batches of the real CIFAR-10."""
   return once(tmp_path_factory, 'cifar10_binaries', lambda path: _unpack('cifar10', path))
@@ -84,3 +93,21 @@ def cifar100_data_dir(
     'cifar100_tfds',
     lambda path: _prepare('cifar100', cifar100_binaries, path),
   )
+
+
+def _prepare_tiny(name: str, data_dir: pathlib.Path) -> None:
+  with pytest.MonkeyPatch.context() as patch:
+    tiny = tiny_cifar.write(name, data_dir / 'binaries', patch)
+    prepare.prepare(name, str(data_dir), str(tiny.parent))
+
+
+@pytest.fixture(scope='session')
+def tiny_cifar10_data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """TFDS directory that holds a CIFAR-10 of 100 random training images, to be left as it is."""
+  return once(tmp_path_factory, 'tiny_cifar10', lambda path: _prepare_tiny('cifar10', path))
+
+
+@pytest.fixture(scope='session')
+def tiny_cifar100_data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """TFDS directory that holds a CIFAR-100 of 20 random training images, to be left as it is."""
+  return once(tmp_path_factory, 'tiny_cifar100', lambda path: _prepare_tiny('cifar100', path))

@@ -1,28 +1,38 @@
 """An artifact as a network that runs in JAX."""
 
+from collections.abc import Callable
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import network, networks
+from dpoq_jax import models, network, networks
 from dpoq_jax.deploy import manifest as manifest_lib
 from dpoq_jax.deploy.artifact import Artifact
 from dpoq_jax.deploy.manifest import ArtifactError
 
 
-def onion_of(artifact: Artifact) -> network.Onion:
+def onion_of(artifact: Artifact, model: Callable[..., nn.Module] | None = None) -> network.Onion:
   """The network of the precisions read; its variables are `artifact.variables`.
 
+  Args:
+    artifact: what was read.
+    model: of one path, see `network.Onion`, where it is none of this library: what a file names is
+      not imported.
+
   Raises:
-    ArtifactError: if the tensors are not those of such a network.
+    ArtifactError: if the tensors are not those of such a network, or its model is to be given.
   """
   manifest = artifact.manifest
   path = artifact.folder / manifest_lib.FILE
   quantization = manifest.quantization.model_copy(update={'bits': artifact.bits})
   config = config_lib.Config(model=manifest.model, quantization=quantization)
+  if model is None and manifest.model.name not in models.MODELS:
+    raise ArtifactError(f'{path}: give model={manifest.model.name}, which is not of this library.')
   images = jax.ShapeDtypeStruct((1, *manifest.image_shape), jnp.uint8)
   try:
-    onion = networks.build(config, len(manifest.class_names))
+    onion = networks.build(config, len(manifest.class_names), model)
     assert isinstance(onion, network.Onion)
     # Shapes alone: nothing of that size is made.
     expected = jax.eval_shape(

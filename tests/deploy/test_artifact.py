@@ -171,6 +171,8 @@ def transposed_kernel(content: Any) -> None:
     (lambda c: c['quantization'].update(merge='chain'), r'quantization\.merge'),
     (lambda c: c['model'].update(depth=9), r'model\.depth'),
     (lambda c: c['model'].update(depth=14), 'tensors are not those of a resnet14'),
+    # Nothing that a file names is imported.
+    (lambda c: c['model'].update(name='antigravity:Net'), 'give model=antigravity:Net'),
     (lambda c: c['class_names'].pop(), 'tensors are not those of a resnet8'),
     (lambda c: c.update(operating_points=[{'bits': [2]}]), 'an operating point is for'),
   ],

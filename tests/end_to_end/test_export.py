@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 
 from dpoq_jax.data import sources
@@ -29,7 +30,8 @@ def test_a_run_is_exported_and_read_back(uninterrupted: pathlib.Path, tmp_path: 
   read, source = artifact.load(folder), trained.load(uninterrupted)
   assert loaded.onion_of(read) == source.onion
   test_set = sources.load('digits', 'test')
-  logits = [source.onion.apply(v, test_set.images[:9]) for v in (read.variables, source.variables)]
+  images = jnp.asarray(test_set.images[:9])
+  logits = [source.onion.apply(v, images) for v in (read.variables, source.variables)]
   np.testing.assert_array_equal(*logits)
   assert read.manifest.class_names == tuple('0123456789')
   summary = runs.results(uninterrupted)['precisions']

@@ -102,6 +102,37 @@ def test_a_model_is_an_onion(name):
   chex.assert_trees_all_close(jit(smaller.apply)(cut, images), logits[:1], rtol=1e-5)
 
 
+class OwnNet(models.CifarResNet):
+  """Stands for a user's own class."""
+
+
+def test_a_class_is_a_model_by_its_name():
+  build = models.build(f'{OwnNet.__module__}:OwnNet', {'depth': 8, 'width': 4})
+  onion = network.Onion(build, bits=(2, 4), num_classes=3)
+  path = onion.path(1)
+  assert type(path).__name__ == 'OwnNet'
+  assert (getattr(path, 'width'), getattr(path, 'num_classes')) == (4, 3)  # noqa: B009
+  known = network.Onion(models.build('resnet', {'depth': 8, 'width': 4}), bits=(2, 4))
+  assert costs.path_cost(onion, (8, 8, 3)).convolutions == (
+    costs.path_cost(known, (8, 8, 3)).convolutions
+  )
+
+
+@pytest.mark.parametrize(
+  ('name', 'sizes', 'message'),
+  [
+    ('no_such_module:Net', {}, "No module named 'no_such_module'.*PYTHONPATH"),
+    ('dpoq_jax.models:Net', {}, "has no attribute 'Net'"),
+    ('dpoq_jax.models:MODELS', {}, 'no class of Linen modules'),
+    ('flax.linen:Dense', {}, 'no attribute spec, which every path is given'),
+    ('dpoq_jax.models:MobileNetV2', {'depth': 8}, r'no attribute depth: leave it out \(None\)'),
+  ],
+)
+def test_what_is_no_model_is_refused(name: str, sizes: dict, message: str):
+  with pytest.raises(ValueError, match=message):
+    models.build(name, sizes)
+
+
 def test_unsigned_codes_are_pooled_and_linear_bottlenecks_are_signed():
   onion, variables, images = small('mobilenet')
 

@@ -101,15 +101,29 @@ def test_systems_of_the_tables_are_variants():
   # In any order.
   truncated = variant('system=truncated,bits=2-4-8').quantization
   assert (truncated.bits, truncated.truncate_to) == ((8,), (2, 4))
-  small = variant('smoke,bits=2-4')
-  assert (small.epochs, small.model.width) == (1, 8)
+  small = variant('smoke')
+  assert (small.epochs, small.model.width, small.quantization.bits) == (1, 8, (2, 4))
+  # What is said beside it holds, before it or after.
+  small = variant('bits=2-4-8,smoke,width=4')
+  assert (small.epochs, small.model.width, small.quantization.bits) == (1, 4, (2, 4, 8))
   for text, message in [
     ('system=onion', 'no such system'),
     ('system=individual,bits=2-4', 'one precision, not'),
     ('system=shared,activations=foo', 'invalid literal'),
+    ('model=vgg12', 'your own is written MODULE:CLASS'),
   ]:
     with pytest.raises(ValueError, match=message):
       variant(text)
+
+
+def test_a_model_of_ones_own_has_the_sizes_it_is_given():
+  own = variant('model=some.module:Net')
+  assert (own.model.name, own.model.depth, own.model.width) == ('some.module:Net', None, None)
+  # It need not have a width, which is therefore not shrunk unless it is set.
+  assert variant('model=module:Net,smoke').model.width is None
+  assert variant('model=module:Net,width=16,smoke').model.width == 16
+  with pytest.raises(config_lib.ConfigError, match=r'there are resnet, vgg, .*MODULE:CLASS'):
+    config_lib.validate(changed(model__name='module.Net'))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""Every config file: what it describes can be built, and takes a step when shrunk by `smoke`.
+
+A file added to `configs/` is covered without a change here, unless its data is new: then `DATA`
+needs an entry.
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+import jax
+from ml_collections import config_flags
+import numpy as np
+import pytest
+
+from dpoq_jax import config as config_lib
+from dpoq_jax import networks
+from dpoq_jax.training import experiment
+from dpoq_jax.training import state as state_lib
+
+# How ml_collections loads a config file.
+pytestmark = pytest.mark.filterwarnings(
+  r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
+)
+
+CONFIGS = sorted((pathlib.Path(__file__).resolve().parents[1] / 'configs').glob('*.py'))
+
+DATA = {
+  'digits': None,
+  'cifar10': 'tiny_cifar10_data_dir',
+  'cifar100': 'tiny_cifar100_data_dir',
+  'imagenet2012': 'tiny_imagenet2012_data_dir',
+}
+"""By the name of a data set: the fixture that is a data directory with it; None if embedded."""
+
+VARIANTS = (
+  *(f'system={name}' for name in ('scaled', 'joint', 'separate')),
+  *(f'system={name}' for name in ('shared', 'shared_floor', 'truncated')),
+  'system=individual,bits=4',
+  'system=individual,bits=32,activations=32',
+  'merge=vanilla',
+)
+
+
+def load(path: pathlib.Path, variant: str, **fields: Any) -> config_lib.Config:
+  """The config as a command gets it, from `--config=FILE.py:variant` and flags for its fields."""
+  overrides = [f'--config.{name.replace("__", ".")}={field}' for name, field in fields.items()]
+  command = ['command', f'--config={path}:{variant}', *overrides]
+  values = flags.FlagValues()
+  config = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=command)
+  values(command)
+  return config_lib.validate(config.value)
+
+
+def changed(before: Any, after: Any) -> list[bool]:
+  """Whether each leaf of a tree changed."""
+  pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+  return [bool(np.any(old != new)) for old, new in pairs]
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> pathlib.Path:
+  return request.param
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_every_system_of_the_tables_is_a_variant(path: pathlib.Path, variant: str):
+  network = networks.build(load(path, variant), num_classes=10)
+  assert network.bits == load(path, variant).quantization.bits
+
+
+@pytest.mark.slow
+def test_a_step_of_the_smoke_variant_trains(path: pathlib.Path, request: pytest.FixtureRequest):
+  name = load(path, 'smoke').data.name
+  assert name in DATA, f'{path.name} trains on {name}: give DATA a fixture that provides it.'
+  location = {'data__dir': request.getfixturevalue(DATA[name])} if DATA[name] else {}
+  setup = experiment.build(load(path, 'smoke', **location))
+  state, facts = setup.create_state(), setup.dataset_facts
+  size, rng = setup.config.data.batch_size, np.random.default_rng(0)
+  batch = {
+    'image': rng.integers(0, 256, (size, *facts.image_shape), np.uint8),
+    'label': rng.integers(0, len(facts.class_names), size, np.int32),
+  }
+  # Run once: compiled fast rather than to something fast.
+  step = jax.jit(
+    state_lib.make_train_step(setup.onion, setup.optimizer, setup.config),
+    compiler_options={'xla_backend_optimization_level': 0},
+  )
+  after, losses = step(state, jax.device_put(batch, setup.batch_sharding))
+  assert len(losses) == len(setup.onion.bits)
+  assert np.all(np.isfinite(losses))
+  assert int(after.skipped) == 0
+  # Weight decay alone moves every parameter but those that start at 0.
+  assert np.mean(changed(state.params, after.params)) > 0.9
+  assert all(changed(state.collections, after.collections))
