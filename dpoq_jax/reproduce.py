@@ -1,13 +1,15 @@
 """Runs the paper's tables and figures and sets the results beside its numbers.
 
     python -m dpoq_jax.reproduce table1|table2|table3|figure3|figure5 --scale=smoke|cpu|paper
-        --workdir=DIR [--data-dir=D] [--results=results]
+        --workdir=DIR [--data-dir=D] [--results=results] [--notrain]
 
 Trains what is missing in DIR/SCALE, one run after the other, and keeps what each comes to in
 RESULTS/SCALE/runs; stop it and start it again at will. Writes TABLE.md, TABLE.csv and plots in
 RESULTS/SCALE. A run that fails does not stop the others: the table is made of those there are, and
-the exit status is 1. `smoke` takes minutes (the embedded digits), `cpu` hours on two cores
-(CIFAR-10, ResNet-8), `paper` is the paper's schedule in full, for a GPU.
+the exit status is 1. --notrain makes the table of what there is.
+
+`smoke` takes minutes (the embedded digits), `cpu` hours on two cores (CIFAR-10, ResNet-8), `paper`
+is the paper's schedule in full, for a GPU.
 """
 
 import pathlib
@@ -20,6 +22,7 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the training runs'
 _RESULTS = flags.DEFINE_string('results', 'results', 'directory of what the runs come to')
 _SCALE = flags.DEFINE_enum('scale', None, ['smoke', 'cpu', 'paper'], 'how large the runs are')
 _DATA_DIR = flags.DEFINE_string('data_dir', None, "where data sets are; TFDS's own by default")
+_TRAIN = flags.DEFINE_bool('train', True, 'train what is missing')
 
 
 def main(what: str) -> None:
@@ -45,14 +48,14 @@ def main(what: str) -> None:
     try:
       if what in figures.FIGURES:
         run, part = figures.run_of(scale)
-        failures = trainer.train([run], checkpoints=True)
+        failures = trainer.train([run], checkpoints=True) if _TRAIN.value else {}
         if not failures:
           entries, png = figures.measure(what, part, trainer.workdir / run.name, _DATA_DIR.value)
           results.write(folder, what, entries)
           (folder / f'{what}.png').write_bytes(png)
       else:
         cells = tables.cells(what, scale)
-        failures = trainer.train([cell.run for cell in cells])
+        failures = trainer.train([cell.run for cell in cells]) if _TRAIN.value else {}
         results.write(folder, what, tables.measured(cells, trainer.stored))
     except runs.Stopped as stopped:
       print(stopped, flush=True)
