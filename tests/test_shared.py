@@ -35,9 +35,16 @@ def build(nested: bool) -> shared.SharedNetwork:
 def trained(nested: bool) -> tuple[shared.SharedNetwork, Any]:
   """A network whose running statistics have seen a batch."""
   net = build(nested)
-  variables = net.init(jax.random.key(0), IMAGES)
-  update = jax.jit(lambda v: net.apply(v, IMAGES, train=True, mutable=True)[1])
-  return net, {**variables, **update(variables)}
+  return net, with_statistics(net)
+
+
+def with_statistics(net: shared.Network) -> Any:
+  """Fresh variables with running statistics that have seen a batch."""
+  # Run once each: compiling them fast is all that counts.
+  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+  variables = jit(net.init)(jax.random.key(0), IMAGES)
+  update = jit(lambda v: net.apply(v, IMAGES, train=True, mutable=True)[1])
+  return {**variables, **update(variables)}
 
 
 def test_kernels_and_classifier_are_shared_and_the_rest_is_switchable():
@@ -166,9 +173,7 @@ def test_bad_networks_and_precisions_are_refused():
 @functools.lru_cache
 def individual_frozen() -> tuple[network.Onion, Any]:
   net = individual(8)
-  variables = net.init(jax.random.key(0), IMAGES)
-  update = jax.jit(lambda v: net.apply(v, IMAGES, train=True, mutable=True)[1])
-  return net, net.freeze({**variables, **update(variables)})
+  return net, net.freeze(with_statistics(net))
 
 
 def test_truncation_keeps_the_high_bits_and_everything_else():

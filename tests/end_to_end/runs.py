@@ -21,16 +21,33 @@ TINY = (
 )
 
 
+def environment(devices: int = 1, *, optimised: bool = False) -> dict[str, str]:
+  """Of a command. Compiling takes longer than what is compiled, so by default it is done fast."""
+  flags = [f'--xla_force_host_platform_device_count={devices}']
+  flags += [] if optimised else ['--xla_backend_optimization_level=0']
+  # Lines are compared, so they must not be folded at the width of a terminal.
+  return {**os.environ, 'XLA_FLAGS': ' '.join(flags), 'COLUMNS': '400'}
+
+
+def command(
+  name: str, *arguments: object, devices: int = 1, optimised: bool = False
+) -> subprocess.CompletedProcess[str]:
+  """Runs `python -m dpoq_jax.NAME` to its end."""
+  return subprocess.run(
+    [sys.executable, '-m', f'dpoq_jax.{name}', *map(str, arguments)],
+    cwd=REPOSITORY,
+    env=environment(devices, optimised=optimised),
+    text=True,
+    capture_output=True,
+    check=False,
+    timeout=900,
+  )
+
+
 def start(
   workdir: pathlib.Path, *flags: str, devices: int = 1, bits: str = '2,4'
 ) -> subprocess.Popen[str]:
   """Starts a tiny `python -m dpoq_jax.train`, its output kept in pipes."""
-  environment = {
-    **os.environ,
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
-    # Lines are compared, so they must not be folded at the width of a terminal.
-    'COLUMNS': '400',
-  }
   command = [sys.executable, '-m', 'dpoq_jax.train', f'--workdir={workdir}']
   # A config file comes before what is changed in it.
   config_file = [flag for flag in flags if flag.startswith('--config=')]
@@ -40,7 +57,7 @@ def start(
   return subprocess.Popen(
     [*command, *config_file, *TINY, *overrides],
     cwd=REPOSITORY,
-    env=environment,
+    env=environment(devices),
     text=True,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

@@ -4,7 +4,6 @@ import json
 import pathlib
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -12,8 +11,7 @@ from tests.end_to_end import runs
 
 
 def evaluate(workdir: pathlib.Path, *flags: str) -> subprocess.CompletedProcess[str]:
-  command = [sys.executable, '-m', 'dpoq_jax.evaluate', f'--workdir={workdir}', *flags]
-  return subprocess.run(command, cwd=runs.REPOSITORY, capture_output=True, text=True, check=False)
+  return runs.command('evaluate', f'--workdir={workdir}', *flags)
 
 
 def assert_one_line(status: int, err: str, expected: str) -> None:
@@ -96,7 +94,7 @@ def test_evaluate_without_a_run_says_so(tmp_path: pathlib.Path):
     (['--config.quantization.bits=4,2'], 'bits=(4, 2)'),
     (['--config=nope.py'], "No such file or directory: 'nope.py'"),
     (['--config=README.md'], 'README.md'),
-    (['--config=configs/cifar10_resnet20.py:foo'], "variant 'foo': a variant is bits="),
+    (['--config=configs/cifar10_resnet20.py:foo'], "variant 'foo': a variant is made of model, "),
     (['--config.dta.batch_size=3'], 'did you mean data.batch_size?'),
     (['--config.epochs.x=3'], 'config.epochs.x: no such field'),
     (['--wrkdir=x'], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),

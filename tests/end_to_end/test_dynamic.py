@@ -1,12 +1,11 @@
 """`calibrate` and `predict`, as a user runs them."""
 
 import csv
+import functools
 import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -19,21 +18,8 @@ from dpoq_jax.inference import cascade, operating_point
 from dpoq_jax.training import experiment, trained
 from tests.end_to_end import runs
 
-
-def command(name: str, *flags: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
-  return subprocess.run(
-    [sys.executable, '-m', f'dpoq_jax.{name}', *map(str, flags)],
-    cwd=runs.REPOSITORY,
-    env={
-      **os.environ,
-      'COLUMNS': '200',
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
-    },
-    capture_output=True,
-    text=True,
-    check=False,
-    timeout=300,
-  )
+# What commands say is compared with what this process computes, to the last bit.
+command = functools.partial(runs.command, optimised=True)
 
 
 @pytest.fixture

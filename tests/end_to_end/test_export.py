@@ -1,8 +1,6 @@
 """A trained run as an artifact, written and read back by the commands."""
 
 import pathlib
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,15 +11,10 @@ from dpoq_jax.training import trained
 from tests.end_to_end import runs
 
 
-def command(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-  line = [sys.executable, '-m', f'dpoq_jax.{name}', *arguments]
-  return subprocess.run(line, cwd=runs.REPOSITORY, text=True, capture_output=True, check=False)
-
-
 def test_a_run_is_exported_and_read_back(uninterrupted: pathlib.Path, tmp_path: pathlib.Path):
   folder = tmp_path / 'artifact'
   flags = (f'--workdir={uninterrupted}', f'--output={folder}')
-  done = command('export', *flags)
+  done = runs.command('export', *flags)
   assert done.returncode == 0, done.stderr
   assert sorted(path.name for path in folder.iterdir()) == [
     'manifest.json', 'ring_2.safetensors', 'ring_4.safetensors',
@@ -38,17 +31,17 @@ def test_a_run_is_exported_and_read_back(uninterrupted: pathlib.Path, tmp_path: 
   assert [ring.top1 for ring in read.manifest.rings] == [summary[b]['top1'] for b in ('2', '4')]
 
   (folder / 'ring_4.safetensors').unlink()
-  done = command('inspect', str(folder))
+  done = runs.command('inspect', str(folder))
   assert done.returncode == 0, done.stderr
   assert f'{100 * summary["4"]["top1"]:.2f}' in done.stdout
   assert 'ring_2.safetensors: here' in done.stdout
   assert 'ring_4.safetensors: not here' in done.stdout
 
-  done = command('export', *flags)
+  done = runs.command('export', *flags)
   assert done.returncode == 2
   assert 'give another folder' in done.stderr
   (folder / 'manifest.json').write_text('{}')
-  done = command('inspect', str(folder))
+  done = runs.command('inspect', str(folder))
   assert done.returncode == 2
   assert done.stderr.startswith('error: ')
   assert len(done.stderr.splitlines()) == 1

@@ -3,7 +3,6 @@
 import csv
 import pathlib
 import subprocess
-import sys
 
 import pytest
 
@@ -11,11 +10,8 @@ from tests.end_to_end import runs
 
 
 def reproduce(what: str, folder: pathlib.Path, *flags: str) -> subprocess.CompletedProcess[str]:
-  command = [sys.executable, '-m', 'dpoq_jax.reproduce', *([what] if what else []), *flags]
-  command += [f'--workdir={folder / "work"}', f'--results={folder / "results"}']
-  return subprocess.run(
-    command, cwd=runs.REPOSITORY, capture_output=True, text=True, check=False, timeout=900
-  )
+  where = (f'--workdir={folder / "work"}', f'--results={folder / "results"}')
+  return runs.command('reproduce', *([what] if what else []), *flags, *where)
 
 
 @pytest.mark.slow

@@ -7,8 +7,6 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -90,17 +88,10 @@ def wait_until_ended(processes: list[int]) -> None:
     time.sleep(0.02)
 
 
-def command(name: str, *arguments: str) -> tuple[str, str]:
-  finished = subprocess.run(
-    [sys.executable, '-m', f'dpoq_jax.{name}', *arguments],
-    cwd=runs.REPOSITORY,
-    env=os.environ | {'COLUMNS': '400'},
-    text=True,
-    capture_output=True,
-    check=False,
-  )
-  assert finished.returncode == 0, finished.stderr
-  return finished.stdout, finished.stderr
+def command(name: str, *arguments: str) -> str:
+  done = runs.command(name, *arguments)
+  assert done.returncode == 0, done.stderr
+  return done.stdout
 
 
 def test_stopped_and_killed_it_ends_as_if_nothing_had_happened(
@@ -162,7 +153,7 @@ def test_a_trained_network_is_evaluated_calibrated_used_and_shown(
   command('evaluate', f'--workdir={run}')
   after = json.loads((run / 'summary.json').read_text())
   assert after['precisions'] == before['precisions']
-  out, _ = command('calibrate', f'--workdir={run}', '--average_bits=3')
+  out = command('calibrate', f'--workdir={run}', '--average_bits=3')
   assert 'the other 7 of the 13 test examples' in out
   command('report', f'--workdir={run}')
   assert 'data:image/png' in (run / 'report' / 'report.html').read_text()
@@ -176,6 +167,6 @@ def test_a_trained_network_is_evaluated_calibrated_used_and_shown(
   np.save(tmp_path / 'crops.npy', crops)
   labels = []
   for given in (images, tmp_path / 'crops.npy'):
-    out, _ = command('predict', f'--workdir={run}', f'--images={given}', '--precision=4')
+    out = command('predict', f'--workdir={run}', f'--images={given}', '--precision=4')
     labels.append([row['label'] for row in csv.DictReader(io.StringIO(out))])
   assert labels[0] == labels[1]

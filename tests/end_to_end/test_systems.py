@@ -2,18 +2,10 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
 from tests.end_to_end import runs
-
-
-def command(name: str, *flags: str) -> tuple[int, str, str]:
-  line = [sys.executable, '-m', f'dpoq_jax.{name}', *flags]
-  done = subprocess.run(line, cwd=runs.REPOSITORY, text=True, capture_output=True, timeout=300)
-  return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.slow
@@ -29,8 +21,8 @@ def test_an_individual_network_is_reported_truncated_too(tmp_path: pathlib.Path)
   # Two bits of eight, trained for none of it, are far below; renewed statistics help.
   whole, two = summary['precisions']['8']['top1'], summary['truncated']['2']
   assert two['top1'] < whole
-  status, out, err = command('evaluate', f'--workdir={tmp_path}')
-  assert status == 0, err
+  done = runs.command('evaluate', f'--workdir={tmp_path}')
+  assert done.returncode == 0, done.stderr
   assert json.loads((tmp_path / 'summary.json').read_text())['truncated'] == summary['truncated']
 
 
@@ -42,8 +34,8 @@ def test_shared_kernels_train_and_are_no_onion(tmp_path: pathlib.Path):
   summary = json.loads((tmp_path / 'summary.json').read_text())
   assert set(summary['precisions']) == {'2', '4'}
   assert summary['precisions']['4']['top1'] > 0.2
-  status, _, err = command('calibrate', f'--workdir={tmp_path}')
-  assert status == 2
-  assert err.startswith('error: the run in')
-  assert 'is no onion' in err
-  assert len(err.splitlines()) == 1
+  done = runs.command('calibrate', f'--workdir={tmp_path}')
+  assert done.returncode == 2
+  assert done.stderr.startswith('error: the run in')
+  assert 'is no onion' in done.stderr
+  assert len(done.stderr.splitlines()) == 1
