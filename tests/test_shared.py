@@ -19,6 +19,9 @@ CLASSES = 5
 IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8))
 LABELS = jnp.asarray(np.random.default_rng(1).integers(0, CLASSES, 8), jnp.int32)
 
+# For what runs once: compiling it fast is all that counts.
+jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+
 
 def individual(bits: int, quantizer: Any = quantizers.dorefa) -> network.Onion:
   model = functools.partial(models.MODELS['resnet'], depth=8, width=4)
@@ -40,8 +43,6 @@ def trained(nested: bool) -> tuple[shared.SharedNetwork, Any]:
 
 def with_statistics(net: shared.Network) -> Any:
   """Fresh variables with running statistics that have seen a batch."""
-  # Run once each: compiling them fast is all that counts.
-  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
   variables = jit(net.init)(jax.random.key(0), IMAGES)
   update = jit(lambda v: net.apply(v, IMAGES, train=True, mutable=True)[1])
   return {**variables, **update(variables)}
@@ -59,8 +60,8 @@ def test_kernels_and_classifier_are_shared_and_the_rest_is_switchable():
 
 
 def test_training_starts_where_an_individual_network_of_this_seed_does():
-  alone = individual(4).init(jax.random.key(0), IMAGES)['params']['path_4']
-  together = build(nested=False).init(jax.random.key(0), IMAGES)['params']['shared']
+  alone = jit(individual(4).init)(jax.random.key(0), IMAGES)['params']['path_4']
+  together = jit(build(nested=False).init)(jax.random.key(0), IMAGES)['params']['shared']
   np.testing.assert_array_equal(alone['stem']['conv']['latent'], together['stem']['conv']['latent'])
   np.testing.assert_array_equal(alone['head']['kernel'], together['head']['kernel'])
 
@@ -74,7 +75,7 @@ def test_gradient_of_shared_weights_is_the_sum_over_individual_networks(nested: 
     logits = net.apply({**variables, 'params': params}, IMAGES, train=True)
     return jnp.sum(objective.cross_entropy(logits, LABELS))
 
-  together = jax.grad(loss)(params)
+  together = jit(jax.grad(loss))(params)
   total = None
   for precision, alone in zip(BITS, net.networks, strict=True):
     name, statistics = f'path_{precision}', f'psbn_{precision}'
@@ -93,7 +94,7 @@ def test_gradient_of_shared_weights_is_the_sum_over_individual_networks(nested: 
       own = {'params': {name: p}, statistics: variables[statistics]}
       return jnp.sum(objective.cross_entropy(alone.apply(own, IMAGES, train=True), LABELS))
 
-    gradient = jax.grad(loss_alone)(whole)
+    gradient = jit(jax.grad(loss_alone))(whole)
     np.testing.assert_allclose(
       together[name]['stem']['norm']['scale'], gradient['stem']['norm']['scale'], rtol=1e-4
     )
