@@ -1,25 +1,33 @@
 """Writes a trained network as files for devices.
 
-    python -m dpoq_jax.export --workdir=DIR --output=FOLDER [--format=onion]
-        [--operating-point=FILE] [--step=N|best]
+    python -m dpoq_jax.export --workdir=DIR --output=FOLDER [--format=onion|onnx]
+        [--operating-point=FILE] [--step=N|best] [--calibration-images=512] [--data-dir=D]
 
-`onion`: a manifest and one file per ring, of which a device holds as many as it has room for. The
+`onion`: a manifest and one file per ring, of which a device holds as many as it has room for.
+`onnx`: a graph per path and one per precision, and a `predict.py` that needs NumPy and ONNX Runtime
+alone; scales of activations are chosen on training images. The
 operating point of the workdir goes with it, if there is one, or another file's.
 """
 
 import json
 import pathlib
+from typing import Any
 
 from absl import flags
+import numpy as np
 import rich.console
 
 from dpoq_jax import cli, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
 _OUTPUT = flags.DEFINE_string('output', None, 'folder to write; must not hold anything')
-_FORMAT = flags.DEFINE_enum('format', 'onion', ['onion'], 'kind of files')
+_FORMAT = flags.DEFINE_enum('format', 'onion', ['onion', 'onnx'], 'kind of files')
 _POINT = flags.DEFINE_string('operating_point', None, 'file; the one in the workdir by default')
 _STEP = flags.DEFINE_string('step', None, 'checkpoint, or "best"; the newest intact one by default')
+_CALIBRATION = flags.DEFINE_integer(
+  'calibration_images', 512, 'training images that scales are chosen on, with --format=onnx'
+)
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'where the data set is now, if it moved')
 
 
 def main() -> None:
@@ -30,29 +38,60 @@ def main() -> None:
     # Imported once there is something to do, since JAX takes seconds.
     import jax
 
-    from dpoq_jax.deploy import artifact, listing
-    from dpoq_jax.deploy.manifest import Source
     from dpoq_jax.inference import operating_point
-    from dpoq_jax.training import metrics, trained
+    from dpoq_jax.training import trained
 
     given = pathlib.Path(_POINT.value or directory / operating_point.FILE)
     point = operating_point.read(given) if _POINT.value or given.exists() else None
     step = cli.checkpoint_step(_STEP.value)
     network = trained.load(directory, point.check(config.data.name, step) if point else step)
-    manifest = artifact.write(
-      output,
-      jax.device_get(network.variables),
-      top1=metrics.top1_at(metrics.read_rows(directory), network.step),
-      model=config.model,
-      quantization=config.quantization,
-      class_names=network.facts.class_names,
-      image_shape=network.facts.image_shape,
-      operating_points=(json.loads(point.to_json()),) if point else (),
-      source=Source(dataset=config.data.name, step=network.step),
-    )
-  console = rich.console.Console()
-  console.print(listing.table(manifest))
-  console.print(f'written to {output}', soft_wrap=True)
+    variables = jax.device_get(network.variables)
+    points = (json.loads(point.to_json()),) if point else ()
+    write = _write_onnx if _FORMAT.value == 'onnx' else _write_onion
+    write(output, network, variables, points)
+  rich.console.Console().print(f'written to {output}', soft_wrap=True)
+
+
+def _write_onion(output: pathlib.Path, network: Any, variables: Any, points: tuple) -> None:
+  from dpoq_jax.deploy import artifact, listing
+  from dpoq_jax.deploy.manifest import Source
+  from dpoq_jax.training import metrics
+
+  directory, config = pathlib.Path(_WORKDIR.value), network.config
+  manifest = artifact.write(
+    output,
+    variables,
+    top1=metrics.top1_at(metrics.read_rows(directory), network.step),
+    model=config.model,
+    quantization=config.quantization,
+    class_names=network.facts.class_names,
+    image_shape=network.facts.image_shape,
+    operating_points=points,
+    source=Source(dataset=config.data.name, step=network.step),
+  )
+  rich.console.Console().print(listing.table(manifest))
+
+
+def _write_onnx(output: pathlib.Path, network: Any, variables: Any, points: tuple) -> None:
+  from dpoq_jax.data import sources
+  from dpoq_jax.deploy import onnx_folder
+
+  config = network.config
+  if _CALIBRATION.value < 1:
+    raise ValueError(f'--calibration_images={_CALIBRATION.value}: give 1 at least.')
+  data_dir = _DATA_DIR.value or config.data.dir
+  images = sources.load(config.data.name, 'train', data_dir).images
+  # Any order of a data set may be by class.
+  chosen = np.random.default_rng(config.seed).permutation(len(images))[: _CALIBRATION.value]
+  onnx_folder.write(
+    output,
+    network.onion,
+    variables,
+    images[np.sort(chosen)],
+    class_names=network.facts.class_names,
+    operating_points=points,
+    source={'dataset': config.data.name, 'step': network.step},
+  )
 
 
 if __name__ == '__main__':

@@ -22,7 +22,7 @@ FLOAT_WIDTH = 32
 MAX_WIDTH = 16
 
 # Clips are trained freely; a step that takes one to zero or below must not divide by zero.
-_SMALLEST_CLIP = 1e-3
+SMALLEST_CLIP = 1e-3
 
 WeightQuantizer = Callable[[jax.Array, int], jax.Array]
 """(latent, ring width) -> integer-valued codes in [0, 2**width - 1], shape and dtype kept."""
@@ -170,7 +170,7 @@ def pact(x: jax.Array, clip: jax.Array, bits: int, *, signed: bool = False) -> A
   if signed and bits < 2:
     raise ValueError('signed activations have 2 bits at least: with 1 all of them would be 0.')
   # Straight through the floor, so that a clip pushed below it is still trained back up.
-  clip = clip + jax.lax.stop_gradient(jnp.maximum(clip, _SMALLEST_CLIP) - clip)
+  clip = clip + jax.lax.stop_gradient(jnp.maximum(clip, SMALLEST_CLIP) - clip)
   constant_clip, top = jax.lax.stop_gradient(clip), onion.max_code(bits - 1 if signed else bits)
   # `where`, not `jnp.clip`: at the bounds themselves that would split the gradient in halves. In
   # this order a NaN stays one, for the training step to see.

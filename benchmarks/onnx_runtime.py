@@ -1,0 +1,207 @@
+"""What integer graphs gain on ONNX Runtime: float, int8, the onion's precisions, the cascade.
+
+    python -m benchmarks.onnx_runtime [--workdir=DIR] [--json=FILE] [--threads=2] [--rounds=15]
+
+All graphs run in turn, round after round; figures are medians. Without a run a ResNet-20 with
+untrained weights is timed: every figure but the cascade's is the same for any weights, and the
+cascade then lets leave what --exits says. With a run its own operating point decides, on its test
+images.
+"""
+
+import functools
+import json
+import pathlib
+import platform
+import statistics
+import tempfile
+import time
+from typing import Any
+
+from absl import app, flags, logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnxruntime
+import rich.console
+import rich.table
+
+from dpoq_jax import models, network
+from dpoq_jax.core import layers
+from dpoq_jax.data import sources
+from dpoq_jax.deploy import onnx_folder, onnx_graphs, onnx_predict
+from dpoq_jax.inference import operating_point
+from dpoq_jax.training import trained as trained_lib
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run with an operating point')
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
+_JSON = flags.DEFINE_string('json', None, 'file for the figures')
+_THREADS = flags.DEFINE_integer('threads', 2, 'threads of a graph')
+_ROUNDS = flags.DEFINE_integer('rounds', 15, 'rounds that are measured, after one that is not')
+_EXITS = flags.DEFINE_list('exits', ['0.44', '0.54'], 'without a run: share that leaves, per path')
+
+_BITS = (2, 4, 8)
+_BATCH_SIZES = (1, 64)
+_IMAGES = 256
+
+
+def main(_: list[str]) -> None:
+  """Measures, prints the table, writes the figures."""
+  logging.set_verbosity(logging.ERROR)
+  if _WORKDIR.value:
+    run = trained_lib.load(pathlib.Path(_WORKDIR.value))
+    assert isinstance(run.onion, network.Onion)
+    net, variables = run.onion, jax.device_get(run.variables)
+    data_dir = _DATA_DIR.value or run.config.data.dir
+    images = sources.load(run.config.data.name, 'test', data_dir).images[:_IMAGES]
+    point = operating_point.read(pathlib.Path(_WORKDIR.value))
+  else:
+    images = np.random.default_rng(0).integers(0, 256, (_IMAGES, 32, 32, 3), dtype=np.uint8)
+    net = _onion(functools.partial(models.CifarResNet, depth=20), _BITS, 8)
+    variables, point = _untrained(net, images), None
+  names = tuple(map(str, range(net.num_classes)))
+  graphs = {
+    'fp32': _plain(_onion(net.model, (32,), 32), images),
+    'int8': _plain(_onion(net.model, (8,), net.activation_bits), images),
+  }
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / 'export'
+    if point is None:
+      onnx_folder.write(path, net, variables, images[:64], class_names=names)
+      point = _by_shares(onnx_predict.Network(path, _THREADS.value), net, images)
+      path = pathlib.Path(folder) / 'with_point'
+    onnx_folder.write(
+      path, net, variables, images[:64], class_names=names,
+      operating_points=(json.loads(point.to_json()),),
+    )  # fmt: skip
+    exported = onnx_predict.Network(path, _THREADS.value)
+    figures = {size: _measure(exported, graphs, images, size) for size in _BATCH_SIZES}
+  result = {
+    'machine': platform.processor() or platform.machine(),
+    'threads': _THREADS.value,
+    'onnxruntime': onnxruntime.__version__,
+    'trained': bool(_WORKDIR.value),
+    'bits': net.bits,
+    'batches': figures,
+    'lowest_speedup_over_fp32': _speedup(figures, f'precision_{net.bits[0]}'),
+    'path_1_speedup_over_fp32': _speedup(figures, f'path_{net.bits[1]}'),
+    'cascade_speedup_over_fp32': _speedup(figures, 'cascade'),
+  }
+  _show(figures)
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + '\n')
+
+
+def _onion(model: Any, bits: tuple[int, ...], activation_bits: int) -> network.Onion:
+  return network.Onion(model, bits, activation_bits, options=layers.LayerOptions(shift_init=0.3))
+
+
+def _untrained(net: network.Onion, images: np.ndarray) -> dict[str, Any]:
+  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+  pixels = jnp.asarray(images[:16])
+  variables = jit(net.init)(jax.random.key(0), pixels)
+  update = jit(lambda variables: net.apply(variables, pixels, train=True, mutable=True)[1])
+  return jax.device_get(net.freeze(variables | update(variables)))
+
+
+def _plain(net: network.Onion, images: np.ndarray) -> onnxruntime.InferenceSession:
+  """A session of an individual network; its weights do not matter to its speed."""
+  source = onnx_graphs.prepare(net, _untrained(net, images), images[:64])
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = _THREADS.value
+  return onnxruntime.InferenceSession(
+    onnx_graphs.precision_graph(source, 0).SerializeToString(),
+    options,
+    providers=['CPUExecutionProvider'],
+  )
+
+
+def _by_shares(
+  exported: onnx_predict.Network, net: network.Onion, images: np.ndarray
+) -> operating_point.OperatingPoint:
+  """Thresholds that let the shares of --exits leave, of those that reach a path."""
+  thresholds, confidences = {}, []
+  for precision, share in zip(net.bits, [*map(float, _EXITS.value), 1.0], strict=True):
+    confidence = exported.predict_at(images, precision).probabilities.max(axis=-1)
+    thresholds[precision] = float(np.quantile(confidence, 1 - share)) if share < 1 else 0.0
+    confidences.append(confidence)
+  count = len(net.bits)
+  point = operating_point.from_key(
+    net.bits, 'confidence_first', 0.5, 'mean',
+    [(1.0,) * (k + 1) for k in range(count)], (1.0,) * count,
+  )  # fmt: skip
+  return point.model_copy(update={'thresholds': thresholds})
+
+
+def _measure(
+  exported: onnx_predict.Network,
+  graphs: dict[str, onnxruntime.InferenceSession],
+  images: np.ndarray,
+  size: int,
+) -> dict[str, Any]:
+  """Milliseconds per image of every system, at one batch size; and what a ring's nodes cost."""
+  # Single images are many calls: fewer of them will do.
+  count = len(images) if size > 1 else 32
+  batches = [images[i : i + size] for i in range(0, count, size)]
+  systems: dict[str, Any] = {
+    name: functools.partial(_each, lambda batch, s=s: s.run(None, {'images': batch}), batches)
+    for name, s in graphs.items()
+  }
+  for precision in exported.bits:
+    run = functools.partial(exported.predict_at, precision=precision, batch_size=size)
+    systems[f'precision_{precision}'] = functools.partial(_each, run, batches)
+  fed = [{'images': batch} for batch in batches]
+  for precision, graph in zip(exported.bits, exported.manifest['paths'], strict=True):
+    run = functools.partial(exported.run_graph, graph)
+    systems[f'path_{precision}'] = functools.partial(_each, run, [dict(each) for each in fed])
+    fed = [each | run(each) for each in fed]
+  # All images in one call: what does not leave waits for company.
+  whole = np.concatenate(batches)
+  systems['cascade'] = functools.partial(exported.predict, whole, batch_size=size)
+  if size == 1:
+    systems['cascade'] = functools.partial(_each, exported.predict, batches)
+  seconds: dict[str, list[float]] = {name: [] for name in systems}
+  for number in range(_ROUNDS.value + 1):
+    for name, run in systems.items():
+      started = time.perf_counter()
+      run()
+      if number:
+        seconds[name].append(time.perf_counter() - started)
+  medians = {name: statistics.median(each) for name, each in seconds.items()}
+  return {
+    'ms_per_image': {name: 1000 * each / count for name, each in medians.items()},
+    'speedup_over_fp32': {name: medians['fp32'] / each for name, each in medians.items()},
+    'average_bits': float(exported.predict(whole).precisions.mean()),
+    'ring_over_plain_chain': {
+      f'path_{precision}': medians[f'path_{precision}'] / medians['int8']
+      for precision in exported.bits
+    },
+  }
+
+
+def _each(run: Any, batches: list[Any]) -> None:
+  for batch in batches:
+    run(batch)
+
+
+def _speedup(figures: dict[int, dict[str, Any]], system: str) -> dict[str, float]:
+  return {str(size): each['speedup_over_fp32'][system] for size, each in figures.items()}
+
+
+def _show(figures: dict[int, dict[str, Any]]) -> None:
+  table = rich.table.Table(title='ONNX Runtime, CPU')
+  table.add_column('graph')
+  for size in figures:
+    table.add_column(f'batch {size}: ms per image', justify='right')
+    table.add_column('times fp32', justify='right')
+  for name in next(iter(figures.values()))['ms_per_image']:
+    cells = [
+      f'{each[key][name]:.3f}'
+      for each in figures.values()
+      for key in ('ms_per_image', 'speedup_over_fp32')
+    ]
+    table.add_row(name, *cells)
+  rich.console.Console().print(table)
+
+
+if __name__ == '__main__':
+  app.run(main)
