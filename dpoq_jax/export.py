@@ -57,11 +57,11 @@ def _write_onion(output: pathlib.Path, network: Any, variables: Any, points: tup
   from dpoq_jax.deploy.manifest import Source
   from dpoq_jax.training import metrics
 
-  directory, config = pathlib.Path(_WORKDIR.value), network.config
+  config = network.config
   manifest = artifact.write(
     output,
     variables,
-    top1=metrics.top1_at(metrics.read_rows(directory), network.step),
+    top1=metrics.top1_at(metrics.read_rows(cli.required_path(_WORKDIR)), network.step),
     model=config.model,
     quantization=config.quantization,
     class_names=network.facts.class_names,

@@ -204,7 +204,7 @@ def _terms(
   z = (y - _f32(layer.mean)) / _f32(layer.deviation)
   normalised[index, step.name] = z
 
-  def read_of(lower: int, factor: np.ndarray) -> tuple[str, jax.Array, np.ndarray]:
+  def read_of(lower: int, factor: np.ndarray) -> tuple[str, jax.Array, Any]:
     """What path `lower` hands up, and what it is multiplied by to give `factor * z`."""
     below = folded.layer(net, variables, lower, step.name)
     up = _f32(below.multiplier) * normalised[lower, step.name] + _f32(below.beta)
@@ -259,5 +259,5 @@ def _plain(step: traced.Step, x: jax.Array, net, variables, index: int) -> jax.A
   raise AssertionError(step.kind)
 
 
-def _f32(array: Any) -> np.ndarray:
-  return np.asarray(array, np.float32)
+def _f32(array: Any) -> jax.Array:
+  return jnp.asarray(array, jnp.float32)

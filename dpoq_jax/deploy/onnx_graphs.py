@@ -7,7 +7,7 @@ operations can give PACT's codes itself, by saturating, there is no further one.
 uint8 pixels that they are, [batch, height, width, channels], as do the laterals.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -166,7 +166,7 @@ class _Path:
 
   def run(self, steps: list[traced.Step]) -> str:
     """Writes all steps; returns the name of the logits."""
-    values: list[list[Tensor | _Term]] = []
+    values: list[Sequence[Tensor | _Term]] = []
     for step in steps:
       terms = [term for each in step.inputs for term in values[each]]
       match step.kind:
@@ -183,7 +183,7 @@ class _Path:
       values.append(result)
     return self._tensor(values[-1]).name
 
-  def _tensor(self, terms: list[Tensor | _Term]) -> Tensor:
+  def _tensor(self, terms: Sequence[Tensor | _Term]) -> Tensor:
     match terms:
       case [Tensor() as x]:
         return x

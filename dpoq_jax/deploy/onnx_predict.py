@@ -9,6 +9,7 @@ the latest, --precision runs all of them up to B bits and predicts from that pre
 """
 
 import argparse
+from collections.abc import Mapping
 import hashlib
 import json
 import pathlib
@@ -57,7 +58,7 @@ class Network:
     self,
     images: np.ndarray,
     *,
-    point: dict[str, Any] | None = None,
+    point: Mapping[str, Any] | None = None,
     max_bits: int | None = None,
     batch_size: int = 64,
   ) -> Result:
@@ -77,10 +78,9 @@ class Network:
     """
     self._check(images)
     points = self.manifest['operating_points']
-    if point is None:
-      if not points:
-        raise ValueError('this folder has no operating point: give --precision.')
-      point = points[0]
+    if point is None and not points:
+      raise ValueError('this folder has no operating point: give --precision.')
+    used: Mapping[str, Any] = points[0] if point is None else point
     last = len(self.bits) - 1 if max_bits is None else self._index(max_bits)
     exits = np.zeros(len(images), np.int64)
     results = np.zeros((len(images), len(self.manifest['class_names'])))
@@ -97,15 +97,15 @@ class Network:
         batch = {name: each[part] for name, each in feeds.items()}
         outputs = self.run_graph(self.manifest['paths'][index], batch)
         bits = str(self.bits[index])
-        own = probabilities(outputs.pop('logits'), point['temperatures'][bits])
+        own = probabilities(outputs.pop('logits'), used['temperatures'][bits])
         reached = [*(each[part] for each in below), own]
         leaves = np.ones(len(own), bool)
         if index < last:
-          leaves = own.max(axis=-1) >= point['thresholds'][bits]
+          leaves = own.max(axis=-1) >= used['thresholds'][bits]
         mine = numbers[part]
         exits[mine[leaves]] = index
         leaving = [each[leaves] for each in reached]
-        results[mine[leaves]] = combined(leaving, point['weights'][bits])
+        results[mine[leaves]] = combined(leaving, used['weights'][bits])
         stays = ~leaves
         if stays.any():
           kept = {name: each[stays] for name, each in {**batch, **outputs}.items()}
@@ -144,7 +144,9 @@ class Network:
       if hashlib.sha256(content).hexdigest() != graph['sha256']:
         raise ValueError(f'{graph["file"]} was altered: its digest is not that of the manifest.')
 
-  def run_graph(self, graph: dict[str, Any], feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  def run_graph(
+    self, graph: Mapping[str, Any], feeds: Mapping[str, np.ndarray]
+  ) -> dict[str, np.ndarray]:
     """Outputs by name of a graph of the manifest on those of `feeds` that it reads."""
     file = graph['file']
     if file not in self._sessions:
@@ -155,7 +157,8 @@ class Network:
       )
     names = graph['outputs']
     inputs = {name: feeds[name] for name in graph['inputs']}
-    return dict(zip(names, self._sessions[file].run(names, inputs), strict=True))
+    results = self._sessions[file].run(names, inputs)
+    return {name: np.asarray(each) for name, each in zip(names, results, strict=True)}
 
   def _index(self, precision: int) -> int:
     if precision not in self.bits:
@@ -191,7 +194,7 @@ def combined(run: list[np.ndarray], weights: list[float]) -> np.ndarray:
 
 def main() -> int:
   """The command."""
-  parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
+  parser = argparse.ArgumentParser(description='Predicts with the ONNX graphs beside this file.')
   parser.add_argument('images', type=pathlib.Path)
   parser.add_argument('--max-bits', type=int)
   parser.add_argument('--precision', type=int)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
@@ -68,9 +69,9 @@ class Writer:
     self._nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
     return name
 
-  def constant(self, array: np.ndarray) -> str:
-    """A constant; equal ones are one."""
-    array = np.asarray(array)
+  def constant(self, value: npt.ArrayLike) -> str:
+    """A constant, of the dtype of an array or NumPy scalar; equal ones are one."""
+    array = np.asarray(value)
     key = (array.dtype.str, array.shape, array.tobytes())
     if key not in self._constants:
       name = f'constant_{len(self._constants)}'

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+from jax.core import ShapedArray
 from jax.extend import core as jax_core
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +51,7 @@ _LAYER = jax_core.Primitive('dpoq_layer')
 
 @_LAYER.def_abstract_eval
 def _layer_shape(x, *, shape, **_):
-  return jax.core.ShapedArray(shape, x.dtype)
+  return ShapedArray(shape, x.dtype)
 
 
 def trace(onion: network.Onion, index: int, image_shape: tuple[int, int, int]) -> list[Step]:

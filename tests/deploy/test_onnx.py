@@ -69,7 +69,9 @@ def made(
   seen = images(64, SHAPES[name])
   jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
   variables = jit(net.init)(jax.random.key(0), jnp.asarray(seen))
-  update = jit(lambda variables: net.apply(variables, seen, train=True, mutable=True)[1])
+  update = jit(
+    lambda variables: net.apply(variables, jnp.asarray(seen), train=True, mutable=True)[1]
+  )
   variables |= update(variables)
   if gamma is not None:
     paths = [each for each, _ in jax.tree_util.tree_leaves_with_path(variables['params'])]
