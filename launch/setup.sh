@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Makes the virtual environment that the other launch scripts use: .venv at the repository root.
 #
-#   bash launch/setup.sh [runtime | test]
+#   bash launch/setup.sh [runtime | cuda | tpu | test]
 #
-# `runtime` (the default) installs requirements.txt, `test` the test tools in addition; every
-# version comes from launch/constraints.txt. Does nothing when what is asked for is there already.
+# `runtime` (the default) installs requirements.txt; `cuda` what JAX needs for NVIDIA GPUs in addition
+# (gigabytes; the driver must be there), `tpu` for Cloud TPUs, `test` the test tools. Every version
+# comes from launch/constraints.txt. Does nothing when what is asked for is there already.
 # PYTHON names the Python to use; without it the first of python3, python3.13, ... that is new
 # enough. pip's own configuration (proxy, certificates, mirror) is honoured.
 set -euo pipefail
@@ -12,8 +13,8 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 wanted=${1:-runtime}
 case $wanted in
-  runtime | test) ;;
-  *) echo "setup: '$wanted' given, but there is only runtime and test." >&2 && exit 2 ;;
+  runtime | cuda | tpu | test) ;;
+  *) echo "setup: '$wanted' given, but there are runtime, cuda, tpu and test." >&2 && exit 2 ;;
 esac
 
 fail() {
@@ -35,7 +36,7 @@ print(getattr(sys, "_base_executable", sys.executable), version, digest.hexdiges
 found=
 for candidate in "${PYTHON:-python3}" python3 python3.13 python3.12 python3.11; do
   # Only a run tells: a version manager puts commands on PATH for versions that are not active.
-  if found=$("$candidate" -I -c "$probe" requirements.txt launch/requirements-test.txt \
+  if found=$("$candidate" -I -c "$probe" requirements.txt launch/requirements-*.txt \
     launch/constraints.txt launch/setup.sh 2> /dev/null); then
     break
   fi
@@ -65,24 +66,29 @@ except BlockingIOError:
 '
 installed "$wanted" && exit 0
 
-new=$wanted
-[[ $wanted == test ]] && ! installed runtime && new='runtime and test'
+# Sets that are to be there afterwards, and those that come now.
+sets=runtime
+new=runtime
+if installed runtime; then
+  sets=$(< "$stamp")
+  sets=${sets#"$digest "}
+  new=$wanted
+elif [[ $wanted != runtime ]]; then
+  new="runtime and $wanted"
+fi
+[[ $wanted == runtime ]] || sets+=" $wanted"
 started=$SECONDS
 printf 'setup: installing %s packages into .venv, Python %s (first time only) ... ' \
   "$new" "$version" >&2
 rm -f "$stamp"
-if [[ $new != test ]]; then
+if [[ $new == runtime* ]]; then
   # From the start: what an interrupted installation or older pins left is not to be trusted.
   rm -rf .venv
   "$python" -I -m venv .venv || fail "could not make .venv with $python."
 fi
 
 requirements=(-r requirements.txt)
-sets=runtime
-if [[ $wanted == test ]]; then
-  requirements+=(-r launch/requirements-test.txt)
-  sets+=' test'
-fi
+[[ $wanted == runtime ]] || requirements+=(-r "launch/requirements-$wanted.txt")
 # As variables, the constraints also pin what builds the one source package; relative, as pip splits
 # them at spaces. Python compiles what it imports: compiling everything here would take half as long
 # as the rest.

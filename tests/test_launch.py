@@ -14,8 +14,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 import pytest
 
+from tests.launch import stubs
+
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = [*sorted((ROOT / 'launch').glob('*.sh')), ROOT / '.ci' / 'run']
+SCRIPTS = [
+  *sorted((ROOT / 'launch').glob('*.sh')),
+  *sorted((ROOT / 'launch').glob('*.sbatch')),
+  ROOT / '.ci' / 'run',
+]
 FOLDERS = (
   '.ci',
   'benchmarks',
@@ -71,6 +77,13 @@ def test_script_parses(script: Path):
   subprocess.run(['bash', '-n', script], check=True)
 
 
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda script: script.name)
+def test_shellcheck_has_nothing_to_say(script: Path):
+  command = [Path(sys.executable).with_name('shellcheck'), '--external-sources', script]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_every_requirement_is_pinned_within_its_bounds():
   pins = {canonicalize_name(pin.name): pin for pin in requirements('launch/constraints.txt')}
   versions = {}
@@ -78,7 +91,9 @@ def test_every_requirement_is_pinned_within_its_bounds():
     (specifier,) = pin.specifier
     assert specifier.operator == '==', f'{pin} is not an exact version'
     versions[name] = specifier.version
-  for file in ('requirements.txt', 'launch/requirements-test.txt'):
+  optional = [f'launch/{path.name}' for path in (ROOT / 'launch').glob('requirements-*.txt')]
+  assert len(optional) == 3
+  for file in ('requirements.txt', *optional):
     for requirement in requirements(file):
       version = versions.get(canonicalize_name(requirement.name))
       assert version, f'{requirement.name} of {file} is missing in launch/constraints.txt'
@@ -88,7 +103,7 @@ def test_every_requirement_is_pinned_within_its_bounds():
       assert requirement.specifier, f'{requirement} of {file} has no lower bound'
 
 
-@pytest.mark.parametrize('folder', ['dpoq_jax', 'configs', 'benchmarks'])
+@pytest.mark.parametrize('folder', ['dpoq_jax', 'configs', 'benchmarks', 'launch'])
 def test_every_import_is_declared(folder: str):
   own = {'benchmarks', 'configs', 'dpoq_jax'}
   declared = {
@@ -110,17 +125,7 @@ def test_no_file_names_a_registry_or_a_home_folder():
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-  """A copy of what the scripts read, without packages, in a folder with a space in its name."""
-  root = tmp_path / 'a checkout'
-  shutil.copytree(ROOT / 'launch', root / 'launch')
-  shutil.copy(ROOT / 'requirements.txt', root)
-  return root
-
-
-def executable(path: Path, text: str) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(f'#!/bin/sh\n{text}\n')
-  path.chmod(0o755)
+  return stubs.checkout(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +145,7 @@ def executable(path: Path, text: str) -> None:
 def test_local_runs_training_in_the_root(checkout: Path, flags: list[str], expected: list[str]):
   caller = checkout.parent
   (checkout / 'launch/setup.sh').write_text('')
-  executable(checkout / '.venv/bin/python', 'pwd; printf "%s\\n" "$@"')
+  stubs.executable(checkout / '.venv/bin/python', 'pwd; printf "%s\\n" "$@"')
   command = ['bash', checkout / 'launch/local.sh', *flags]
   result = subprocess.run(command, cwd=caller, check=True, capture_output=True, text=True)
   expected = [flag.format(root=checkout, caller=caller) for flag in expected]
@@ -150,7 +155,7 @@ def test_local_runs_training_in_the_root(checkout: Path, flags: list[str], expec
 def test_setup_without_a_usable_python_says_so_in_one_line(checkout: Path):
   commands = checkout.parent / 'bin'
   for name in ('python3', 'python3.11', 'python3.12', 'python3.13'):
-    executable(commands / name, 'echo "command not found" >&2; exit 127')
+    stubs.executable(commands / name, 'echo "command not found" >&2; exit 127')
   for name in ('bash', 'dirname'):
     (commands / name).symlink_to(shutil.which(name) or name)
   result = subprocess.run(
