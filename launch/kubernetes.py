@@ -57,7 +57,12 @@ def job_set(options: argparse.Namespace) -> dict[str, Any]:
   pod = job['template']['spec']
   (container,) = pod['containers']
   container['image'] = options.image
-  container['resources']['limits']['nvidia.com/gpu'] = options.gpus
+  limits, requests = (container['resources'][kind] for kind in ('limits', 'requests'))
+  share = options.gpus / limits['nvidia.com/gpu']
+  # Cores and memory in proportion, as nodes have them.
+  requests['cpu'] = f'{share * int(requests["cpu"]):g}'
+  requests['memory'] = f'{share * int(requests["memory"].removesuffix("Gi")):g}Gi'
+  limits['nvidia.com/gpu'] = options.gpus
   flags = options.flags
   if not any(re.match(r'--?workdir(=|$)', flag) for flag in flags):
     flags = [f'--workdir=/data/runs/{options.name}', *flags]

@@ -6,11 +6,12 @@
 #       [-- flags of dpoq_jax.train]
 #
 # --workdir is as for launch/local.sh. What process I prints is appended to DIR/process-I.log
-# (WORKDIR/logs), that of process 0 shown as well. SIGTERM and SIGINT reach all processes, which save
-# before they stop; a second one kills them. As soon as one process ends with an error the others get a
-# SIGTERM, then, after SECONDS (30), a SIGKILL: they may be stuck waiting for it. The exit status is
-# that of the first error. --command names another command of dpoq_jax that takes the same flags, as
-# evaluate; --dry-run prints what would be run. Where JAX runs is as ever: JAX_PLATFORMS, XLA_FLAGS.
+# (WORKDIR/logs), that of process 0 shown as well. SIGTERM, SIGINT and a terminal that closes reach all
+# processes, which save before they stop; a second signal kills them. As soon as one process ends with
+# an error the others get a SIGTERM, then, after SECONDS (30), a SIGKILL: they may be stuck waiting for
+# it. The exit status is that of the first error. --command names another command of dpoq_jax that takes
+# the same flags, as evaluate; --dry-run prints what would be run. Where JAX runs is as ever:
+# JAX_PLATFORMS, XLA_FLAGS.
 set -euo pipefail
 caller=$PWD
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -75,7 +76,7 @@ export GLIBC_TUNABLES="${GLIBC_TUNABLES:+$GLIBC_TUNABLES:}glibc.malloc.hugetlb=1
 
 # Only noted here, acted on in the loop below: no process is missed that is just being started.
 requests=()
-trap 'requests+=(TERM)' TERM
+trap 'requests+=(TERM)' TERM HUP
 trap 'requests+=(INT)' INT
 
 pids=()
@@ -86,7 +87,7 @@ for ((i = 0; i < number; i++)); do
   if ((i == 0)); then
     # What shows the output outlives the process, whose last line says that it has saved.
     "${words[@]}" < /dev/null > >(
-      trap '' INT TERM
+      trap '' HUP INT TERM
       exec tee -a -- "$logs/process-0.log"
     ) 2>&1 &
   else

@@ -119,12 +119,15 @@ def run(todo: Sequence[Point]) -> int:
   current: subprocess.Popen[bytes] | None = None
 
   def stop(number, frame):
-    asked.append(signal.Signals(number))
+    # A terminal that closes is no reason not to save.
+    asked.append(signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number))
     if current is not None and current.poll() is None:
-      current.send_signal(number)
+      current.send_signal(asked[-1])
 
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, stop)
+  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    # What is ignored (nohup) stays so.
+    if signal.getsignal(number) != signal.SIG_IGN:
+      signal.signal(number, stop)
   failed = {}
   for point in todo:
     print(f'sweep: {point.label}', flush=True)

@@ -107,7 +107,10 @@ def test_dry_run_prints_what_would_be_created():
   job, container = workers(job_set)
   assert (job['parallelism'], job['completions']) == (4, 4)
   assert container['image'] == 'registry/dpoq_jax:1'
-  assert container['resources']['limits'] == {'nvidia.com/gpu': 2}
+  assert container['resources'] == {
+    'limits': {'nvidia.com/gpu': 2},
+    'requests': {'cpu': '16', 'memory': '64Gi'},
+  }
   assert container['args'] == [
     '--coordinator=$(COORDINATOR):8476',
     '--num_processes=4',

@@ -114,7 +114,9 @@ def test_others_that_do_not_stop_are_killed(checkout: Path):
   assert done.returncode == 3
 
 
-@pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+  ('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130)]
+)
 def test_a_signal_reaches_every_process_once(checkout: Path, number: int, status: int):
   process = started(checkout, '--train')
   os.killpg(process.pid, number)

@@ -108,7 +108,8 @@ def test_runs_what_is_not_done_and_goes_on_after_a_failure(tmp_path: Path):
   assert done.stderr == 'sweep: seed=0 failed with status 5.\n'
 
 
-def test_a_signal_reaches_the_command_in_progress_and_ends_the_sweep(tmp_path: Path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_reaches_the_command_in_progress_and_ends_the_sweep(tmp_path: Path, number: int):
   command = trainer(
     tmp_path,
     "trap 'echo saved; exit 143' TERM; touch started\n"
@@ -125,7 +126,7 @@ def test_a_signal_reaches_the_command_in_progress_and_ends_the_sweep(tmp_path: P
     assert time.monotonic() < deadline
     assert process.poll() is None
     time.sleep(0.05)
-  process.send_signal(signal.SIGTERM)
+  process.send_signal(number)
   output, _ = process.communicate(timeout=30)
   assert process.returncode == 143
   assert output.endswith('saved\n')
