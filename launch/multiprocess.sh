@@ -99,15 +99,18 @@ set +m
 
 signal_all() {
   for i in ${running[@]+"${running[@]}"}; do
-    kill -s "$1" -- "${pids[i]}" 2> /dev/null || true
+    kill -s "$1" -- "${pids[i]}" || true
   done
 }
 kill_all() {
   # Groups: with the processes that decode images.
   for i in "${!pids[@]}"; do
-    kill -s KILL -- "-${pids[i]}" 2> /dev/null || true
+    kill -s KILL -- "-${pids[i]}" || true
   done
 }
+
+# Bash has something to say of every process that is killed, the whole command with it.
+exec 3>&2 2> /dev/null
 
 running=("${!pids[@]}")
 acted=0
@@ -123,18 +126,18 @@ while ((${#running[@]})); do
   left=()
   failed=
   for i in "${running[@]}"; do
-    if kill -0 "${pids[i]}" 2> /dev/null; then
+    if kill -0 "${pids[i]}"; then
       left+=("$i")
       continue
     fi
     status=0
-    wait "${pids[i]}" 2> /dev/null || status=$?
+    wait "${pids[i]}" || status=$?
     ((first_error)) || first_error=$status
     # Those that were asked to stop end with 128 + the signal.
     if [[ -z $kill_at ]] && ((status && !(acted && (status == 143 || status == 130)))); then
       failed=$i
-      echo "multiprocess: process $i ended with status $status." >&2
-      ((i == 0)) || tail -n 3 -- "$logs/process-$i.log" >&2
+      echo "multiprocess: process $i ended with status $status." >&3
+      ((i == 0)) || tail -n 3 -- "$logs/process-$i.log" >&3
     fi
   done
   running=(${left[@]+"${left[@]}"})

@@ -13,16 +13,19 @@ The command is run once for each combination of values, one after the other, wit
     ... -- .venv/bin/python launch/kubernetes.py --name={name} --image=IMAGE --claim=CLAIM --
 
 Every config is checked before anything is run. Points that have a summary.json are left out, so
-the same command again takes up what is missing. A point that fails leaves the others; the exit
-status is then 1. SIGTERM and Ctrl-C go on to the command in progress, and end the sweep. --dry-run
-prints the commands.
+the same command again takes up what is missing (where the command only submits a job, also what is
+still in progress: wait for it). A point that fails leaves the others; the exit status is then 1.
+SIGTERM and Ctrl-C go on to the command in progress, and end the sweep. --dry-run prints the
+commands.
 """
 
 import argparse
 from collections.abc import Sequence
+import concurrent.futures
 import dataclasses
 import hashlib
 import itertools
+import os
 import pathlib
 import re
 import shlex
@@ -164,7 +167,9 @@ def main(arguments: Sequence[str]) -> int:
     every = points(grid, options.workdir, command)
   except ValueError as error:
     parser.error(str(error))
-  wrong = [f'{point.label}: {why}' for point in every if (why := check(point))]
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    reasons = list(pool.map(check, every))
+  wrong = [f'{point.label}: {why}' for point, why in zip(every, reasons, strict=True) if why]
   if wrong:
     parser.error('; '.join(wrong))
   todo = [

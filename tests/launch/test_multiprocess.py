@@ -112,6 +112,7 @@ def test_an_error_stops_the_others_which_save(checkout: Path, failing: int):
 def test_others_that_do_not_stop_are_killed(checkout: Path):
   done = multiprocess(checkout, '3', '--grace=0', '--', '--workdir=run', '--fail=0', '--hang')
   assert done.returncode == 3
+  assert done.stderr == 'multiprocess: process 0 ended with status 3.\n'
 
 
 @pytest.mark.parametrize(
