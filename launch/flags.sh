@@ -1,9 +1,9 @@
 # Sourced by scripts that train on this machine: the flags of `dpoq_jax.train` as it gets them.
 # shellcheck shell=bash
 
-# Sets the array `flags` and the string `workdir`: all flags in their order, a relative --workdir made
-# absolute, and one put first where none is given: runs/NAME in the repository, NAME being that of the
-# config file (and its variant), or digits for the embedded default.
+# Sets the array `flags` and the string `workdir`: all flags in their order, a relative --workdir
+# made absolute, and one put first where none is given: runs/NAME in the repository, NAME being that
+# of the config file (and its variant), or digits for the embedded default.
 #
 #   resolve_flags CALLER ROOT [flags of dpoq_jax.train]
 #

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Trains with N processes on this machine, the code path of many machines: on CPUs, to try it out, or
-# on GPUs, of which process I gets number I. (The chips of a TPU VM are one process's.)
+# Trains with N processes on this machine, the code path of many machines: on CPUs, to try it out,
+# or on GPUs, of which process I gets number I. (The chips of a TPU VM are one process's.)
 #
 #   bash launch/multiprocess.sh N [--command=NAME] [--logs=DIR] [--grace=SECONDS] [--dry-run]
 #       [-- flags of dpoq_jax.train]
 #
 # --workdir is as for launch/local.sh. What process I prints is appended to DIR/process-I.log
-# (WORKDIR/logs), that of process 0 shown as well. SIGTERM, SIGINT and a terminal that closes reach all
-# processes, which save before they stop; a second signal kills them. As soon as one process ends with
-# an error the others get a SIGTERM, then, after SECONDS (30), a SIGKILL: they may be stuck waiting for
-# it. The exit status is that of the first error. --command names another command of dpoq_jax that takes
-# the same flags, as evaluate; --dry-run prints what would be run. Where JAX runs is as ever:
-# JAX_PLATFORMS, XLA_FLAGS.
+# (WORKDIR/logs), that of process 0 shown as well. SIGTERM, SIGINT and a terminal that closes reach
+# all processes, which save before they stop; a second signal kills them. As soon as one process
+# ends with an error the others get a SIGTERM, then, after SECONDS (30), a SIGKILL: they may be
+# stuck waiting for it. The exit status is that of the first error. --command names another command
+# of dpoq_jax that takes the same flags, as evaluate; --dry-run prints what would be run. Where JAX
+# runs is as ever: JAX_PLATFORMS, XLA_FLAGS.
 set -euo pipefail
 caller=$PWD
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -43,7 +43,8 @@ done
 flags=()
 resolve_flags "$caller" "$PWD" "$@"
 if [[ -z $logs ]]; then
-  [[ $workdir != *://* && -n $workdir ]] || usage "no folder for logs in '$workdir': give --logs=DIR"
+  [[ $workdir != *://* && -n $workdir ]] \
+    || usage "no folder for logs in '$workdir': give --logs=DIR"
   logs=$workdir/logs
 fi
 

@@ -3,9 +3,9 @@
 #
 #   bash launch/setup.sh [runtime | cuda | tpu | test]
 #
-# `runtime` (the default) installs requirements.txt; `cuda` what JAX needs for NVIDIA GPUs in addition
-# (gigabytes; the driver must be there), `tpu` for Cloud TPUs, `test` the test tools. Every version
-# comes from launch/constraints.txt. Does nothing when what is asked for is there already.
+# `runtime` (the default) installs requirements.txt; `cuda` what JAX needs for NVIDIA GPUs in
+# addition (gigabytes; the driver must be there), `tpu` for Cloud TPUs, `test` the test tools. Every
+# version comes from launch/constraints.txt. Does nothing when what is asked for is there already.
 # PYTHON names the Python to use; without it the first of python3, python3.13, ... that is new
 # enough. pip's own configuration (proxy, certificates, mirror) is honoured.
 set -euo pipefail

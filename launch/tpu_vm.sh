@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM of any number of hosts: creates it, copies the code to all of them, runs one
-# process on each, makes a new one where it is preempted, and deletes it at the end.
+# Trains on a Cloud TPU VM of any number of hosts: creates it, copies the code to all of them, runs
+# one process on each, makes a new one where it is preempted, and deletes it at the end.
 #
-#   bash launch/tpu_vm.sh --name=NAME --zone=ZONE --share=HOST:/PATH [options] -- --workdir=DIR [flags
-#       of dpoq_jax.train]
+#   bash launch/tpu_vm.sh --name=NAME --zone=ZONE --share=HOST:/PATH [options]
+#       -- --workdir=DIR [flags of dpoq_jax.train]
 #
 #   --type=TYPE        accelerator type (v5litepod-64)
 #   --version=VERSION  software of the machines (v2-alpha-tpuv5-lite)
-#   --share=HOST:/PATH an NFS export (Filestore, say) in the same network, mounted at /mnt/share on all
-#                      hosts: the one place that outlives them. --workdir and data belong there.
+#   --share=HOST:/PATH an NFS export (Filestore, say) in the same network, mounted at /mnt/share on
+#                      all hosts: the one place that outlives them. --workdir and data belong there.
 #   --spot             a machine that may be taken away at any time, for less
 #   --internal         no addresses outside the network; run this inside it
 #   --failures=N       runs in a row that may fail while the machine is there (3)
 #   --keep             do not delete it once training is done
 #   --dry-run          print the commands
 #
-# `gcloud` must be set up: project, account, its ssh key in the agent. One process per host, as JAX has
-# it on TPUs: it finds the others, and its chips, by the machine's own metadata (--distributed). What
-# each prints is appended to WORKDIR/logs/w-HOST.log; that of host 0 is shown as well.
+# `gcloud` must be set up: project, account, its ssh key in the agent. One process per host, as JAX
+# has it on TPUs: it finds the others, and its chips, by the machine's own metadata (--distributed).
+# What each prints is appended to WORKDIR/logs/w-HOST.log; that of host 0 is shown as well.
 #
-# Training is a systemd service on each host: a lost connection leaves it alone, and a host that is shut
-# down, as when it is preempted, gives it a SIGTERM and time to save. So does Ctrl-C, or SIGTERM, here;
-# the machine then stays until deleted. The same command again goes on with the machine that is there,
-# and training resumes by itself.
+# Training is a systemd service on each host: a lost connection leaves it alone, and a host that is
+# shut down, as when it is preempted, gives it a SIGTERM and time to save. So does Ctrl-C, or
+# SIGTERM, here; the machine then stays until deleted. The same command again goes on with the
+# machine that is there, and training resumes by itself.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -51,7 +51,8 @@ while (($#)) && [[ $1 != -- ]]; do
   shift
 done
 (($#)) && shift
-[[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] || fail "--name='$name': lower-case letters, digits, '-'."
+[[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] \
+  || fail "--name='$name': give lower-case letters, digits, '-'."
 [[ -n $zone ]] || fail "--zone=ZONE is required."
 [[ $share =~ ^[A-Za-z0-9._-]+:/[A-Za-z0-9._/-]+$ ]] || fail "--share='$share' is not HOST:/PATH."
 [[ $failures =~ ^[0-9]+$ ]] || fail "--failures=$failures is not a number."
