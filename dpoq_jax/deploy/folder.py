@@ -40,8 +40,8 @@ def write_manifest(
   image_shape: Sequence[int],
   *,
   class_names: Sequence[str],
-  operating_points: Sequence[Mapping[str, Any]],
-  source: Mapping[str, Any] | None,
+  operating_points: Sequence[Mapping[str, Any]] = (),
+  source: Mapping[str, Any] | None = None,
   **more: Any,
 ) -> dict[str, Any]:
   """Writes `manifest.json`, last of all: a folder without it is no export.

@@ -21,10 +21,7 @@ def write(
   net: network.Onion,
   variables: Mapping[str, Any],
   calibration: np.ndarray,
-  *,
-  class_names: Sequence[str],
-  operating_points: Sequence[Mapping[str, Any]] = (),
-  source: Mapping[str, Any] | None = None,
+  **known: Any,
 ) -> dict[str, Any]:
   """Writes `path_B.onnx`, `precision_B.onnx`, `predict.py` and `manifest.json`.
 
@@ -33,9 +30,7 @@ def write(
     net: the network.
     variables: frozen, NumPy arrays.
     calibration: uint8 [examples, height, width, channels], on which scales are chosen.
-    class_names: one per class.
-    operating_points: for dynamic inference; `inference.OperatingPoint` as JSON.
-    source: data set and step, for the record.
+    **known: of `folder.write_manifest`: class_names, operating_points, source.
 
   Returns:
     The manifest.
@@ -65,12 +60,10 @@ def write(
     folder,
     net.bits,
     prepared.image_shape,
-    class_names=class_names,
-    operating_points=operating_points,
-    source=source,
     format=FORMAT,
     calibration_images=len(calibration),
     **graphs,
+    **known,
   )
 
 

@@ -45,10 +45,7 @@ def write(
   net: network.Onion,
   variables: network.Variables,
   image_shape: Sequence[int],
-  *,
-  class_names: Sequence[str],
-  operating_points: Sequence[Mapping[str, Any]] = (),
-  source: Mapping[str, Any] | None = None,
+  **known: Any,
 ) -> dict[str, Any]:
   """Writes `path_B.stablehlo`, `precision_B.stablehlo` and `manifest.json`.
 
@@ -57,9 +54,7 @@ def write(
     net: the network.
     variables: frozen.
     image_shape: height, width, channels.
-    class_names: one per class.
-    operating_points: for dynamic inference; `inference.OperatingPoint` as JSON.
-    source: data set and step, for the record.
+    **known: of `folder.write_manifest`: class_names, operating_points, source.
 
   Returns:
     The manifest.
@@ -85,13 +80,11 @@ def write(
     folder,
     net.bits,
     image_shape,
-    class_names=class_names,
-    operating_points=operating_points,
-    source=source,
     format=FORMAT,
     platforms=PLATFORMS,
     paths=written('path', _paths(net, variables, images)),
     precisions=written('precision', _precisions(net, variables, images)),
+    **known,
   )
 
 
