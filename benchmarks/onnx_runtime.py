@@ -48,11 +48,11 @@ def main(_: list[str]) -> None:
   """Measures, prints the table, writes the figures."""
   logging.set_verbosity(logging.ERROR)
   if _WORKDIR.value:
-    run = trained_lib.load(pathlib.Path(_WORKDIR.value))
+    run = trained_lib.load(pathlib.Path(_WORKDIR.value)).with_data_in(_DATA_DIR.value)
     assert isinstance(run.onion, network.Onion)
     net, variables = run.onion, jax.device_get(run.variables)
-    data_dir = _DATA_DIR.value or run.config.data.dir
-    images = sources.load(run.config.data.name, 'test', data_dir).images[:_IMAGES]
+    data = run.config.data
+    images = sources.load(data.name, 'test', data.dir).images[:_IMAGES]
     point = operating_point.read(pathlib.Path(_WORKDIR.value))
   else:
     images = np.random.default_rng(0).integers(0, 256, (_IMAGES, 32, 32, 3), dtype=np.uint8)

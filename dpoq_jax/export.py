@@ -1,12 +1,14 @@
 """Writes a trained network as files for devices.
 
-    python -m dpoq_jax.export --workdir=DIR --output=FOLDER [--format=onion|onnx]
+    python -m dpoq_jax.export --workdir=DIR --output=FOLDER [--format=onion|onnx|stablehlo]
         [--operating-point=FILE] [--step=N|best] [--calibration-images=512] [--data-dir=D]
 
 `onion`: a manifest and one file per ring, of which a device holds as many as it has room for.
 `onnx`: a graph per path and one per precision, and a `predict.py` that needs NumPy and ONNX Runtime
-alone; scales of activations are chosen on training images. The
-operating point of the workdir goes with it, if there is one, or another file's.
+alone; scales of activations are chosen on training images.
+`stablehlo`: the same graphs for JAX and other readers of StableHLO, on CPU, CUDA and TPU.
+
+The operating point of the workdir goes with it, if there is one, or another file's.
 """
 
 import json
@@ -14,14 +16,13 @@ import pathlib
 from typing import Any
 
 from absl import flags
-import numpy as np
 import rich.console
 
 from dpoq_jax import cli, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
 _OUTPUT = flags.DEFINE_string('output', None, 'folder to write; must not hold anything')
-_FORMAT = flags.DEFINE_enum('format', 'onion', ['onion', 'onnx'], 'kind of files')
+_FORMAT = flags.DEFINE_enum('format', 'onion', ['onion', 'onnx', 'stablehlo'], 'kind of files')
 _POINT = flags.DEFINE_string('operating_point', None, 'file; the one in the workdir by default')
 _STEP = flags.DEFINE_string('step', None, 'checkpoint, or "best"; the newest intact one by default')
 _CALIBRATION = flags.DEFINE_integer(
@@ -47,8 +48,8 @@ def main() -> None:
     network = trained.load(directory, point.check(config.data.name, step) if point else step)
     variables = jax.device_get(network.variables)
     points = (json.loads(point.to_json()),) if point else ()
-    write = _write_onnx if _FORMAT.value == 'onnx' else _write_onion
-    write(output, network, variables, points)
+    write = {'onion': _write_onion, 'onnx': _write_onnx, 'stablehlo': _write_stablehlo}
+    write[_FORMAT.value](output, network, variables, points)
   rich.console.Console().print(f'written to {output}', soft_wrap=True)
 
 
@@ -73,25 +74,26 @@ def _write_onion(output: pathlib.Path, network: Any, variables: Any, points: tup
 
 
 def _write_onnx(output: pathlib.Path, network: Any, variables: Any, points: tuple) -> None:
-  from dpoq_jax.data import sources
   from dpoq_jax.deploy import onnx_folder
 
-  config = network.config
-  if _CALIBRATION.value < 1:
-    raise ValueError(f'--calibration_images={_CALIBRATION.value}: give 1 at least.')
-  data_dir = _DATA_DIR.value or config.data.dir
-  images = sources.load(config.data.name, 'train', data_dir).images
-  # Any order of a data set may be by class.
-  chosen = np.random.default_rng(config.seed).permutation(len(images))[: _CALIBRATION.value]
-  onnx_folder.write(
-    output,
-    network.onion,
-    variables,
-    images[np.sort(chosen)],
-    class_names=network.facts.class_names,
-    operating_points=points,
-    source={'dataset': config.data.name, 'step': network.step},
-  )
+  images = network.with_data_in(_DATA_DIR.value).training_images(_CALIBRATION.value)
+  onnx_folder.write(output, network.onion, variables, images, **_known(network, points))
+
+
+def _write_stablehlo(output: pathlib.Path, network: Any, variables: Any, points: tuple) -> None:
+  from dpoq_jax.deploy import stablehlo
+
+  shape = network.facts.image_shape
+  stablehlo.write(output, network.onion, variables, shape, **_known(network, points))
+
+
+def _known(network: Any, points: tuple) -> dict[str, Any]:
+  """What a folder of graphs says beside them."""
+  return {
+    'class_names': network.facts.class_names,
+    'operating_points': points,
+    'source': {'dataset': network.config.data.name, 'step': network.step},
+  }
 
 
 if __name__ == '__main__':

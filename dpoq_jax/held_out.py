@@ -43,10 +43,7 @@ def run(trained: Trained, data_dir: str | None = None, seed: int = 0) -> HeldOut
     ValueError: if its images or classes are not those trained on.
     CorruptRecordsError: if more of its records than may be skipped cannot be read.
   """
-  config = trained.config
-  if data_dir:
-    data = config.data.model_copy(update={'dir': data_dir})
-    config = config.model_copy(update={'data': data})
+  config = trained.with_data_in(data_dir).config
   tally = corrupt.Tally(config.data.max_corrupt)
   test_set = experiment.load_test(config, tally)
   facts = trained.facts

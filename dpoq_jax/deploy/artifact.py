@@ -20,6 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from dpoq_jax import onion
+from dpoq_jax.deploy import folder as folder_lib
 from dpoq_jax.deploy import manifest as manifest_lib
 from dpoq_jax.deploy import packing
 from dpoq_jax.deploy.manifest import FLOAT, ArtifactError, Manifest, Ring
@@ -126,9 +127,7 @@ def write(
   """
   if 'onion' not in variables:
     raise ValueError('these variables hold latents: freeze them first (Onion.freeze).')
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise FileExistsError(f'{folder} is there already: give another folder.')
-  folder.mkdir(parents=True, exist_ok=True)
+  folder_lib.make_empty(folder)
   bits = known['quantization'].bits
   kernels = dict(_flattened(variables['onion']))
   rings = []

@@ -7,20 +7,33 @@ from dpoq_jax.deploy.manifest import Manifest
 
 def table(manifest: Manifest) -> rich.table.Table:
   """A row per precision: what its ring adds, and what a device holds that stops there."""
-  source, model = manifest.source, manifest.model.label
+  source, weights = manifest.source, manifest.weights
+  model = manifest.model.label
   result = rich.table.Table(
-    title=f'{model} on {source.dataset}, step {source.step}; {manifest.weights:,} quantized weights'
+    title=f'{model} on {source.dataset}, step {source.step}; {weights:,} quantized weights',
+    caption='apart: individual networks of these precisions, each with weights of its own; '
+    f'one in float32 has {4 * weights:,} bytes of weights',
   )
-  for column in ('bits', 'ring, bytes', 'in all', 'parameters', 'relative BitOPs', 'top-1 %'):
+  for column in (
+    'bits',
+    'ring, bytes',
+    'in all',
+    'apart',
+    'parameters',
+    'relative BitOPs',
+    'top-1 %',
+  ):
     result.add_column(column, justify='right')
-  size, parameters = 0, manifest.weights
-  for ring in manifest.rings:
+  size, apart, parameters = 0, 0, weights
+  for index, ring in enumerate(manifest.rings):
     size += ring.bytes
+    apart += manifest.separate_bytes(index)
     parameters += ring.float_count
     result.add_row(
       str(ring.precision),
       f'{ring.bytes:,}',
       f'{size:,}',
+      f'{apart:,}',
       f'{parameters:,}',
       f'{ring.relative_bitops:g}',
       '' if ring.top1 is None else f'{100 * ring.top1:.2f}',

@@ -122,6 +122,15 @@ class Manifest(_Record):
     width = onion.ring_widths(self.bits)[index]
     return sum(packing.packed_size(math.prod(shape), width) for shape in self.kernels.values())
 
+  def separate_bytes(self, index: int) -> int:
+    """Bytes of an individual network of precision `index`: its whole weights, no lateral scales."""
+    own = sum(
+      math.prod(shape)
+      for name, shape in self.rings[index].floats.items()
+      if not name.rpartition('/')[2].startswith('shift_from_')
+    )
+    return -(-self.weights * self.bits[index] // 8) + 4 * own
+
   @pydantic.model_validator(mode='after')
   def _agrees(self) -> 'Manifest':
     if self.quantization.sharing != 'rings':

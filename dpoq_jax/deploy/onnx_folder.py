@@ -1,8 +1,6 @@
 """The folder of an ONNX export: graphs, manifest, and a `predict.py` that needs nothing of ours."""
 
 from collections.abc import Iterator, Mapping, Sequence
-import hashlib
-import json
 import pathlib
 import shutil
 from typing import Any
@@ -11,8 +9,8 @@ import numpy as np
 import onnx
 
 from dpoq_jax import network
+from dpoq_jax.deploy import folder as folder_lib
 from dpoq_jax.deploy import onnx_graphs
-from dpoq_jax.workdir import write_whole
 
 FORMAT = 1
 _TEMPLATE = pathlib.Path(__file__).with_name('onnx_predict.py')
@@ -23,10 +21,7 @@ def write(
   net: network.Onion,
   variables: Mapping[str, Any],
   calibration: np.ndarray,
-  *,
-  class_names: Sequence[str],
-  operating_points: Sequence[Mapping[str, Any]] = (),
-  source: Mapping[str, Any] | None = None,
+  **known: Any,
 ) -> dict[str, Any]:
   """Writes `path_B.onnx`, `precision_B.onnx`, `predict.py` and `manifest.json`.
 
@@ -35,9 +30,7 @@ def write(
     net: the network.
     variables: frozen, NumPy arrays.
     calibration: uint8 [examples, height, width, channels], on which scales are chosen.
-    class_names: one per class.
-    operating_points: for dynamic inference; `inference.OperatingPoint` as JSON.
-    source: data set and step, for the record.
+    **known: of `folder.write_manifest`: class_names, operating_points, source.
 
   Returns:
     The manifest.
@@ -46,43 +39,32 @@ def write(
     FileExistsError: if there is something in the folder.
     ValueError: for a network that cannot be exported.
   """
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise FileExistsError(f'{folder} is there already: give another folder.')
+  folder_lib.make_empty(folder)
   prepared = onnx_graphs.prepare(net, variables, calibration)
-  folder.mkdir(parents=True, exist_ok=True)
 
   def written(kind: str) -> Iterator[dict[str, Any]]:
     make = {'path': onnx_graphs.path_graph, 'precision': onnx_graphs.precision_graph}[kind]
     for index, precision in enumerate(net.bits):
       model = make(prepared, index)
-      content = model.SerializeToString(deterministic=True)
-      path = folder / f'{kind}_{precision}.onnx'
-      path.write_bytes(content)
-      yield {
-        'precision': precision,
-        'file': path.name,
-        'bytes': len(content),
-        'sha256': hashlib.sha256(content).hexdigest(),
-        'inputs': _names(model.graph.input),
-        'outputs': _names(model.graph.output),
-      }
+      yield folder_lib.write_graph(
+        folder / f'{kind}_{precision}.onnx',
+        precision,
+        model.SerializeToString(deterministic=True),
+        inputs=_names(model.graph.input),
+        outputs=_names(model.graph.output),
+      )
 
-  manifest = {
-    'format': FORMAT,
-    'bits': list(net.bits),
-    'class_names': list(class_names),
-    'image_shape': list(prepared.image_shape),
-    'input_range': [0, 255],
-    'calibration_images': len(calibration),
-    'paths': list(written('path')),
-    'precisions': list(written('precision')),
-    'operating_points': [dict(point) for point in operating_points],
-    'source': dict(source or {}),
-  }
+  graphs = {'paths': list(written('path')), 'precisions': list(written('precision'))}
   shutil.copyfile(_TEMPLATE, folder / 'predict.py')
-  # Last: a folder without it is no export.
-  write_whole(folder / 'manifest.json', json.dumps(manifest, indent=1) + '\n')
-  return manifest
+  return folder_lib.write_manifest(
+    folder,
+    net.bits,
+    prepared.image_shape,
+    format=FORMAT,
+    calibration_images=len(calibration),
+    **graphs,
+    **known,
+  )
 
 
 def _names(values: Sequence[onnx.ValueInfoProto]) -> list[str]:

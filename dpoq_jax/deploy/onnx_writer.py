@@ -18,6 +18,10 @@ _IR_VERSION = 8
 LEVELS = 255
 """Steps of a uint8 tensor."""
 
+# Small weights are multiplied up to this: two products with a uint8 fit 16 bits, where kernels of
+# processors without VNNI saturate.
+_FINE = 63
+
 # Largest integer of a bias: sums of products of bytes come on top of it.
 _LARGEST_BIAS = 2**30
 
@@ -128,7 +132,8 @@ class Writer:
       constants = (self.constant(weights), self.constant(bias.astype(np.float32)))
       return Tensor(self.node('Conv', x.name, *constants, **attributes), None)
     largest = np.maximum(np.abs(kernel).max(axis=(1, 2, 3)), 1)
-    fit = np.maximum(largest / 127, 1)
+    # A bias is rounded to steps of weight times input: small integers would leave it coarse.
+    fit = np.where(largest > 127, largest / 127, 1 / np.maximum(_FINE // largest, 1))
     # A gain near 0 would leave the bias without an integer: weights are rounded to 0 instead.
     wanted = np.maximum(np.abs(gain) * fit, np.abs(bias) / (x.scale.step * _LARGEST_BIAS))
     steps = np.maximum(wanted, 1e-12).astype(np.float32)

@@ -9,11 +9,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
 
 from dpoq_jax import config as config_lib
 from dpoq_jax import network, networks, shared
 from dpoq_jax import workdir as workdir_lib
-from dpoq_jax.data import pipeline
+from dpoq_jax.data import corrupt, pipeline
 from dpoq_jax.training import checkpoint, evaluation, experiment, metrics
 from dpoq_jax.training import optimizer as optimizer_lib
 from dpoq_jax.training import state as state_lib
@@ -41,6 +42,37 @@ class Trained:
     """Logits of all precisions on a set of images."""
     variables = jax.device_put(self.variables, NamedSharding(self._mesh, PartitionSpec()))
     return self._evaluate(variables, image_set, self.config.data.batch_size)
+
+  def with_data_in(self, data_dir: str | None) -> 'Trained':
+    """The same, its data set in another directory; None leaves it where it was."""
+    if not data_dir:
+      return self
+    data = self.config.data.model_copy(update={'dir': data_dir})
+    return dataclasses.replace(self, config=self.config.model_copy(update={'data': data}))
+
+  def training_images(self, count: int) -> np.ndarray:
+    """Images trained on, drawn by the run's seed, as evaluation sees them.
+
+    Args:
+      count: of images; all, if there are fewer.
+
+    Returns:
+      uint8 [count, height, width, channels]; records that cannot be read are left out.
+
+    Raises:
+      ValueError: if `count` is not positive.
+      FileNotFoundError: if the data set is not there.
+      CorruptRecordsError: if more of its records than may be skipped cannot be read.
+    """
+    if count < 1:
+      raise ValueError(f'{count} images asked for: 1 is the least.')
+    train_set, _ = experiment.load_train(self.config, corrupt.Tally(self.config.data.max_corrupt))
+    # Drawn, as any order of a data set may be by class.
+    order = np.random.default_rng(self.config.seed).permutation(len(train_set))
+    chosen = train_set.take(np.sort(order[:count]))
+    with contextlib.closing(chosen.evaluation_batches(len(chosen))) as batches:
+      batch = next(batches)
+    return batch['image'][batch['mask']]
 
   @functools.cached_property
   def _mesh(self) -> jax.sharding.Mesh:

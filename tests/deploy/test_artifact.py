@@ -262,3 +262,11 @@ def test_rings_are_the_integers_of_the_onion(trained: Frozen, folder: pathlib.Pa
     read.variables['onion']['stem']['conv']['kernel'],
     onion.truncate(kernel, trained.onion.bits, to=4),
   )
+
+
+def test_a_network_apart_takes_what_its_artifact_would(folder: pathlib.Path, tmp_path):
+  alone = frozen((8,))
+  written = artifact.write(tmp_path, alone.variables, **alone.known)
+  (ring,) = written.rings
+  tensors = written.code_bytes(0) + 4 * ring.float_count
+  assert manifest_lib.read(folder).separate_bytes(2) == tensors

@@ -1,9 +1,11 @@
 """A trained run as an artifact, written and read back by the commands."""
 
+import json
 import pathlib
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dpoq_jax.data import sources
 from dpoq_jax.deploy import artifact, loaded
@@ -45,3 +47,20 @@ def test_a_run_is_exported_and_read_back(uninterrupted: pathlib.Path, tmp_path: 
   assert done.returncode == 2
   assert done.stderr.startswith('error: ')
   assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize('form', ['onnx', 'stablehlo'])
+def test_a_run_is_exported_as_graphs(
+  form: str, uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+):
+  folder = tmp_path / 'graphs'
+  done = runs.command(
+    'export', f'--workdir={uninterrupted}', f'--output={folder}', f'--format={form}'
+  )
+  assert done.returncode == 0, done.stderr
+  manifest = json.loads((folder / 'manifest.json').read_text())
+  assert manifest['class_names'] == list('0123456789')
+  assert manifest['source']['dataset'] == 'digits'
+  files = {entry['file'] for kind in ('paths', 'precisions') for entry in manifest[kind]}
+  assert files == {f'{kind}_{b}.{form}' for kind in ('path', 'precision') for b in (2, 4)}
+  assert files <= {path.name for path in folder.iterdir()}

@@ -1,0 +1,108 @@
+"""How far ONNX graphs decide as the network does: top-1 and equal labels on the test images.
+
+    python -m benchmarks.onnx_agreement --workdir=DIR [--data_dir=D] [--json=FILE]
+        [--calibration_images=512]
+
+The run's newest checkpoint is exported as `python -m dpoq_jax.export --format=onnx` does it, scales
+chosen on training images, and both predict every test image: each precision alone, and the cascade
+at the run's operating point.
+"""
+
+import json
+import pathlib
+import tempfile
+from typing import Any
+
+from absl import app, flags, logging
+import jax
+import numpy as np
+import onnxruntime
+import rich.console
+import rich.table
+
+from dpoq_jax import cli, network
+from dpoq_jax.data import sources
+from dpoq_jax.deploy import onnx_folder, onnx_predict
+from dpoq_jax.inference import operating_point
+from dpoq_jax.training import trained as trained_lib
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run with an operating point')
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
+_JSON = flags.DEFINE_string('json', None, 'file for the figures')
+_CALIBRATION = flags.DEFINE_integer(
+  'calibration_images', 512, 'training images that scales are chosen on'
+)
+
+
+def main(_: list[str]) -> None:
+  """Exports, predicts, prints the table, writes the figures."""
+  logging.set_verbosity(logging.ERROR)
+  workdir = cli.required_path(_WORKDIR)
+  run, point = (
+    trained_lib.load(workdir).with_data_in(_DATA_DIR.value),
+    operating_point.read(workdir),
+  )
+  onion = run.onion
+  assert isinstance(onion, network.Onion)
+  test = sources.load(run.config.data.name, 'test', run.config.data.dir)
+  logits = run.predict(test).logits
+  dynamic = point.predict(logits)
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / 'export'
+    onnx_folder.write(
+      path,
+      onion,
+      jax.device_get(run.variables),
+      run.training_images(_CALIBRATION.value),
+      class_names=run.facts.class_names,
+      operating_points=(json.loads(point.to_json()),),
+    )
+    exported = onnx_predict.Network(path)
+    rows = {
+      str(precision): _row(
+        logits[index].argmax(axis=-1),
+        exported.predict_at(test.images, precision).labels,
+        test.labels,
+      )
+      for index, precision in enumerate(onion.bits)
+    }
+    cascade = exported.predict(test.images)
+    rows['cascade'] = {
+      **_row(dynamic.labels, cascade.labels, test.labels),
+      'network_bits': float(np.array(point.bits)[dynamic.exits].mean()),
+      'onnx_bits': float(cascade.precisions.mean()),
+    }
+  _show(rows)
+  if _JSON.value:
+    result = {
+      'model': run.config.model.label,
+      'dataset': run.config.data.name,
+      'images': len(test),
+      'calibration_images': _CALIBRATION.value,
+      'onnxruntime': onnxruntime.__version__,
+      'jax': jax.__version__,
+      'agreement': rows,
+    }
+    pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + '\n')
+
+
+def _row(wanted: np.ndarray, found: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+  """Shares of images."""
+  return {
+    'network_top1': float((wanted == labels).mean()),
+    'onnx_top1': float((found == labels).mean()),
+    'equal_labels': float((wanted == found).mean()),
+  }
+
+
+def _show(rows: dict[str, dict[str, Any]]) -> None:
+  table = rich.table.Table(title='ONNX Runtime and the network')
+  for column in ('bits', 'network top-1 %', 'ONNX top-1 %', 'equal labels %'):
+    table.add_column(column, justify='right')
+  for name, row in rows.items():
+    table.add_row(name, *(f'{100 * each:.2f}' for each in list(row.values())[:3]))
+  rich.console.Console().print(table)
+
+
+if __name__ == '__main__':
+  app.run(main)

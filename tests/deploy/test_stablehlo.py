@@ -1,0 +1,94 @@
+import functools
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpoq_jax.deploy import stablehlo
+from tests.conftest import once
+from tests.deploy.conftest import IMAGES, Frozen
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory: pytest.TempPathFactory, trained: Frozen) -> pathlib.Path:
+  def make(path: pathlib.Path) -> None:
+    known = {key: trained.known[key] for key in ('image_shape', 'class_names')}
+    stablehlo.write(path, trained.onion, trained.variables, source={'step': 7}, **known)
+
+  return once(tmp_path_factory, 'stablehlo', make)
+
+
+def test_programs_read_back_are_the_network(trained: Frozen, exported: pathlib.Path):
+  programs = stablehlo.read(exported)
+  assert programs.manifest['bits'] == [2, 4, 8]
+  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+  expected = jit(trained.onion.apply)(trained.variables, IMAGES)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+
+  @jit
+  def chain(images):
+    laterals, logits = {}, []
+    for path in programs.paths:
+      own, handed_up = path.call(images, laterals)
+      laterals |= handed_up
+      logits.append(own)
+    return jnp.stack(logits), laterals
+
+  # Batches of any size, of one image included.
+  for count in (4, 1):
+    logits, laterals = chain(IMAGES[:count])
+    close(logits, expected[:, :count])
+  # The highest path has nobody to hand up to.
+  assert {name: bool(handed_up) for name, handed_up in laterals.items()} == {
+    'lateral_2': True, 'lateral_4': True, 'lateral_8': False,
+  }  # fmt: skip
+  for precision, wanted in zip(programs.precisions, expected, strict=True):
+    close(jit(precision.call)(IMAGES), wanted)
+
+
+def test_programs_are_for_every_platform(exported: pathlib.Path):
+  programs = stablehlo.read(exported)
+  for program in (*programs.paths, *programs.precisions):
+    assert program.platforms == ('cpu', 'cuda', 'tpu')
+
+
+def test_a_program_holds_no_bits_of_higher_precisions(trained: Frozen):
+  held = stablehlo._held(trained.onion, trained.variables, 1)
+  for kernel, whole in zip(
+    jax.tree.leaves(held['onion']), jax.tree.leaves(trained.variables['onion']), strict=True
+  ):
+    np.testing.assert_array_equal(kernel, whole & 0xF0, strict=True)
+
+
+def test_programs_run_without_this_library(exported: pathlib.Path, tmp_path: pathlib.Path):
+  np.save(tmp_path / 'images.npy', IMAGES)
+  code = """
+import pathlib, sys
+import jax.export, numpy as np
+program = jax.export.deserialize(bytearray(pathlib.Path(sys.argv[1]).read_bytes()))
+logits, laterals = program.call(np.load(sys.argv[2]), {})
+print(logits.shape, sorted(laterals), 'dpoq_jax' in sys.modules, 'flax' in sys.modules)
+"""
+  arguments = [exported / 'path_2.stablehlo', tmp_path / 'images.npy']
+  done = subprocess.run(
+    [sys.executable, '-I', '-c', code, *arguments], text=True, capture_output=True, check=True
+  )
+  assert done.stdout.split('\n')[0] == "(4, 5) ['lateral_2'] False False"
+
+
+def test_altered_files_and_latents_are_refused(
+  trained: Frozen, exported: pathlib.Path, tmp_path: pathlib.Path
+):
+  for file in exported.iterdir():
+    (tmp_path / file.name).write_bytes(file.read_bytes())
+  (tmp_path / 'path_4.stablehlo').write_bytes(b'')
+  with pytest.raises(ValueError, match=r'path_4\.stablehlo was altered'):
+    stablehlo.read(tmp_path)
+  with pytest.raises(FileExistsError, match='give another folder'):
+    stablehlo.write(tmp_path, trained.onion, trained.variables, (8, 8, 3), class_names=())
+  with pytest.raises(ValueError, match='freeze them first'):
+    stablehlo.write(tmp_path / 'new', trained.onion, {'params': {}}, (8, 8, 3), class_names=())
