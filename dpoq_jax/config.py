@@ -158,6 +158,17 @@ class Quantization(_Section):
         f'truncate_to={self.truncate_to}: increasing, and below the one precision that is trained; '
         f'bits={self.bits}'
       )
+    # The float kernel itself has no codes to cut bits off, nor to round.
+    if self.truncate_to and (self.truncate_to[0] < 1 or self.bits == (onion.MAX_BITS,)):
+      raise ValueError(
+        f'truncate_to={self.truncate_to}: bits of codes, from 1; bits={self.bits}, where '
+        f'{onion.MAX_BITS} is a float network'
+      )
+    if self.sharing != 'rings' and onion.MAX_BITS in self.bits:
+      raise ValueError(
+        f'sharing={self.sharing}: every precision quantizes the kernels; bits={self.bits}, where '
+        f'{onion.MAX_BITS} is a float network'
+      )
     if self.match_activations and self.sharing == 'rings':
       raise ValueError('match_activations=True is for kernels that are rounded or floored')
     if self.sharing == 'floored' and self.weight_quantizer != 'dorefa':

@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Mapping
 import hashlib
 import json
+import os
 import pathlib
 import sys
 from typing import Any, NamedTuple
@@ -48,10 +49,23 @@ class Network:
     Args:
       folder: with `manifest.json` and the graphs.
       threads: for each graph; 0 leaves it to the runtime.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if it is not the manifest of such a folder.
     """
     self._folder, self._threads = folder, threads
-    self.manifest = json.loads((folder / 'manifest.json').read_text('utf-8'))
-    self.bits = tuple(self.manifest['bits'])
+    path = folder / 'manifest.json'
+    try:
+      self.manifest = json.loads(path.read_text('utf-8'))
+      self.bits = tuple(self.manifest['bits'])
+      for kind in ('paths', 'precisions'):
+        if tuple(graph['precision'] for graph in self.manifest[kind]) != self.bits:
+          raise ValueError(f'{kind} are not those of bits={self.bits}')
+      for point in self.manifest['operating_points']:
+        _check_point(point, self.bits)
+    except (ValueError, KeyError, TypeError) as error:
+      raise ValueError(f'{path} is not the manifest of these graphs ({error}).') from None
     self._sessions: dict[str, onnxruntime.InferenceSession] = {}
 
   def predict(
@@ -76,11 +90,12 @@ class Network:
     Raises:
       ValueError: for other images, without an operating point, or for a precision there is not.
     """
-    self._check(images)
+    self._check(images, batch_size)
     points = self.manifest['operating_points']
     if point is None and not points:
       raise ValueError('this folder has no operating point: give --precision.')
     used: Mapping[str, Any] = points[0] if point is None else point
+    _check_point(used, self.bits)
     last = len(self.bits) - 1 if max_bits is None else self._index(max_bits)
     exits = np.zeros(len(images), np.int64)
     results = np.zeros((len(images), len(self.manifest['class_names'])))
@@ -124,7 +139,7 @@ class Network:
 
   def predict_at(self, images: np.ndarray, precision: int, batch_size: int = 64) -> Result:
     """Runs all images up to one precision, in one graph, and predicts from it alone."""
-    self._check(images)
+    self._check(images, batch_size)
     graph = self.manifest['precisions'][self._index(precision)]
     parts = [
       self.run_graph(graph, {'images': images[i : i + batch_size]})['logits']
@@ -165,13 +180,36 @@ class Network:
       raise ValueError(f'precision {precision}: this network has {self.bits}.')
     return self.bits.index(precision)
 
-  def _check(self, images: np.ndarray) -> None:
+  def _check(self, images: np.ndarray, batch_size: int) -> None:
+    if batch_size < 1:
+      raise ValueError(f'a batch of {batch_size} images: 1 is the least.')
     shape = self.manifest['image_shape']
     if images.dtype != np.uint8 or list(images.shape[1:]) != shape or not len(images):
       raise ValueError(
         f'images are {images.dtype}{list(images.shape)}: give uint8 [examples, '
         f'{", ".join(map(str, shape))}].'
       )
+
+
+def _check_point(point: Mapping[str, Any], bits: tuple[int, ...]) -> None:
+  for field in ('thresholds', 'temperatures', 'weights'):
+    if missing := [b for b in bits if str(b) not in point.get(field, {})]:
+      raise ValueError(f'an operating point has no {field} for {missing[0]} bits')
+
+
+def read_images(path: pathlib.Path) -> np.ndarray:
+  """The array of a `.npy` file.
+
+  Raises:
+    OSError, ValueError: if there is none in it.
+  """
+  try:
+    images = np.load(path, allow_pickle=False)
+  except EOFError:
+    raise ValueError(f'{path} is empty.') from None
+  if not isinstance(images, np.ndarray):
+    raise ValueError(f'{path} holds several arrays: give one, as a .npy file.')
+  return images
 
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -201,22 +239,29 @@ def main() -> int:
   parser.add_argument('--batch-size', type=int, default=64)
   parser.add_argument('--output', type=pathlib.Path)
   flags = parser.parse_args()
+  # Names of classes may be in letters that a terminal does not have.
+  sys.stdout.reconfigure(errors='backslashreplace')  # pyright: ignore
   try:
     network = Network(pathlib.Path(__file__).resolve().parent)
     network.verify()
-    images = np.load(flags.images, allow_pickle=False)
+    images = read_images(flags.images)
     if flags.precision is not None:
       result = network.predict_at(images, flags.precision, flags.batch_size)
     else:
       result = network.predict(images, max_bits=flags.max_bits, batch_size=flags.batch_size)
+    if flags.output:
+      np.savez(flags.output, **result._asdict())
   except (ValueError, OSError) as error:
     print('error:', error, file=sys.stderr)
     return 2
-  if flags.output:
-    np.savez(flags.output, **result._asdict())
   names = network.manifest['class_names']
-  for label, each, precision in zip(*result, strict=True):
-    print(f'{names[label]}\t{each[label]:.4f}\t{precision} bits')
+  try:
+    for label, each, precision in zip(*result, strict=True):
+      print(f'{names[label]}\t{each[label]:.4f}\t{precision} bits')
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # Whoever read it has gone; Python flushes once more on its way out.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   return 0
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import functools
+import io
 import json
 import os
 import pathlib
@@ -325,6 +326,44 @@ def test_the_folder_runs_with_numpy_and_onnxruntime_alone(
   with np.load(tmp_path / 'found.npz') as found:
     wanted = onnx_predict.Network(folder).predict(made().images)
     np.testing.assert_array_equal(found['labels'], wanted.labels)
+
+
+@pytest.mark.parametrize(
+  ('change', 'flags', 'expected'),
+  [
+    (None, ['--batch-size=-1'], 'a batch of -1 images'),
+    (None, ['--batch-size=0', '--precision=2'], 'a batch of 0 images'),
+    (None, ['--output=nowhere/found.npz'], 'nowhere/found.npz'),
+    (None, ['empty.npy'], 'empty.npy is empty'),
+    (None, ['several.npz'], 'several.npz holds several arrays'),
+    (lambda m: m.pop('bits'), [], "manifest.json is not the manifest of these graphs ('bits')"),
+    (lambda m: m['paths'].pop(), [], 'paths are not those of bits=(2, 4, 8)'),
+    (lambda m: m['operating_points'][0]['weights'].pop('4'), [], 'has no weights for 4 bits'),
+  ],
+)
+def test_predict_says_what_is_wrong_in_one_line(
+  change, flags, expected, folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  np.save('images.npy', made().images[:3])
+  np.savez('several.npz', made().images[:3])
+  pathlib.Path('empty.npy').touch()
+  manifest = json.loads((folder / 'manifest.json').read_text())
+  if change:
+    change(manifest)
+  for file in folder.iterdir():
+    (tmp_path / file.name).write_bytes(file.read_bytes())
+  pathlib.Path('manifest.json').write_text(json.dumps(manifest))
+  monkeypatch.setattr(onnx_predict, '__file__', str(tmp_path / 'predict.py'))
+  given = [] if any('.np' in each and '=' not in each for each in flags) else ['images.npy']
+  monkeypatch.setattr(sys, 'argv', ['predict.py', *given, *flags])
+  # The test's own stream, which is no file.
+  with mock.patch.object(sys, 'stdout', io.TextIOWrapper(io.BytesIO())):
+    assert onnx_predict.main() == 2
+  err = capsys.readouterr().err
+  assert err.startswith('error: ')
+  assert expected in err
+  assert err.count('\n') == 1
 
 
 def test_predict_needs_numpy_and_onnxruntime_alone():

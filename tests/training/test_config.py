@@ -132,6 +132,9 @@ def test_a_model_of_ones_own_has_the_sizes_it_is_given():
     ({'truncate_to': (2,)}, {}, 'increasing, and below the one precision'),
     ({'bits': (4,), 'truncate_to': (4,)}, {}, 'increasing, and below the one precision'),
     ({'bits': (4,), 'truncate_to': (2, 1)}, {}, 'increasing, and below the one precision'),
+    ({'bits': (4,), 'truncate_to': (0, 2)}, {}, 'bits of codes, from 1'),
+    ({'bits': (32,), 'truncate_to': (2,)}, {}, 'where 32 is a float network'),
+    ({'bits': (16, 32), 'sharing': 'rounded'}, {'mode': 'joint'}, 'where 32 is a float network'),
     ({'match_activations': True}, {}, 'match_activations=True is for'),
     ({'sharing': 'rounded'}, {}, 'objective.mode=scaled: precisions that share'),
     (
