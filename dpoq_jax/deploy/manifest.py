@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import pathlib
+import stat
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -166,7 +167,11 @@ def read(folder: pathlib.Path) -> Manifest:
   """
   path = folder / FILE
   try:
-    if path.stat().st_size > LARGEST:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+      # A pipe or a device has no size, and may have no end.
+      raise ArtifactError(f'{path} is no regular file.')
+    if status.st_size > LARGEST:
       raise ArtifactError(f'{path} is larger than any manifest.')
     content = json.loads(path.read_bytes().decode('utf-8'))
   except OSError as error:
@@ -176,14 +181,21 @@ def read(folder: pathlib.Path) -> Manifest:
     if isinstance(error, ArtifactError):
       raise
     raise ArtifactError(f'{path} is not JSON ({error}).') from None
-  if not isinstance(content, dict) or not isinstance(content.get('format'), int):
+  is_manifest = isinstance(content, dict) and isinstance(content.get('format'), int)
+  # Folders of graphs have a manifest, too.
+  if not is_manifest or 'paths' in content:
     raise ArtifactError(f'{path} is not the manifest of an artifact.')
   if content['format'] > FORMAT:
     raise ArtifactError(
       f'{path} is of format {content["format"]}; this version reads up to {FORMAT}: upgrade it.'
     )
   digest = content.pop('sha256', None)
-  if digest != _digest(content):
+  try:
+    is_whole = digest == _digest(content)
+  except RecursionError:
+    # Not so deep that it could not be read, but too deep to be written.
+    is_whole = False
+  if not is_whole:
     raise ArtifactError(f'{path} was altered: it does not have its own digest.')
   try:
     # From text, as JSON has no tuples.

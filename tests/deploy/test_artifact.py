@@ -186,12 +186,26 @@ def test_manifests_that_lie_are_refused(change, expected, copy: pathlib.Path):
 
 
 @pytest.mark.parametrize(
-  'text', ['', '{', '[]', '{"format": 1}', '1' * 5000, '[' * 100_000, '\udcff', '{"format": NaN}']
-)
+  'text',
+  [
+    '', '{', '[]', '{"format": 1}', '1' * 5000, '[' * 100_000, '\udcff', '{"format": NaN}',
+    # The manifest of a folder of graphs.
+    '{"format": 1, "bits": [2], "paths": []}',
+  ],
+)  # fmt: skip
 def test_what_is_no_manifest_is_refused(text: str, copy: pathlib.Path):
   (copy / 'manifest.json').write_text(text, errors='surrogateescape')
   with pytest.raises(ArtifactError, match=r'manifest\.json'):
     artifact.load(copy)
+
+
+def test_no_depth_is_too_deep_to_be_refused(copy: pathlib.Path):
+  # Some of these can be read, but not written again.
+  for depth in range(800, 1000):
+    text = '{"format": 1, "x": ' + '[' * depth + ']' * depth + '}'
+    (copy / 'manifest.json').write_text(text)
+    with pytest.raises(ArtifactError, match=r'manifest\.json'):
+      artifact.load(copy)
 
 
 def test_missing_and_special_files_are_refused(copy: pathlib.Path, tmp_path: pathlib.Path):
@@ -202,8 +216,14 @@ def test_missing_and_special_files_are_refused(copy: pathlib.Path, tmp_path: pat
   ring.mkdir()
   with pytest.raises(ArtifactError, match='it is not a file of'):
     artifact.load(copy)
-  (copy / 'manifest.json').write_bytes(b' ' * (manifest_lib.LARGEST + 1))
+  manifest = copy / 'manifest.json'
+  manifest.write_bytes(b' ' * (manifest_lib.LARGEST + 1))
   with pytest.raises(ArtifactError, match='larger than any manifest'):
+    artifact.load(copy)
+  manifest.unlink()
+  # Of size 0, and without an end.
+  manifest.symlink_to('/dev/zero')
+  with pytest.raises(ArtifactError, match='no regular file'):
     artifact.load(copy)
 
 
