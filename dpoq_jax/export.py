@@ -39,6 +39,7 @@ def main() -> None:
     # Imported once there is something to do, since JAX takes seconds.
     import jax
 
+    from dpoq_jax.deploy import folder
     from dpoq_jax.inference import operating_point
     from dpoq_jax.training import trained
 
@@ -49,7 +50,8 @@ def main() -> None:
     variables = jax.device_get(network.variables)
     points = (json.loads(point.to_json()),) if point else ()
     write = {'onion': _write_onion, 'onnx': _write_onnx, 'stablehlo': _write_stablehlo}
-    write[_FORMAT.value](output, network, variables, points)
+    with folder.emptied_on_failure(output):
+      write[_FORMAT.value](output, network, variables, points)
   rich.console.Console().print(f'written to {output}', soft_wrap=True)
 
 
