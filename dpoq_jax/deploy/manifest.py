@@ -30,6 +30,10 @@ _HEADER = 4096
 
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Shape = Annotated[tuple[Count, ...], Field(max_length=8)]
+# Of a tensor: modules joined by `/`; where it is among the variables.
+_PARTS = r'[^/\x00-\x1f]+(/[^/\x00-\x1f]+)*$'
+KernelName = Annotated[str, Field(pattern='^' + _PARTS)]
+FloatName = Annotated[str, Field(pattern='^(params|statistics)/' + _PARTS)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -59,7 +63,7 @@ class Ring(_Record):
   file: Annotated[str, Field(pattern=r'^ring_[0-9]{1,2}\.safetensors$')]
   bytes: Count
   sha256: Annotated[str, Field(pattern=r'^[0-9a-f]{64}$')]
-  floats: dict[str, Shape]
+  floats: dict[FloatName, Shape]
   top1: Fraction | None = None
   relative_bitops: Annotated[float, Field(ge=1)]
 
@@ -103,7 +107,7 @@ class Manifest(_Record):
   class_names: tuple[str, ...]
   image_shape: tuple[Count, Count, Count]
   input_range: tuple[Literal[0], Literal[255]] = (0, 255)
-  kernels: dict[str, Shape]
+  kernels: dict[KernelName, Shape]
   rings: tuple[Ring, ...]
   operating_points: tuple[dict[str, Any], ...] = ()
   source: Source
@@ -142,6 +146,10 @@ class Manifest(_Record):
       raise ValueError('two rings are one file')
     if not self.kernels or not self.class_names:
       raise ValueError('a network has kernels and classes')
+    for names in (self.kernels, *(ring.floats for ring in self.rings)):
+      parents = {name[:end] for name in names for end, c in enumerate(name) if c == '/'}
+      if within := parents.intersection(names):
+        raise ValueError(f'{within.pop()} is a tensor and holds others')
     for index, ring in enumerate(self.rings):
       # Known before a byte is read: no file is larger than what it holds.
       content = self.code_bytes(index) + 4 * ring.float_count
@@ -202,7 +210,8 @@ def read(folder: pathlib.Path) -> Manifest:
     return Manifest.model_validate_json(json.dumps(content))
   except pydantic.ValidationError as error:
     first = error.errors()[0]
-    where = '.'.join(map(str, first['loc']))
+    # Keys of the file are in it, and so may line ends be.
+    where = ' '.join('.'.join(map(str, first['loc'])).split())
     raise ArtifactError(f'{path}: {where}: {first["msg"]}.'.replace(': :', ':')) from None
 
 
