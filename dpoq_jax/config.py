@@ -21,6 +21,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+# The deepest published residual network has 1,202 layers; a file may ask for any number.
+Depth = Annotated[int, Field(ge=1, le=2000)]
 
 
 class ConfigError(ValueError):
@@ -89,7 +91,7 @@ class Model(_Section):
   """
 
   name: str = 'resnet'
-  depth: Count | None = 8
+  depth: Depth | None = 8
   width: Count | None = 16
 
   @property

@@ -39,6 +39,7 @@ def main() -> None:
     # Imported once there is something to do, since JAX takes seconds.
     import jax
 
+    from dpoq_jax.deploy import folder
     from dpoq_jax.inference import operating_point
     from dpoq_jax.training import trained
 
@@ -46,10 +47,18 @@ def main() -> None:
     point = operating_point.read(given) if _POINT.value or given.exists() else None
     step = cli.checkpoint_step(_STEP.value)
     network = trained.load(directory, point.check(config.data.name, step) if point else step)
+    if point and point.bits != network.onion.bits:
+      raise ValueError(
+        f'the operating point in {given} is for bits={point.bits}, the network has '
+        f'{network.onion.bits}.'
+      )
+    if point and point.data and point.data.step != network.step:
+      cli.warn(f'the operating point was chosen at step {point.data.step}, not {network.step}.')
     variables = jax.device_get(network.variables)
     points = (json.loads(point.to_json()),) if point else ()
     write = {'onion': _write_onion, 'onnx': _write_onnx, 'stablehlo': _write_stablehlo}
-    write[_FORMAT.value](output, network, variables, points)
+    with folder.emptied_on_failure(output):
+      write[_FORMAT.value](output, network, variables, points)
   rich.console.Console().print(f'written to {output}', soft_wrap=True)
 
 

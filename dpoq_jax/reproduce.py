@@ -45,17 +45,24 @@ def main(what: str) -> None:
       say=lambda line: print(line, flush=True),
       stopping=lambda: bool(stop),
     )
+
+    def train(wanted: list[runs.Run], *, checkpoints: bool = False) -> dict[runs.Run, str]:
+      if _TRAIN.value:
+        return trainer.train(wanted, checkpoints=checkpoints)
+      trainer.missing(wanted)
+      return {}
+
     try:
       if what in figures.FIGURES:
         run, part = figures.run_of(scale)
-        failures = trainer.train([run], checkpoints=True) if _TRAIN.value else {}
+        failures = train([run], checkpoints=True)
         if not failures:
           entries, png = figures.measure(what, part, trainer.workdir / run.name, _DATA_DIR.value)
           results.write(folder, what, entries)
           (folder / f'{what}.png').write_bytes(png)
       else:
         cells = tables.cells(what, scale)
-        failures = trainer.train([cell.run for cell in cells]) if _TRAIN.value else {}
+        failures = train([cell.run for cell in cells])
         results.write(folder, what, tables.measured(cells, trainer.stored))
     except runs.Stopped as stopped:
       print(stopped, flush=True)

@@ -81,15 +81,27 @@ def claim(workdir: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
       f'{workdir} holds a run with another config ({"; ".join(changed)}): '
       'give another --workdir, or the same config to resume.'
     )
-  workdir.mkdir(parents=True, exist_ok=True)
-  with (workdir / '.lock').open('w') as lock:
-    try:
-      # Gone with the process, however it ends.
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise BlockingIOError(f'another process trains in {workdir}.') from None
+  with lock(workdir, f'another process trains in {workdir}.'):
     # Also where only locations differ: the newest are the ones that hold.
     write_whole(path, config.model_dump_json(indent=2))
+    yield
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path, refusal: str) -> Iterator[None]:
+  """Makes a folder if need be and keeps it for this process.
+
+  Raises:
+    BlockingIOError: with the message `refusal`, if another process has it.
+    OSError: if it cannot be made.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  with (folder / '.lock').open('w') as file:
+    try:
+      # Gone with the process, however it ends.
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise BlockingIOError(refusal) from None
     yield
 
 

@@ -108,12 +108,18 @@ def central_crop(image: Any, size: int, shorter_side: int) -> Any:
 
   Returns:
     An image of pillow's.
+
+  Raises:
+    ValueError: if it is so long that it would have too many pixels then.
   """
   from PIL import Image
 
   short = min(image.size)
   # The longer side is rounded down, as torchvision does, whose accuracies ours are compared with.
   width, height = (shorter_side * side // short for side in image.size)
+  if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+    # A line of pixels, a few hundred bytes of file, would take gigabytes.
+    raise ValueError(f'{image.width} x {image.height} pixels: too long to resize.')
   left, upper = round((width - size) / 2), round((height - size) / 2)
   image = image.resize((width, height), Image.Resampling.BILINEAR)
   return image.crop((left, upper, left + size, upper + size))

@@ -123,7 +123,10 @@ def dense(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Kernel [features, classes] and bias [classes] of the classifier of path `index`."""
   found = _at(variables['params'][network.path_name(net.bits[index])], name)
-  return np.asarray(found['kernel'], np.float32), np.asarray(found['bias'], np.float32)
+  kernel = np.asarray(found['kernel'], np.float32)
+  # A Dense may have none.
+  bias = found.get('bias', np.zeros(kernel.shape[-1]))
+  return kernel, np.asarray(bias, np.float32)
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Folders that exports write: graphs, and a manifest that says what they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -20,6 +21,25 @@ def make_empty(folder: pathlib.Path) -> None:
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise FileExistsError(f'{folder} is there already: give another folder.')
   folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def emptied_on_failure(folder: pathlib.Path) -> Iterator[None]:
+  """Makes a folder to write an export to; what fails in it leaves no half of one behind.
+
+  Raises:
+    FileExistsError: if there is something in it.
+  """
+  was_there = folder.is_dir()
+  make_empty(folder)
+  try:
+    yield
+  except BaseException:
+    for file in folder.iterdir():
+      file.unlink()
+    if not was_there:
+      folder.rmdir()
+    raise
 
 
 def write_graph(path: pathlib.Path, precision: int, content: bytes, **known: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def onion_of(artifact: Artifact, model: Callable[..., nn.Module] | None = None) 
     expected = jax.eval_shape(
       lambda images: onion.freeze(onion.init(jax.random.key(0), images)), images
     )
-  except (ValueError, TypeError) as error:
+  except (ValueError, TypeError, OverflowError) as error:
     raise ArtifactError(f'{path}: there is no such network ({error})') from None
   if _shapes(expected) != _shapes(artifact.variables):
     raise ArtifactError(

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import pathlib
+import stat
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -29,6 +30,10 @@ _HEADER = 4096
 
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Shape = Annotated[tuple[Count, ...], Field(max_length=8)]
+# Of a tensor: modules joined by `/`; where it is among the variables.
+_PARTS = r'[^/\x00-\x1f]+(/[^/\x00-\x1f]+)*$'
+KernelName = Annotated[str, Field(pattern='^' + _PARTS)]
+FloatName = Annotated[str, Field(pattern='^(params|statistics)/' + _PARTS)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -58,7 +63,7 @@ class Ring(_Record):
   file: Annotated[str, Field(pattern=r'^ring_[0-9]{1,2}\.safetensors$')]
   bytes: Count
   sha256: Annotated[str, Field(pattern=r'^[0-9a-f]{64}$')]
-  floats: dict[str, Shape]
+  floats: dict[FloatName, Shape]
   top1: Fraction | None = None
   relative_bitops: Annotated[float, Field(ge=1)]
 
@@ -102,7 +107,7 @@ class Manifest(_Record):
   class_names: tuple[str, ...]
   image_shape: tuple[Count, Count, Count]
   input_range: tuple[Literal[0], Literal[255]] = (0, 255)
-  kernels: dict[str, Shape]
+  kernels: dict[KernelName, Shape]
   rings: tuple[Ring, ...]
   operating_points: tuple[dict[str, Any], ...] = ()
   source: Source
@@ -141,6 +146,10 @@ class Manifest(_Record):
       raise ValueError('two rings are one file')
     if not self.kernels or not self.class_names:
       raise ValueError('a network has kernels and classes')
+    for names in (self.kernels, *(ring.floats for ring in self.rings)):
+      parents = {name[:end] for name in names for end, c in enumerate(name) if c == '/'}
+      if within := parents.intersection(names):
+        raise ValueError(f'{within.pop()} is a tensor and holds others')
     for index, ring in enumerate(self.rings):
       # Known before a byte is read: no file is larger than what it holds.
       content = self.code_bytes(index) + 4 * ring.float_count
@@ -166,7 +175,11 @@ def read(folder: pathlib.Path) -> Manifest:
   """
   path = folder / FILE
   try:
-    if path.stat().st_size > LARGEST:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+      # A pipe or a device has no size, and may have no end.
+      raise ArtifactError(f'{path} is no regular file.')
+    if status.st_size > LARGEST:
       raise ArtifactError(f'{path} is larger than any manifest.')
     content = json.loads(path.read_bytes().decode('utf-8'))
   except OSError as error:
@@ -176,21 +189,29 @@ def read(folder: pathlib.Path) -> Manifest:
     if isinstance(error, ArtifactError):
       raise
     raise ArtifactError(f'{path} is not JSON ({error}).') from None
-  if not isinstance(content, dict) or not isinstance(content.get('format'), int):
+  is_manifest = isinstance(content, dict) and isinstance(content.get('format'), int)
+  # Folders of graphs have a manifest, too.
+  if not is_manifest or 'paths' in content:
     raise ArtifactError(f'{path} is not the manifest of an artifact.')
   if content['format'] > FORMAT:
     raise ArtifactError(
       f'{path} is of format {content["format"]}; this version reads up to {FORMAT}: upgrade it.'
     )
   digest = content.pop('sha256', None)
-  if digest != _digest(content):
+  try:
+    is_whole = digest == _digest(content)
+  except RecursionError:
+    # Not so deep that it could not be read, but too deep to be written.
+    is_whole = False
+  if not is_whole:
     raise ArtifactError(f'{path} was altered: it does not have its own digest.')
   try:
     # From text, as JSON has no tuples.
     return Manifest.model_validate_json(json.dumps(content))
   except pydantic.ValidationError as error:
     first = error.errors()[0]
-    where = '.'.join(map(str, first['loc']))
+    # Keys of the file are in it, and so may line ends be.
+    where = ' '.join('.'.join(map(str, first['loc'])).split())
     raise ArtifactError(f'{path}: {where}: {first["msg"]}.'.replace(': :', ':')) from None
 
 

@@ -93,9 +93,12 @@ def read(folder: pathlib.Path) -> Programs:
 
   Raises:
     FileNotFoundError: if a file is missing.
-    ValueError: if one was altered, or the folder is of a newer format.
+    ValueError: if one was altered, or the folder is of a newer format, or of another kind.
   """
   manifest = json.loads((folder / folder_lib.MANIFEST).read_text('utf-8'))
+  # Graphs for other runtimes and artifacts have a manifest of that name, too.
+  if not isinstance(manifest, dict) or not {'format', 'platforms'} <= manifest.keys():
+    raise ValueError(f'{folder} holds no StableHLO programs.')
   if manifest['format'] > FORMAT:
     raise ValueError(
       f'{folder} is of format {manifest["format"]}; this version reads up to {FORMAT}: upgrade it.'

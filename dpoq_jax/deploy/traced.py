@@ -8,6 +8,7 @@ written once, for these steps, and not once for each model.
 import math
 from typing import Any, NamedTuple
 
+import flax.errors
 import flax.linen as nn
 import jax
 from jax.core import ShapedArray
@@ -73,7 +74,14 @@ def trace(onion: network.Onion, index: int, image_shape: tuple[int, int, int]) -
 
   # Two images, so that no size 1 is taken for a broadcast.
   images = jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8)
-  closed = jax.make_jaxpr(run)(images)
+  try:
+    closed = jax.make_jaxpr(run)(images)
+  except flax.errors.FlaxError as error:
+    # A layer that is none of the opaque ones looks for its parameters in vain.
+    raise UnsupportedStepError(
+      'a model with parameters outside of ConvNorm, PACT and Dense cannot be exported '
+      f'({str(error).partition(" (https:")[0]}).'
+    ) from None
   reader = _Reader()
   (result,) = reader.read(closed.jaxpr, closed.consts, [_Pixels()])
   assert isinstance(result, int)

@@ -56,7 +56,10 @@ class Run:
     """Of the command that trains it."""
     colon = ':' if self.variant else ''
     flags = [f'--config=configs/{self.config}{colon}{self.variant}', f'--config.seed={self.seed}']
-    return flags + ([f'--config.data.dir={data_dir}'] if data_dir else [])
+    if data_dir:
+      # The command is run elsewhere.
+      flags.append(f'--config.data.dir={pathlib.Path(data_dir).expanduser().absolute()}')
+    return flags
 
   def expected(self) -> config_lib.Config:
     """Its config.
@@ -84,7 +87,7 @@ def _get_config(name: str) -> Callable[[str], Any]:
 
 
 def read_summary(run: Run, stored: pathlib.Path) -> dict[str, Any] | None:
-  """The result of a run; None if there is none, or one of another config.
+  """The result of a run; None if there is none, one of another config, or none that can be read.
 
   Args:
     run: which.
@@ -93,9 +96,14 @@ def read_summary(run: Run, stored: pathlib.Path) -> dict[str, Any] | None:
   path = stored / run.name / SUMMARY
   if not path.is_file():
     return None
-  if config_lib.differences(workdir_lib.read_config(path.parent), run.expected()):
+  expected = run.expected()
+  try:
+    if config_lib.differences(workdir_lib.read_config(path.parent), expected):
+      return None
+    return json.loads(path.read_text())
+  # Of a version whose configs had other fields, or cut short.
+  except (ValueError, FileNotFoundError):
     return None
-  return json.loads(path.read_text())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,11 +138,23 @@ class Trainer:
 
     Raises:
       Stopped: if `stopping`.
+      BlockingIOError: if another process trains them.
+      OSError: if results cannot be kept.
     """
+    # Before hours of training that would come to nothing.
+    self.stored.mkdir(parents=True, exist_ok=True)
+    with workdir_lib.lock(self.workdir, f'another process reproduces in {self.workdir}.'):
+      return self._train_all(self.missing(runs, checkpoints=checkpoints))
+
+  def missing(self, runs: Sequence[Run], *, checkpoints: bool = False) -> list[Run]:
+    """Those of `runs` whose result is not there, in the order to train them; says how many."""
     # One seed of everything before a second of anything.
     wanted = sorted(dict.fromkeys(runs), key=lambda run: run.seed)
     missing = [run for run in wanted if not self._is_done(run, checkpoints)]
     self.say(f'{len(wanted)} runs, {len(wanted) - len(missing)} of them done')
+    return missing
+
+  def _train_all(self, missing: Sequence[Run]) -> dict[Run, str]:
     failures = {}
     for number, run in enumerate(missing, start=1):
       self.say(f'{number} of {len(missing)}: {run.name}')
@@ -150,7 +170,7 @@ class Trainer:
   def _is_done(self, run: Run, checkpoints: bool) -> bool:
     if read_summary(run, self.stored) is None:
       return False
-    return not checkpoints or (self.workdir / run.name / SUMMARY).is_file()
+    return not checkpoints or read_summary(run, self.workdir) is not None
 
   def _train(self, run: Run) -> str | None:
     """Trains a run, from where it was left; why it failed, if it did."""

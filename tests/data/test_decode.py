@@ -104,3 +104,13 @@ def test_broken_images_raise(damage):
   broken = encoded[: len(encoded) // 2] if damage == 'truncated' else b'no image'
   with pytest.raises(OSError, match=r'(?i)truncated|cannot identify'):
     decode.evaluation_crop(broken, 32, 40)
+
+
+@pytest.mark.parametrize('size', [(60_000, 1), (1, 60_000)])
+def test_a_line_of_pixels_is_refused_in_evaluation(size):
+  # Its shorter side resized to 256, it would have 4e9 pixels.
+  line = jpegs.encode(Image.new('RGB', size), 'png')
+  with pytest.raises(ValueError, match='too long to resize'):
+    decode.evaluation_crop(line, 224, 256)
+  crop = decode.training_crop(line, 224, np.random.default_rng(0))
+  assert crop.shape == (224, 224, 3)

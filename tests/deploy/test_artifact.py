@@ -160,8 +160,14 @@ def transposed_kernel(content: Any) -> None:
     (set_ring(0, bytes=10), 'bytes are not what its tensors take'),
     (set_ring(0, precision=3), 'the rings are not those of bits'),
     (set_ring(0, floats={}), 'it holds'),
-    (set_ring(0, floats={'a': [2**39, 2**39]}), 'bytes are not what its tensors take'),
-    (set_ring(0, floats={'a': [-1]}), r'rings\.0\.floats'),
+    (set_ring(0, floats={'params/a': [2**39, 2**39]}), 'bytes are not what its tensors take'),
+    (set_ring(0, floats={'params/a': [-1]}), r'rings\.0\.floats'),
+    (set_ring(0, floats={'params': [1]}), r'rings\.0\.floats'),
+    (set_ring(0, floats={'onion/a': [1]}), r'rings\.0\.floats'),
+    (set_ring(0, floats={'params/a\nb': [1]}), r'rings\.0\.floats'),
+    (set_ring(0, floats={'params/a': [1], 'params/a/b': [1]}), 'params/a is a tensor and holds'),
+    (lambda c: c['kernels'].update(stem=[1]), 'stem is a tensor and holds others'),
+    (lambda c: c['model'].update(width=10**30), 'there is no such network'),
     (set_ring(0, sha256='0' * 64), r'ring_2\.safetensors: it was altered'),
     (longer_kernel, r'ring_2\.safetensors: it holds'),
     (swapped_kernels, 'tensors are not those of a resnet8'),
@@ -170,6 +176,8 @@ def transposed_kernel(content: Any) -> None:
     (lambda c: c['quantization'].update(bits=[4, 2]), r'quantization\.bits'),
     (lambda c: c['quantization'].update(merge='chain'), r'quantization\.merge'),
     (lambda c: c['model'].update(depth=9), r'model\.depth'),
+    # Not traced, layer by layer, before it is refused.
+    (lambda c: c['model'].update(depth=6_000_002), r'model\.depth'),
     (lambda c: c['model'].update(depth=14), 'tensors are not those of a resnet14'),
     # Nothing that a file names is imported.
     (lambda c: c['model'].update(name='antigravity:Net'), 'give model=antigravity:Net'),
@@ -186,12 +194,26 @@ def test_manifests_that_lie_are_refused(change, expected, copy: pathlib.Path):
 
 
 @pytest.mark.parametrize(
-  'text', ['', '{', '[]', '{"format": 1}', '1' * 5000, '[' * 100_000, '\udcff', '{"format": NaN}']
-)
+  'text',
+  [
+    '', '{', '[]', '{"format": 1}', '1' * 5000, '[' * 100_000, '\udcff', '{"format": NaN}',
+    # The manifest of a folder of graphs.
+    '{"format": 1, "bits": [2], "paths": []}',
+  ],
+)  # fmt: skip
 def test_what_is_no_manifest_is_refused(text: str, copy: pathlib.Path):
   (copy / 'manifest.json').write_text(text, errors='surrogateescape')
   with pytest.raises(ArtifactError, match=r'manifest\.json'):
     artifact.load(copy)
+
+
+def test_no_depth_is_too_deep_to_be_refused(copy: pathlib.Path):
+  # Some of these can be read, but not written again.
+  for depth in range(800, 1000):
+    text = '{"format": 1, "x": ' + '[' * depth + ']' * depth + '}'
+    (copy / 'manifest.json').write_text(text)
+    with pytest.raises(ArtifactError, match=r'manifest\.json'):
+      artifact.load(copy)
 
 
 def test_missing_and_special_files_are_refused(copy: pathlib.Path, tmp_path: pathlib.Path):
@@ -202,8 +224,14 @@ def test_missing_and_special_files_are_refused(copy: pathlib.Path, tmp_path: pat
   ring.mkdir()
   with pytest.raises(ArtifactError, match='it is not a file of'):
     artifact.load(copy)
-  (copy / 'manifest.json').write_bytes(b' ' * (manifest_lib.LARGEST + 1))
+  manifest = copy / 'manifest.json'
+  manifest.write_bytes(b' ' * (manifest_lib.LARGEST + 1))
   with pytest.raises(ArtifactError, match='larger than any manifest'):
+    artifact.load(copy)
+  manifest.unlink()
+  # Of size 0, and without an end.
+  manifest.symlink_to('/dev/zero')
+  with pytest.raises(ArtifactError, match='no regular file'):
     artifact.load(copy)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 import venv
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -230,8 +231,6 @@ def test_what_has_no_integer_graph_is_refused():
 
 
 def test_a_model_with_other_operations_is_refused_by_their_name():
-  import flax.linen as nn
-
   class Odd(nn.Module):
     spec: layers.PathSpec
     num_classes: int
@@ -244,6 +243,33 @@ def test_a_model_with_other_operations_is_refused_by_their_name():
 
   with pytest.raises(traced.UnsupportedStepError, match='tanh'):
     traced.trace(network.Onion(Odd, (2,)), 0, (8, 8, 3))
+
+
+class OwnNet(nn.Module):
+  """Layers of Flax beside those of the library."""
+
+  spec: layers.PathSpec
+  num_classes: int
+  float_layer: bool = False
+
+  @nn.compact
+  def __call__(self, pixels, train=False):
+    x = layers.quantizers.image_codes(pixels)
+    x = layers.PACT(self.spec, name='pact')(layers.ConvNorm(self.spec, 4, name='conv')(x, train))
+    features = nn.Conv(4, (3, 3), name='float')(x.value) if self.float_layer else x.value
+    return nn.Dense(self.num_classes, use_bias=False, name='head')(features.mean(axis=(1, 2)))
+
+
+def test_a_classifier_may_have_no_bias_and_layers_with_parameters_are_refused():
+  shape = (8, 8, 3)
+  net, pixels = network.Onion(OwnNet, (4,), num_classes=3), images(16, shape)
+  variables = jax.device_get(net.freeze(net.init(jax.random.key(0), jnp.asarray(pixels))))
+  source = onnx_graphs.prepare(net, variables, pixels)
+  wanted = np.asarray(net.apply(variables, jnp.asarray(pixels)))
+  assert relative_error(chain(source, pixels), wanted) < 0.1
+  other = network.Onion(functools.partial(OwnNet, float_layer=True), (4,))
+  with pytest.raises(traced.UnsupportedStepError, match=r'outside of ConvNorm.*"/float"'):
+    traced.trace(other, 0, shape)
 
 
 @pytest.fixture(scope='module')

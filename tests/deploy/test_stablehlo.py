@@ -81,8 +81,10 @@ print(logits.shape, sorted(laterals), 'dpoq_jax' in sys.modules, 'flax' in sys.m
 
 
 def test_altered_files_and_latents_are_refused(
-  trained: Frozen, exported: pathlib.Path, tmp_path: pathlib.Path
+  trained: Frozen, exported: pathlib.Path, folder: pathlib.Path, tmp_path: pathlib.Path
 ):
+  with pytest.raises(ValueError, match='holds no StableHLO programs'):
+    stablehlo.read(folder)
   for file in exported.iterdir():
     (tmp_path / file.name).write_bytes(file.read_bytes())
   (tmp_path / 'path_4.stablehlo').write_bytes(b'')

@@ -9,6 +9,7 @@ import pytest
 
 from dpoq_jax.data import sources
 from dpoq_jax.deploy import artifact, loaded
+from dpoq_jax.inference import operating_point
 from dpoq_jax.training import trained
 from tests.end_to_end import runs
 
@@ -47,6 +48,21 @@ def test_a_run_is_exported_and_read_back(uninterrupted: pathlib.Path, tmp_path: 
   assert done.returncode == 2
   assert done.stderr.startswith('error: ')
   assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_operating_point_of_another_network_is_refused(
+  uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+):
+  weights = ((1.0,), (1.0, 1.0))
+  point = operating_point.from_key((2, 8), 'normalised', 0.5, 'mean', weights, (1.0, 1.0))
+  (tmp_path / 'point.json').write_text(point.to_json())
+  done = runs.command(
+    'export', f'--workdir={uninterrupted}', f'--output={tmp_path / "graphs"}', '--format=onnx',
+    f'--operating-point={tmp_path / "point.json"}',
+  )  # fmt: skip
+  assert done.returncode == 2
+  assert 'is for bits=(2, 8), the network has (2, 4)' in done.stderr
+  assert not (tmp_path / 'graphs').exists()
 
 
 @pytest.mark.parametrize('form', ['onnx', 'stablehlo'])

@@ -8,6 +8,7 @@ import textwrap
 import pytest
 
 from dpoq_jax import config as config_lib
+from dpoq_jax import workdir
 from dpoq_jax.reproduction import runs
 from dpoq_jax.reproduction.runs import Run
 
@@ -115,6 +116,40 @@ def test_results_of_another_config_are_not_taken(trainer):
   assert runs.read_summary(RUNS[0], trainer.stored) is None
 
 
+@pytest.mark.parametrize(
+  ('file', 'text'),
+  [
+    ('config.json', None), ('config.json', '{'), ('config.json', '{"no_field_any_more": 1}'),
+    ('summary.json', '{'),
+  ],
+)  # fmt: skip
+def test_results_that_cannot_be_read_are_trained_anew(trainer, file, text):
+  trainer.train(RUNS[:1])
+  path = trainer.stored / RUNS[0].name / file
+  if text is None:
+    path.unlink()
+  else:
+    path.write_text(text)
+  assert runs.read_summary(RUNS[0], trainer.stored) is None
+  order(trainer)
+  assert trainer.train(RUNS[:1]) == {}
+  assert order(trainer) == [RUNS[0].variant]
+
+
+def test_two_at_once_are_refused_as_is_a_folder_that_cannot_be(trainer):
+  with (
+    workdir.lock(trainer.workdir, ''),
+    pytest.raises(BlockingIOError, match='another process reproduces in'),
+  ):
+    trainer.train(RUNS)
+  trainer.stored.rmdir()
+  trainer.stored.touch()
+  with pytest.raises(FileExistsError):
+    trainer.train(RUNS)
+  # Before anything was trained.
+  assert order(trainer) == []
+
+
 def test_a_figure_needs_the_trained_network_itself(trainer):
   trainer.train(RUNS[:1])
   order(trainer)
@@ -124,6 +159,11 @@ def test_a_figure_needs_the_trained_network_itself(trainer):
   assert trainer.train(RUNS[:1]) == {}
   assert order(trainer) == []
   assert trainer.train(RUNS[:1], checkpoints=True) == {}
+  assert order(trainer) == [RUNS[0].variant]
+  # Nor is a network of another config the one.
+  path = trainer.workdir / RUNS[0].name / 'config.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), 'epochs': 7}))
+  trainer.train(RUNS[:1], checkpoints=True)
   assert order(trainer) == [RUNS[0].variant]
 
 
@@ -135,6 +175,8 @@ def test_names_are_files_and_configs_are_found():
     '--config=configs/cifar10_resnet8_cpu.py:system=scaled,bits=2-4-8',
     '--config.seed=1',
   ]
+  # Trainings are started in another folder than the user's.
+  assert run.flags('d')[2] == f'--config.data.dir={pathlib.Path.cwd() / "d"}'
   with pytest.raises(FileNotFoundError, match='checkout of the repository'):
     Run('none.py', '', 0).expected()
   with pytest.raises(config_lib.ConfigError, match='merge'):
