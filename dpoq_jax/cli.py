@@ -31,6 +31,38 @@ def define_config() -> flags.FlagHolder:
     )
 
 
+def define_processes() -> None:
+  """Defines the flags by which several processes become one run."""
+  flags.DEFINE_string('coordinator', None, 'HOST:PORT at which process 0 listens')
+  flags.DEFINE_integer('num_processes', None, 'of the run', lower_bound=1)
+  flags.DEFINE_integer('process_id', None, 'of this process, from 0', lower_bound=0)
+  flags.DEFINE_bool('distributed', False, 'one of several processes, which JAX finds by itself')
+
+
+def join_processes() -> bool:
+  """Joins the other processes of the run, if the flags say so; whether they do."""
+  found = flags.FLAGS.distributed
+  address, count, index = (
+    flags.FLAGS[name].value for name in ('coordinator', 'num_processes', 'process_id')
+  )
+  given = [each is not None for each in (address, count, index)]
+  if not found and not any(given):
+    return False
+  if any(given) != all(given) or any(given) == found:
+    fail('give --coordinator, --num_processes and --process_id, or --distributed alone.')
+  if address is not None and not re.fullmatch(r'[^\s:]+:[0-9]{1,5}|\[[^\s]+\]:[0-9]{1,5}', address):
+    fail(f'--coordinator={address}: give HOST:PORT.')
+  if count is not None and index is not None and index >= count:
+    fail(f'--process_id={index}: there are --num_processes={count}, counted from 0.')
+  from dpoq_jax.training import processes
+
+  try:
+    processes.join(address, count, index)
+  except (ValueError, RuntimeError) as error:
+    fail(f'the processes of the run did not find one another: {error}', status=1)
+  return True
+
+
 def run(main: Callable[..., None], argument: str | None = None) -> NoReturn:
   """Parses the flags and runs `main`; flags that cannot be parsed are one line and status 2.
 

@@ -1,6 +1,7 @@
 """Evaluates a run: restores it, freezes it to integers, prints and writes its table.
 
     python -m dpoq_jax.evaluate --workdir=DIR [--precision=B] [--step=N|best] [--data_dir=D]
+        [--coordinator=HOST:PORT --num_processes=N --process_id=I | --distributed]
 
 Writes DIR/summary.json; DIR/summary_B_bits.json and the like for less than the whole newest state.
 """
@@ -16,9 +17,13 @@ _STEP = flags.DEFINE_string('step', None, 'checkpoint, or "best"; the newest int
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where the data set is now, if it moved')
 
 
+cli.define_processes()
+
+
 def main() -> None:
   """The command."""
   directory = cli.required_path(_WORKDIR)
+  cli.join_processes()
   with cli.user_errors():
     config = workdir.read_config(directory)
     if _DATA_DIR.value:
@@ -26,7 +31,7 @@ def main() -> None:
       config = config.model_copy(update={'data': data})
     step = cli.checkpoint_step(_STEP.value)
     # Imported once there is something to evaluate, since JAX takes seconds.
-    from dpoq_jax.training import experiment, summary
+    from dpoq_jax.training import experiment, processes, summary
 
     result = summary.evaluate_checkpoint(
       experiment.build(config),
@@ -34,7 +39,7 @@ def main() -> None:
       precision=_PRECISION.value,
       step=step,
     )
-  rich.console.Console().print(summary.table(result))
+  rich.console.Console(quiet=not processes.is_first()).print(summary.table(result))
 
 
 if __name__ == '__main__':

@@ -2,19 +2,23 @@
 
     python -m dpoq_jax.predict --workdir=DIR --images=FOLDER|IMAGE|FILE.npy
         [--output=FILE.csv|FILE.jsonl] [--operating-point=FILE] [--max-precision=B] [--precision=B]
-        [--step=N|best] [--batch-size=N]
+        [--step=N|best] [--batch-size=N] [--shard=I/N]
 
 The operating point is that of the workdir (`python -m dpoq_jax.calibrate`) unless another file is
 given, and the checkpoint the one it was chosen for; --precision runs everything at one precision
 instead and needs none; --max-precision cuts inputs short ("battery is low"). Writes a row per
 image, CSV on stdout by default; an image that cannot be read gets a row that says so. Exit status 1
 if none could be.
+
+--shard=I/N, I from 1 to N, labels one of N parts, for several machines to share a set: their
+outputs one after the other are the whole one, as the first alone has the CSV header.
 """
 
 from collections.abc import Iterator
 import contextlib
 import io
 import pathlib
+import re
 import sys
 from typing import Any, TextIO
 
@@ -31,6 +35,7 @@ _POINT = flags.DEFINE_string('operating_point', None, 'file; the one in the work
 _PRECISION = flags.DEFINE_integer('precision', None, 'bits: run everything at this precision')
 _MAX_PRECISION = flags.DEFINE_integer('max_precision', None, 'bits of the last precision to run')
 _STEP = flags.DEFINE_string('step', None, 'checkpoint, or "best"; the newest intact one by default')
+_SHARD = flags.DEFINE_string('shard', None, 'I/N: the I-th of N parts of the images')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 256, 'images read at once', lower_bound=1)
 
 
@@ -49,7 +54,8 @@ def main() -> None:
 
     config = workdir.read_config(directory)
     shorter_side = config.data.resize if config.data.image_size else None
-    found = inputs.find(images, facts.image_shape, shorter_side)
+    part, parts = _shard(_SHARD.value or '1/1')
+    found = inputs.find(images, facts.image_shape, shorter_side).shard(part - 1, parts)
     step = cli.checkpoint_step(_STEP.value)
     if _PRECISION.value is not None:
       point = operating_point.static(config.quantization.bits, _PRECISION.value)
@@ -68,19 +74,29 @@ def main() -> None:
     )
     count = unreadable = spent = 0
     with _written(output) as file, _shown(len(found)) as advance:
-      writer = rows.WRITERS[output.suffix if output else '.csv'](file)
+      write = rows.WRITERS[output.suffix if output else '.csv']
+      writer = write(file, header=part == 1)
       for row in predicted:
         writer.write(row)
         advance()
         count, unreadable = count + 1, unreadable + (row.error is not None)
         spent += row.precision or 0
   read = count - unreadable
-  if not read:
+  if count and not read:
     cli.fail(f'none of {count} images could be read.', status=1)
   print(
-    f'{read} images labelled, {spent / read:.2f} bits on average; {unreadable} could not be read.',
+    f'{read} images labelled, {spent / max(read, 1):.2f} bits on average; '
+    f'{unreadable} could not be read.',
     file=sys.stderr,
   )
+
+
+def _shard(given: str) -> tuple[int, int]:
+  """The numbers of `--shard=I/N`."""
+  found = re.fullmatch(r'([0-9]+)/([0-9]+)', given)
+  if not found or not 1 <= int(found[1]) <= int(found[2]):
+    raise ValueError(f'--shard={given}: give I/N, I from 1 to N.')
+  return int(found[1]), int(found[2])
 
 
 def _written(output: pathlib.Path | None) -> contextlib.AbstractContextManager[TextIO]:

@@ -1,18 +1,25 @@
 """Trains one network at several precisions.
 
     python -m dpoq_jax.train --workdir=DIR [--config=FILE.py[:variant]] [--config.any.field=value]
+        [--coordinator=HOST:PORT --num_processes=N --process_id=I | --distributed]
 
 Without --config: ResNet-8 at 2, 4, 8 and 16 bits on scikit-learn's digits. Run the same command
 again to resume. SIGTERM and Ctrl-C save first (exit status 143 and 130).
+
+Several processes are one run: each is given the address at which process 0 listens, their number
+and its own, or lets JAX find them. --workdir and the data are where all of them see them. A signal
+to one stops all; if one is lost the others end, too, and the same commands resume.
 """
 
 import contextlib
 
 from absl import flags
+import rich.console
 
 from dpoq_jax import cli, workdir
 
 _CONFIG = cli.define_config()
+cli.define_processes()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run, made if need be')
 
 
@@ -20,18 +27,28 @@ def main() -> None:
   """The command."""
   config = cli.parsed_config(_CONFIG)
   directory = cli.required_path(_WORKDIR)
+  several = cli.join_processes()
   # Imported once the flags are known to be good, since JAX takes seconds.
-  from dpoq_jax.training import checkpoint, experiment, loop, progress, signals, summary, warm_start
+  from dpoq_jax.training import (
+    checkpoint,
+    experiment,
+    loop,
+    processes,
+    progress,
+    signals,
+    summary,
+    warm_start,
+  )
 
-  with signals.catch_stop() as stop, contextlib.ExitStack() as claimed:
+  with signals.catch_stop(several=several) as stop, contextlib.ExitStack() as claimed:
     with cli.user_errors():
       setup = experiment.build(config)
       setup.check_batch()
       if not checkpoint.exist(directory):
         warm_start.check(setup)
       # Claimed last, so that a config that cannot be run leaves no trace.
-      claimed.enter_context(workdir.claim(directory, config))
-    display = progress.Progress()
+      processes.by_first(lambda: claimed.enter_context(workdir.claim(directory, config)))
+    display = progress.Progress(rich.console.Console(quiet=not processes.is_first()))
     try:
       result = loop.train(setup, directory, stop=stop, display=display)
     except loop.Stopped as stopped:

@@ -41,6 +41,7 @@ class Inputs:
     files: in the order of their names.
     root: what their names are relative to.
     shorter_side: see `find`.
+    first: number of the first one, of an array of which these are a part.
   """
 
   shape: tuple[int, ...]
@@ -48,10 +49,19 @@ class Inputs:
   files: Sequence[pathlib.Path] = ()
   root: pathlib.Path = pathlib.Path()
   shorter_side: int | None = None
+  first: int = 0
 
   def __len__(self) -> int:
     """Number of images, those that cannot be read included."""
     return len(self.files) if self.array is None else len(self.array)
+
+  def shard(self, index: int, count: int) -> 'Inputs':
+    """One of `count` contiguous parts of nearly one size, counted from 0; maybe an empty one."""
+    start, stop = (number * len(self) // count for number in (index, index + 1))
+    array = None if self.array is None else self.array[start:stop]
+    return dataclasses.replace(
+      self, array=array, files=self.files[start:stop], first=self.first + start
+    )
 
   def batches(self, size: int) -> Iterator[tuple[Input, ...]]:
     """Reads so many at a time, in parallel, in their order."""
@@ -61,7 +71,7 @@ class Inputs:
 
   def _read(self, index: int) -> Input:
     if self.array is not None:
-      return Input(str(index), np.array(self.array[index]))
+      return Input(str(self.first + index), np.array(self.array[index]))
     return self._read_file(self.files[index])
 
   def _read_file(self, file: pathlib.Path) -> Input:

@@ -87,11 +87,12 @@ def predict(
 
 
 class CsvWriter:
-  """Writes rows as CSV, with a header; what is None is left empty."""
+  """Writes rows as CSV, with a header or without; what is None is left empty."""
 
-  def __init__(self, file: TextIO):
+  def __init__(self, file: TextIO, *, header: bool = True):
     self._writer = csv.writer(file, lineterminator='\n')
-    self._writer.writerow(COLUMNS)
+    if header:
+      self._writer.writerow(COLUMNS)
 
   def write(self, row: Row) -> None:
     """Writes a row."""
@@ -99,9 +100,10 @@ class CsvWriter:
 
 
 class JsonLinesWriter:
-  """Writes rows as JSON objects, one a line."""
+  """Writes rows as JSON objects, one a line; there is no header to it."""
 
-  def __init__(self, file: TextIO):
+  def __init__(self, file: TextIO, *, header: bool = True):
+    del header
     self._file = file
 
   def write(self, row: Row) -> None:

@@ -20,6 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
+from dpoq_jax.training import processes
+
 
 class CheckpointError(ValueError):
   """No checkpoint of a run can be read; the message is one line for the user."""
@@ -120,8 +122,9 @@ class Checkpoints:
       raise CheckpointError(f'{self._directory} has checkpoints {sorted(steps)}, not {step}.')
     reason = ''
     for candidate in steps if step is None else [step]:
+      restored = None
       try:
-        return self._read(candidate, like)
+        restored = self._read(candidate, like)
       except MemoryError:
         raise
       # Orbax and TensorStore raise whatever the broken part makes them raise.
@@ -130,6 +133,8 @@ class Checkpoints:
         warnings.warn(
           f'skipping broken checkpoint {self._directory / str(candidate)}: {reason}', stacklevel=2
         )
+      if processes.in_all(restored is not None):
+        return restored
     if steps:
       raise CheckpointError(
         f'no checkpoint in {self._directory} can be read ({reason}); to start over give another '
@@ -143,11 +148,15 @@ class Checkpoints:
 
   def set_aside_after(self, step: int) -> None:
     """Renames checkpoints newer than `step`, those skipped as broken, out of the way."""
-    for newer in [s for s in self._manager.all_steps() if s > step]:
-      aside = self._directory / f'{newer}.broken'
-      # The step may have been broken before.
-      shutil.rmtree(aside, ignore_errors=True)
-      (self._directory / str(newer)).rename(aside)
+
+    def set_aside() -> None:
+      for newer in [s for s in self._manager.all_steps() if s > step]:
+        aside = self._directory / f'{newer}.broken'
+        # The step may have been broken before.
+        shutil.rmtree(aside, ignore_errors=True)
+        (self._directory / str(newer)).rename(aside)
+
+    processes.by_first(set_aside)
     self._manager.reload()
 
   def close(self) -> None:

@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import scipy.special
@@ -61,10 +62,14 @@ class Evaluator:
 
   Each path is a program of its own, as in deployment: its logits cannot depend on which higher
   paths run after it. The programs are compiled on first use and kept.
+
+  Of several processes each runs a share of the images on its own devices, and gets all results.
   """
 
   def __init__(self, onion: shared.Network, mesh: jax.sharding.Mesh):
+    """Takes a mesh of this process's devices."""
     self._onion, self._devices = onion, mesh.size
+    self._replicated = NamedSharding(mesh, PartitionSpec())
     self._batch_sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     self._freeze = jax.jit(onion.freeze)
     self._paths: list[Callable[..., network.PathOutput]] = [
@@ -86,11 +91,36 @@ class Evaluator:
       image_set: evaluated in order, whole.
       batch_size: over all devices, rounded up to share it equally; the last batch is padded.
       highest: bits of the last precision to run; all by default.
-      between_batches: called after each batch; what it raises ends the evaluation.
+      between_batches: called after each batch; what it raises ends the evaluation. Not among
+        several processes, of which the others would wait.
 
     Raises:
       ValueError: if the network does not have the precision `highest`.
     """
+    processes = jax.process_count()
+    if processes == 1:
+      return self._run(variables, image_set, batch_size, highest, between_batches)
+    # Arrays of all processes take part in programs of all processes alone.
+    own = jax.device_put(jax.device_get(variables), self._replicated)
+    size = -(-len(image_set) // processes)
+    first = jax.process_index() * size
+    share = np.arange(first, max(first, min(first + size, len(image_set))))
+    predictions = self._run(
+      own, image_set.take(share), -(-batch_size // processes), highest, lambda: None
+    )
+    return _of_all_processes(
+      dataclasses.replace(predictions, indices=share[predictions.indices]), size
+    )
+
+  def _run(
+    self,
+    variables: network.Variables,
+    image_set: pipeline.ExampleSet,
+    batch_size: int,
+    highest: int | None,
+    between_batches: Callable[[], None],
+  ) -> Predictions:
+    """Runs the images in this process."""
     bits = self._onion.bits
     if highest is not None and highest not in bits:
       raise ValueError(f'precision {highest}: this network has {bits}.')
@@ -117,6 +147,23 @@ class Evaluator:
     stacked = np.stack([np.concatenate(path) for path in zip(*logits, strict=True)])
     indices = np.flatnonzero(np.concatenate(masks))
     return Predictions(precisions, stacked, np.concatenate(labels), indices)
+
+
+def _of_all_processes(own: Predictions, size: int) -> Predictions:
+  """Puts together what all processes found, each of at most `size` images."""
+  count = len(own.labels)
+
+  def together(array: np.ndarray, axis: int) -> np.ndarray:
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, size - count)
+    rows = multihost_utils.process_allgather(np.pad(array, widths))
+    kept = [np.take(row, range(n), axis) for row, n in zip(rows, counts, strict=True)]
+    return np.concatenate(kept, axis)
+
+  counts = multihost_utils.process_allgather(np.int32(count))
+  # Gathered as int32, which is what JAX has by default.
+  indices = together(own.indices.astype(np.int32), 0).astype(np.int64)
+  return Predictions(own.precisions, together(own.logits, 1), together(own.labels, 0), indices)
 
 
 def _run_path(onion, index, frozen, images, laterals):

@@ -1,5 +1,6 @@
 """Everything a config stands for, built: data, network, optimizer, devices."""
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -29,7 +30,7 @@ class Experiment:
     onion: the network.
     optimizer: of all paths at once.
     learning_rate: step to learning rate.
-    mesh: all local devices along one axis; batches are split over it, state is on each.
+    mesh: all devices of all processes along one axis; batches are split over it, state is on each.
     steps_per_epoch: full batches of the training set.
   """
 
@@ -81,12 +82,16 @@ class Experiment:
 
   def on_devices(self, batch: pipeline.Batch) -> state_lib.Batch:
     """A training batch, put together from the shares of all processes."""
-    if jax.process_count() == 1:
-      return jax.device_put(batch, self.batch_sharding)
     return {
       name: jax.make_array_from_process_local_data(self.batch_sharding, share)
       for name, share in batch.items()
     }
+
+  def on_each_device(self, tree: Any) -> Any:
+    """Arrays that all processes have, as they are in the state: whole on each device."""
+    return jax.tree.map(
+      lambda leaf: jax.make_array_from_process_local_data(self.replicated, np.asarray(leaf)), tree
+    )
 
   def create_state(self) -> state_lib.TrainState:
     """The state at step 0, on all devices."""
@@ -135,7 +140,7 @@ def build(config: config_lib.Config) -> Experiment:
     onion=networks.build(config, train_set.num_classes),
     optimizer=optimizer_lib.sgd(config.optimizer, schedule),
     learning_rate=schedule,
-    mesh=local_mesh(),
+    mesh=global_mesh(),
     steps_per_epoch=steps,
   )
 
@@ -190,7 +195,15 @@ def _load(data: config_lib.Data, split: str, tally: corrupt.Tally) -> pipeline.E
   return streamed.load(data.name, split, data.dir, options, tally)
 
 
+def global_mesh() -> jax.sharding.Mesh:
+  """All devices of all processes along one axis, `data`; those of a process side by side."""
+  return _mesh(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
+
+
 def local_mesh() -> jax.sharding.Mesh:
   """All devices of this process along one axis, `data`."""
-  devices = jax.local_device_count()
-  return jax.make_mesh((devices,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+  return _mesh(jax.local_devices())
+
+
+def _mesh(devices: Sequence[Any]) -> jax.sharding.Mesh:
+  return jax.sharding.Mesh(np.array(devices), ('data',), axis_types=(jax.sharding.AxisType.Auto,))

@@ -1,5 +1,6 @@
 """The training loop: steps, rows of metrics, evaluations, checkpoints, stopping and resuming."""
 
+import collections
 from collections.abc import Generator
 import contextlib
 import dataclasses
@@ -15,6 +16,7 @@ from dpoq_jax.training import (
   evaluation,
   experiment,
   metrics,
+  processes,
   progress,
   signals,
   summary,
@@ -57,7 +59,7 @@ def train(
     CheckpointError: if there are checkpoints, none of them readable.
     CorruptRecordsError: after more than `max_corrupt` records that could not be read.
   """
-  write_dataset(workdir, setup.dataset_facts)
+  processes.by_first(lambda: write_dataset(workdir, setup.dataset_facts))
   with contextlib.ExitStack() as resources:
     top1 = metrics.mean_top1(metrics.read_rows(workdir))
     checkpoints = resources.enter_context(contextlib.closing(checkpoint.Checkpoints(workdir, top1)))
@@ -68,13 +70,14 @@ def train(
     else:
       checkpoints.set_aside_after(restored.step)
       display.say(f'resuming from step {restored.step} of {setup.total_steps}')
-    log = resources.enter_context(contextlib.closing(metrics.MetricsLog(workdir, restored.step)))
+    open_log = metrics.MetricsLog if processes.is_first() else metrics.UnwrittenLog
+    log = resources.enter_context(contextlib.closing(open_log(workdir, restored.step)))
     resources.enter_context(display.shown(restored.step, setup.total_steps))
     setup.corrupt.restore(restored.meta.get('corrupt', {}))
     run = _Run(setup, restored, checkpoints, log, display, stop)
     run.train()
     result = run.summarise(metrics.best_top1(metrics.read_rows(workdir)))
-  summary.write(workdir / summary.FILE, result)
+  processes.by_first(lambda: summary.write(workdir / summary.FILE, result))
   return result
 
 
@@ -86,7 +89,7 @@ class _Run:
     setup: experiment.Experiment,
     restored: checkpoint.Restored,
     checkpoints: checkpoint.Checkpoints,
-    log: metrics.MetricsLog,
+    log: metrics.MetricsLog | metrics.UnwrittenLog,
     display: progress.Progress,
     stop: signals.StopRequest,
   ):
@@ -98,7 +101,7 @@ class _Run:
     # How many paths are not trained; none in checkpoints that do not say.
     self._fixed: int = restored.meta.get('fixed', 0)
     self._logged = (self._step, self._seconds)
-    self._evaluator = evaluation.Evaluator(setup.onion, setup.mesh)
+    self._evaluator = evaluation.Evaluator(setup.onion, experiment.local_mesh())
     # Of the current state; none until it is evaluated.
     self._predictions: evaluation.Predictions | None = None
 
@@ -128,16 +131,18 @@ class _Run:
         evaluate = self._is_evaluated_at(self._step)
         every = config.checkpoint_every or self._setup.steps_per_epoch
         save = evaluate or self._step % every == 0
-        if not (log or save or self._stop):
+        stop = processes.stops_at(self._step, self._stop)
+        if not (log or save or stop):
           continue
         jax.block_until_ready(losses)
         self._seconds += time.perf_counter() - started
         self._check_skipped()
         if log:
           self._write_training_row()
-        if save or self._stop:
+        if save or stop:
           self._save()
-        self._check_stop()
+        if stop:
+          self._check_stop()
         if evaluate:
           # After saving, so that a stop need not wait for it: it is made up for on resuming.
           self._evaluate()
@@ -209,9 +214,7 @@ class _Run:
     self._log.write(row, speed)
     self._display.training(row, speed)
     zeros = state_lib.MetricSums.zeros(len(bits))
-    self._state = dataclasses.replace(
-      self._state, metrics=jax.device_put(zeros, self._setup.replicated)
-    )
+    self._state = dataclasses.replace(self._state, metrics=self._setup.on_each_device(zeros))
 
   def _predict(self) -> evaluation.Predictions:
     return self._evaluator(
@@ -243,7 +246,8 @@ class _Run:
     meta = {
       'train_seconds': self._seconds,
       'fixed': self._fixed,
-      'corrupt': self._setup.corrupt.records,
+      # Each process has met its own.
+      'corrupt': dict(collections.ChainMap(*processes.gathered(self._setup.corrupt.records))),
     }
     self._checkpoints.save(self._state, meta, step=self._step)
 

@@ -64,6 +64,23 @@ class MetricsLog:
     self._board.close()
 
 
+class UnwrittenLog:
+  """What has the log of a run in a process that does not write it; see `MetricsLog`."""
+
+  def __init__(self, workdir: pathlib.Path, step: int):
+    """Looks at the log of a run that goes on from `step`."""
+    self.evaluated = set(mean_top1(read_rows(workdir, up_to=step)))
+
+  def write(self, row: Mapping[str, Any], speed: float | None = None) -> None:
+    """Leaves it to the process that does."""
+
+  def sync(self) -> None:
+    """Leaves it to the process that does."""
+
+  def close(self) -> None:
+    """Has nothing open."""
+
+
 def read_rows(workdir: pathlib.Path, up_to: float = float('inf')) -> list[dict[str, Any]]:
   """The rows of a run up to a step; a line that a killed process left half written ends them."""
   path = workdir / METRICS_FILE

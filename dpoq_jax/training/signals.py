@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import os
 import signal
 
 
@@ -25,16 +26,24 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def catch_stop() -> Iterator[StopRequest]:
-  """Notes SIGTERM and SIGINT instead of dying of them; a second SIGINT interrupts as usual."""
+def catch_stop(*, several: bool = False) -> Iterator[StopRequest]:
+  """Notes SIGTERM and SIGINT instead of dying of them; a second SIGINT interrupts as usual.
+
+  Args:
+    several: this is one of several processes, which have to agree on when to stop: SIGTERM is left
+      to JAX, which tells the others (see `processes.stops_at`), and SIGINT taken for it.
+  """
   request = StopRequest()
 
   def note(number, frame):
     if request and number == signal.SIGINT:
       raise KeyboardInterrupt
     request.signal = signal.Signals(number)
+    if several:
+      os.kill(os.getpid(), signal.SIGTERM)
 
-  previous = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+  noted = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
+  previous = {s: signal.signal(s, note) for s in noted}
   try:
     yield request
   finally:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 import rich.table
 
-from dpoq_jax.training import evaluation, experiment, metrics, trained, truncation
+from dpoq_jax.training import evaluation, experiment, metrics, processes, trained, truncation
 from dpoq_jax.workdir import write_whole
 
 FILE = 'summary.json'
@@ -90,7 +90,7 @@ def evaluate_checkpoint(
   """
   rows = metrics.read_rows(workdir)
   restored = trained.restore(workdir, setup.abstract_state(), step)
-  evaluate = evaluation.Evaluator(setup.onion, setup.mesh)
+  evaluate = evaluation.Evaluator(setup.onion, experiment.local_mesh())
   predictions = evaluate(
     restored.state.variables, setup.test_set, setup.config.data.batch_size, precision
   )
@@ -105,7 +105,7 @@ def evaluate_checkpoint(
   )
   parts = ['summary', *([f'step_{restored.step}'] if step else [])]
   parts += [f'{precision}_bits'] if precision else []
-  write(workdir / f'{"_".join(parts)}.json', summary)
+  processes.by_first(lambda: write(workdir / f'{"_".join(parts)}.json', summary))
   return summary
 
 

@@ -115,7 +115,7 @@ def load_latents(workdir: pathlib.Path, step: int | Literal['best'] | None = Non
   create = functools.partial(state_lib.create, onion, optimizer_lib.sgd(config.optimizer, schedule))
   images = jax.ShapeDtypeStruct((1, *facts.image_shape), jnp.uint8)
   shapes = jax.eval_shape(create, jax.random.key(0), images)
-  on_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  on_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   like = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_device), shapes
   )

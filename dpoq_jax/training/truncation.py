@@ -39,11 +39,11 @@ def evaluate(
   results = {}
   for bits in wanted:
     onion, cut = shared.truncated(setup.onion, frozen, bits)
-    evaluate = evaluation.Evaluator(onion, setup.mesh)
+    evaluate = evaluation.Evaluator(onion, experiment.local_mesh())
     first_epoch = dataclasses.replace(setup.order, epochs=1)
     with contextlib.closing(setup.train_set.training_batches(first_epoch)) as batches:
       images = (
-        jax.device_put(batch['image'], setup.batch_sharding)
+        setup.on_devices({'image': batch['image']})['image']
         for batch in itertools.islice(batches, _BATCHES)
       )
       candidates = {'top1': cut, 'top1_reestimated': shared.reestimated(onion, cut, images)}

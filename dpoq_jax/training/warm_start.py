@@ -85,7 +85,7 @@ def initial_state(setup: experiment.Experiment) -> tuple[state_lib.TrainState, i
     )
   params = variables.pop('params')
   started = dataclasses.replace(state, params=params, collections=variables)
-  return jax.device_put(started, setup.replicated), 0 if bits == _FLOAT else len(bits)
+  return setup.on_each_device(started), 0 if bits == _FLOAT else len(bits)
 
 
 def _overlay(fresh: Any, known: Any) -> Any:

@@ -149,3 +149,21 @@ def test_a_zip_of_arrays_is_no_array(tmp_path):
     np.savez(file, images=np.zeros((2, *SHAPE), np.uint8))
   with pytest.raises(ValueError, match='it holds several arrays'):
     read(tmp_path / 'x.npy')
+
+
+@pytest.mark.parametrize('count', [1, 3, 7])
+def test_shards_are_the_whole_in_order(count, tmp_path):
+  array = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+  np.save(tmp_path / 'images.npy', array)
+  for number, image in enumerate(array):
+    Image.fromarray(image).save(tmp_path / f'{number}.png')
+  for path in (tmp_path / 'images.npy', tmp_path):
+    whole = inputs.find(path, (4, 4, 3))
+    shards = [whole.shard(index, count) for index in range(count)]
+    assert sum(map(len, shards)) == 5
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    read = [each for shard in shards for batch in shard.batches(2) for each in batch]
+    expected = [each for batch in whole.batches(2) for each in batch]
+    assert [each.name for each in read] == [each.name for each in expected]
+    for each, image in zip(read, array, strict=True):
+      np.testing.assert_array_equal(each.image, image)

@@ -57,6 +57,17 @@ def test_calibrate_then_predict(run, tmp_path):
   assert right.mean() == point.reported.accuracy
   assert expected.precisions[reported].mean() == point.reported.average_bits
 
+  # Parts of it, put one after the other, are the whole.
+  whole = ''
+  for part in ('1/2', '2/2'):
+    done = command('predict', *flags[:2], f'--shard={part}')
+    assert done.returncode == 0, done.stderr
+    whole += done.stdout
+  rows = list(csv.DictReader(whole.splitlines()))
+  assert [(row['input'], int(row['label']), int(row['precision'])) for row in rows] == [
+    (str(number), row['label'], row['precision']) for number, row in enumerate(found)
+  ]
+
   done = command('predict', *flags, '--max-precision=2')
   assert done.returncode == 0, done.stderr
   capped = [json.loads(line) for line in output.read_text().splitlines()]
@@ -158,6 +169,7 @@ def test_a_target_that_cannot_be_met_is_status_3(run):
     ('predict', ['--images=none'], 'there is no none'),
     ('predict', ['--images=x', '--output=rows.txt'], 'ends in .csv or .jsonl'),
     ('predict', [f'--images={runs.REPOSITORY}/docs'], 'holds no image files'),
+    ('predict', ['--images=x', '--shard=3/2'], '--shard=3/2: give I/N, I from 1 to N'),
     ('predict', [], '--images=DIR is required'),
   ],
 )

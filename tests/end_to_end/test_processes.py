@@ -1,0 +1,153 @@
+"""One run in several processes, each with devices of its own: the same run as in one process."""
+
+from collections.abc import Callable
+import pathlib
+import signal
+import socket
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from dpoq_jax.training import trained
+from tests import conftest
+from tests.end_to_end import runs
+
+# 22 steps.
+SHORT = ('--config.epochs=1', '--config.checkpoint_every=4')
+# Rounding makes much of a sum's last bit from step to step, so what is compared is a float network,
+FLOAT = (*SHORT, '--config.quantization.activation_bits=32')
+# and a quantized one that moves little.
+SLOW = (*SHORT, '--config.optimizer.learning_rate=1e-4')
+
+
+def start(workdir: pathlib.Path, *flags: str, bits: str = '32') -> list[subprocess.Popen[str]]:
+  """Two processes of two devices each."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  return [
+    runs.start(
+      workdir,
+      *flags,
+      f'--coordinator=localhost:{port}',
+      '--num_processes=2',
+      f'--process_id={index}',
+      devices=2,
+      bits=bits,
+    )
+    for index in range(2)
+  ]
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+  return [runs.finish(process) for process in processes]
+
+
+def ends_well(processes: list[subprocess.Popen[str]]) -> None:
+  for status, _, err in finish(processes):
+    assert status == 0, err
+
+
+def beyond(workdir: pathlib.Path, step: int) -> Callable[[], bool]:
+  return lambda: max(runs.steps_saved(workdir), default=0) > step
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """Directory of the float run in one process with one device."""
+
+  def make(path: pathlib.Path) -> None:
+    status, _, err = runs.train(path, *FLOAT, bits='32')
+    assert status == 0, err
+
+  return conftest.once(tmp_path_factory, 'alone', make)
+
+
+def assert_same(workdir: pathlib.Path, other: pathlib.Path) -> None:
+  found, wanted = trained.load_latents(workdir), trained.load_latents(other)
+  assert found.step == wanted.step >= 20
+  for a, b in zip(jax.tree.leaves(found.variables), jax.tree.leaves(wanted.variables), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+  ours, theirs = runs.rows(workdir), runs.rows(other)
+  assert [(row['step'], row['kind']) for row in ours] == [
+    (row['step'], row['kind']) for row in theirs
+  ]
+  for row, expected in zip(ours, theirs, strict=True):
+    assert row['loss'] == pytest.approx(expected['loss'], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_stopped_and_bereaved_it_ends_as_in_one_process(
+  alone: pathlib.Path, tmp_path: pathlib.Path
+):
+  run = tmp_path / 'run'
+  both = start(run, *FLOAT)
+  runs.wait_until(both[0], beyond(run, 0))
+  # A signal to any of them stops all, at one step.
+  both[1].send_signal(signal.SIGTERM)
+  (status, out, err), (other, _, other_err) = finish(both)
+  assert (status, other) == (143, 143), (err, other_err)
+  assert 'run the same command again to resume' in out
+  stopped = max(runs.steps_saved(run))
+
+  both = start(run, *FLOAT)
+  runs.wait_until(both[0], beyond(run, stopped))
+  both[1].kill()
+  lost = time.monotonic()
+  (status, _, _), _ = finish(both)
+  assert status not in (0, 143)
+  assert time.monotonic() - lost < 60
+
+  status, out, err = runs.train(run, *FLOAT, bits='32')
+  assert status == 0, err
+  assert 'resuming from step' in out
+  assert_same(run, alone)
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_goes_on_in_two(alone: pathlib.Path, tmp_path: pathlib.Path):
+  run = tmp_path / 'run'
+  process = runs.start(run, *FLOAT, bits='32')
+  runs.wait_until(process, beyond(run, 0))
+  process.send_signal(signal.SIGTERM)
+  assert runs.finish(process)[0] == 143
+  assert max(runs.steps_saved(run)) < 22
+  ends_well(start(run, *FLOAT))
+  assert_same(run, alone)
+  # Told once, by the one that writes.
+  assert len(runs.rows(run)) == len(runs.rows(alone))
+
+
+@pytest.mark.slow
+def test_a_quantized_network_is_trained_alike(tmp_path: pathlib.Path):
+  status, _, err = runs.train(tmp_path / 'alone', *SLOW)
+  assert status == 0, err
+  ends_well(start(tmp_path / 'run', *SLOW, bits='2,4'))
+  assert_same(tmp_path / 'run', tmp_path / 'alone')
+
+
+def test_what_fails_in_the_first_process_fails_in_all(alone: pathlib.Path):
+  (status, _, err), (other, _, other_err) = finish(start(alone, '--config.seed=1', *FLOAT))
+  assert (status, other) == (2, 2)
+  assert 'holds a run with another config' in err
+  assert other_err.strip().splitlines()[-1] == 'error: process 0 failed; its output says why.'
+
+
+@pytest.mark.parametrize(
+  'flags',
+  [
+    ['--num_processes=2'],
+    ['--coordinator=localhost:1', '--process_id=0'],
+    ['--coordinator=localhost:1', '--num_processes=2', '--process_id=2'],
+    ['--coordinator=localhost', '--num_processes=2', '--process_id=0'],
+    ['--distributed', '--num_processes=2'],
+  ],
+)
+def test_flags_that_do_not_fit_are_one_line(flags: list[str], tmp_path: pathlib.Path):
+  done = runs.command('train', f'--workdir={tmp_path / "run"}', *flags)
+  assert done.returncode == 2
+  assert len(done.stderr.splitlines()) == 1
+  assert done.stderr.startswith('error: ')
