@@ -63,11 +63,13 @@ def main() -> None:
 
 
 def _write_onion(output: pathlib.Path, network: Any, variables: Any, points: tuple) -> None:
+  from dpoq_jax import costs
   from dpoq_jax.deploy import artifact, listing
   from dpoq_jax.deploy.manifest import Source
   from dpoq_jax.training import metrics
 
-  config = network.config
+  config, shape = network.config, network.facts.image_shape
+  cost = costs.path_cost(network.onion, shape)
   manifest = artifact.write(
     output,
     variables,
@@ -75,7 +77,8 @@ def _write_onion(output: pathlib.Path, network: Any, variables: Any, points: tup
     model=config.model,
     quantization=config.quantization,
     class_names=network.facts.class_names,
-    image_shape=network.facts.image_shape,
+    image_shape=shape,
+    multiply_accumulates=sum(c.multiply_accumulates for c in cost.convolutions),
     operating_points=points,
     source=Source(dataset=config.data.name, step=network.step),
   )

@@ -38,7 +38,7 @@ def read_config(workdir: pathlib.Path) -> config_lib.Config:
   path = workdir / CONFIG_FILE
   if not path.is_file():
     raise FileNotFoundError(f'{workdir} holds no run: there is no {CONFIG_FILE} in it.')
-  return config_lib.from_json(path.read_text())
+  return config_lib.from_json(path.read_text('utf-8'))
 
 
 def write_dataset(workdir: pathlib.Path, facts: DatasetFacts) -> None:
@@ -57,7 +57,7 @@ def read_dataset(workdir: pathlib.Path) -> DatasetFacts:
   if not path.is_file():
     raise FileNotFoundError(f'there is no {DATASET_FILE} in {workdir}: train it with this version.')
   try:
-    facts = json.loads(path.read_text())
+    facts = json.loads(path.read_text('utf-8'))
     height, width, channels = map(int, facts['image_shape'])
     return DatasetFacts((height, width, channels), tuple(map(str, facts['class_names'])))
   except (KeyError, TypeError, ValueError) as error:

@@ -119,7 +119,8 @@ def write(
     folder: made; must not hold anything.
     variables: frozen.
     top1: accuracy of each precision, in [0, 1], if known.
-    **known: of `Manifest`: model, quantization, class_names, image_shape, operating_points, source.
+    **known: of `Manifest`: model, quantization, class_names, image_shape,
+      multiply_accumulates, operating_points, source.
 
   Raises:
     FileExistsError: if there is something in the folder.
@@ -155,7 +156,6 @@ def write(
         sha256=_sha256(path),
         floats={name: each.shape for name, each in floats.items()},
         top1=None if top1 is None else top1[precision],
-        relative_bitops=precision / bits[0],
       )
     )
   manifest = Manifest(

@@ -20,7 +20,8 @@ def table(manifest: Manifest) -> rich.table.Table:
     'in all',
     'apart',
     'parameters',
-    'relative BitOPs',
+    'G BitOPs',
+    'relative',
     'top-1 %',
   ):
     result.add_column(column, justify='right')
@@ -29,13 +30,15 @@ def table(manifest: Manifest) -> rich.table.Table:
     size += ring.bytes
     apart += manifest.separate_bytes(index)
     parameters += ring.float_count
+    bitops = manifest.bitops(index)
     result.add_row(
       str(ring.precision),
       f'{ring.bytes:,}',
       f'{size:,}',
       f'{apart:,}',
       f'{parameters:,}',
-      f'{ring.relative_bitops:g}',
+      '' if bitops is None else f'{bitops / 1e9:.3g}',
+      f'{ring.precision / manifest.bits[0]:g}',
       '' if ring.top1 is None else f'{100 * ring.top1:.2f}',
     )
   return result

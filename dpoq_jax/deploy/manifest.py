@@ -29,6 +29,7 @@ FLOAT = 32
 _HEADER = 4096
 
 Count = Annotated[int, Field(ge=1, le=2**40)]
+Side = Annotated[int, Field(ge=1, le=2**14)]
 Shape = Annotated[tuple[Count, ...], Field(max_length=8)]
 # Of a tensor: modules joined by `/`; where it is among the variables.
 _PARTS = r'[^/\x00-\x1f]+(/[^/\x00-\x1f]+)*$'
@@ -56,7 +57,6 @@ class Ring(_Record):
     floats: float32 tensors in the order in which the file has them, name to shape: normalisation,
       lateral scales, clips, classifier.
     top1: accuracy of this precision, if known.
-    relative_bitops: of running up to it, as multiples of the lowest precision's.
   """
 
   precision: Annotated[int, Field(ge=1, le=FLOAT)]
@@ -65,7 +65,6 @@ class Ring(_Record):
   sha256: Annotated[str, Field(pattern=r'^[0-9a-f]{64}$')]
   floats: dict[FloatName, Shape]
   top1: Fraction | None = None
-  relative_bitops: Annotated[float, Field(ge=1)]
 
   @property
   def float_count(self) -> int:
@@ -94,6 +93,7 @@ class Manifest(_Record):
     quantization: bits, activation bits, merge and what else decides how a path computes.
     class_names: one per class.
     image_shape: (height, width, channels) of the input.
+    multiply_accumulates: of one path's convolutions for one image, if known.
     input_range: of its pixels, unsigned integers.
     kernels: name to shape, in the order in which every ring has its codes.
     rings: from the lowest up.
@@ -105,7 +105,8 @@ class Manifest(_Record):
   model: config_lib.Model
   quantization: config_lib.Quantization
   class_names: tuple[str, ...]
-  image_shape: tuple[Count, Count, Count]
+  image_shape: tuple[Side, Side, Side]
+  multiply_accumulates: Count | None = None
   input_range: tuple[Literal[0], Literal[255]] = (0, 255)
   kernels: dict[KernelName, Shape]
   rings: tuple[Ring, ...]
@@ -126,6 +127,12 @@ class Manifest(_Record):
     """Bytes of the codes of ring `index`; each kernel's start at a whole byte."""
     width = onion.ring_widths(self.bits)[index]
     return sum(packing.packed_size(math.prod(shape), width) for shape in self.kernels.values())
+
+  def bitops(self, index: int) -> int | None:
+    """Of one image at precision `index`: multiply-accumulates x weight bits x activation bits."""
+    if self.multiply_accumulates is None:
+      return None
+    return self.multiply_accumulates * self.bits[index] * self.quantization.activation_bits
 
   def separate_bytes(self, index: int) -> int:
     """Bytes of an individual network of precision `index`: its whole weights, no lateral scales."""

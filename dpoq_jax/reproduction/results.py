@@ -95,7 +95,7 @@ def read(folder: pathlib.Path) -> list[Entry]:
       int(row['seeds']),
       float(row['paper']) if row['paper'] else None,
     )
-    for row in csv.DictReader(io.StringIO(path.read_text()))
+    for row in csv.DictReader(io.StringIO(path.read_text('utf-8')))
   ]
 
 

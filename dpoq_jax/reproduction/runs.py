@@ -100,7 +100,7 @@ def read_summary(run: Run, stored: pathlib.Path) -> dict[str, Any] | None:
   try:
     if config_lib.differences(workdir_lib.read_config(path.parent), expected):
       return None
-    return json.loads(path.read_text())
+    return json.loads(path.read_text('utf-8'))
   # Of a version whose configs had other fields, or cut short.
   except (ValueError, FileNotFoundError):
     return None
@@ -216,9 +216,9 @@ class Trainer:
     target.mkdir(parents=True, exist_ok=True)
     # The result last: it is what says that the run is done.
     for name in (workdir_lib.CONFIG_FILE, SUMMARY):
-      content = json.loads((source / name).read_text())
+      content = json.loads((source / name).read_text('utf-8'))
       if name == workdir_lib.CONFIG_FILE:
         # Where the data was is nobody else's concern.
         del content['data']['dir']
       workdir_lib.write_whole(target / name, json.dumps(content, indent=2) + '\n')
-    return json.loads((target / SUMMARY).read_text())
+    return json.loads((target / SUMMARY).read_text('utf-8'))

@@ -87,7 +87,7 @@ def read_rows(workdir: pathlib.Path, up_to: float = float('inf')) -> list[dict[s
   if not path.is_file():
     return []
   rows = []
-  for line in path.read_text().splitlines():
+  for line in path.read_text('utf-8').splitlines():
     try:
       row = json.loads(line)
     except json.JSONDecodeError:
