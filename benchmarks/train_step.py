@@ -1,6 +1,6 @@
-"""What a training step costs: fp32, an individual network, the joint onion, convolutions alone.
+"""What a training step costs: fp32, an individual network, joint onions, convolutions alone.
 
-    python -m benchmarks.train_step [--json=FILE] [--rounds=N] [--batch_size=B]
+    python -m benchmarks.train_step [--json=FILE] [--profile=DIR] [--rounds=N] [--batch_size=B]
 
 Every system takes its steps in turn, round after round, so that noise of the machine falls on all
 of them alike. Figures are medians over rounds; the ratio is the median of each round's ratio.
@@ -10,6 +10,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import platform
 import statistics
@@ -31,6 +32,7 @@ from dpoq_jax.training import optimizer
 from dpoq_jax.training import state as state_lib
 
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
+_PROFILE = flags.DEFINE_string('profile', None, 'directory for a trace of one joint step')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'rounds that are measured, after one that is not')
 _STEPS = flags.DEFINE_integer('steps', 3, 'timed steps of each system in a round')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'images per step')
@@ -159,13 +161,18 @@ def peak_memory(compiled: jax.stages.Compiled) -> int:
   )
 
 
+def joint(count: int) -> str:
+  """Name of the joint onion of the lowest `count` precisions, if those are not all."""
+  return f'joint {count}'
+
+
 def report(systems: dict[str, System]) -> dict[str, Any]:
   """The figures, as written by `--json`."""
   seconds = {name: np.array(system.seconds) for name, system in systems.items()}
   ratio = seconds['joint'] / (len(BITS) * seconds['fp32'])
   return {
     'joint_over_k_fp32': statistics.median(ratio),
-    'joint_over_convolutions': statistics.median(seconds['joint'] / seconds['convolutions']),
+    'over_convolutions': statistics.median(seconds['joint'] / seconds['convolutions']),
     'systems': {
       name: {
         'seconds_per_step': statistics.median(system.seconds),
@@ -180,6 +187,8 @@ def report(systems: dict[str, System]) -> dict[str, Any]:
     'rounds': _ROUNDS.value,
     'device': jax.devices()[0].device_kind,
     'processor': platform.machine(),
+    # Huge pages, or the lack of them, are a tenth of a step on CPU.
+    'glibc_tunables': os.environ.get('GLIBC_TUNABLES', ''),
     'jax': jax.__version__,
   }
 
@@ -189,6 +198,7 @@ def main(_: list[str]) -> None:
   systems = {
     'fp32': training((32,), 32),
     'individual': training((8,), 8),
+    **{joint(count): training(BITS[:count], 8) for count in range(2, len(BITS))},
     'joint': training(BITS, 8),
     'convolutions': convolutions(BITS),
   }
@@ -208,7 +218,10 @@ def main(_: list[str]) -> None:
   console = rich.console.Console()
   console.print(table)
   console.print(f'joint / ({len(BITS)} x fp32): {figures["joint_over_k_fp32"]:.3f}')
-  console.print(f'joint / convolutions alone: {figures["joint_over_convolutions"]:.3f}')
+  console.print(f'joint / convolutions alone: {figures["over_convolutions"]:.3f}')
+  if _PROFILE.value:
+    with jax.profiler.trace(_PROFILE.value):
+      systems['joint'].run()
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(figures, indent=2) + '\n')
 

@@ -12,6 +12,7 @@ from typing import Literal, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from dpoq_jax import compilation_cache
 from dpoq_jax import config as config_lib
 from dpoq_jax.data import corrupt
 
@@ -141,6 +142,7 @@ def _main(main: Callable[..., None], argv: list[str]) -> None:
   """
   # Orbax and JAX have something to say of every checkpoint, and of every accelerator not found.
   logging.set_verbosity(logging.ERROR)
+  compilation_cache.turn_on()
   try:
     main(*argv[1:])
     sys.stdout.flush()

@@ -73,7 +73,7 @@ def path_cost(onion: network.Onion, image_shape: Sequence[int], *, batch_size: i
       x = args[0].code
       kernel = (*module.kernel_size, x.shape[-1] // module.groups, module.features)
       name = '/'.join(module.path)
-      convolutions.append(Convolution(name, x.shape, kernel, module.strides, result.shape))
+      convolutions.append(Convolution(name, x.shape, kernel, module.strides, result.code.shape))
     if is_call and isinstance(module, nn.Dense):
       classifier += args[0].shape[-1] * module.features
     return result

@@ -13,6 +13,8 @@ from dpoq_jax.data import prepare
 from tests.data import jpegs, tiny_cifar
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
+# What a test compiles does not depend on earlier runs; the cache has tests of its own.
+os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
 REAL_DATA = REPOSITORY.parent / 'shared' / 'data'
 
 

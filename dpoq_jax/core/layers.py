@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from dpoq_jax import onion
-from dpoq_jax.core import quantizers
+from dpoq_jax.core import normalisation, quantizers
+from dpoq_jax.core.normalisation import Standardised, merge
 from dpoq_jax.core.quantizers import Activation
 
 
@@ -118,11 +119,11 @@ class OnionConv(nn.Module):
   groups: int = 1
 
   @nn.compact
-  def __call__(self, x: Activation) -> jax.Array:
-    """[batch, height, width, channels] to [batch, height', width', features], in value units."""
+  def __call__(self, x: Activation) -> Activation:
+    """[batch, height, width, channels] to [batch, height', width', features], scale apart."""
     kernel, scale = self._kernel(x.code.shape[-1] // self.groups)
     y = quantizers.convolve(x.code, kernel, self.strides, self.spec.options.compute_dtype)
-    return y * (x.scale * scale)
+    return Activation(y, x.scale * scale)
 
   def _kernel(self, channels: int) -> tuple[jax.Array, float]:
     """The operand of the convolution and the scale of its output."""
@@ -171,29 +172,31 @@ class _Normalisation(nn.Module):
 
   spec: PathSpec
 
-  def normalise(self, y: jax.Array, train: bool) -> jax.Array:
+  def normalise(self, y: Activation, train: bool) -> Standardised:
+    """`z` of what a convolution gives; multiplied out in evaluation, in training not."""
     options, collection = self.spec.options, statistics_collection(self.spec.precision)
-    shape, dtype = (y.shape[-1],), options.parameter_dtype
+    shape, dtype = (y.code.shape[-1],), options.parameter_dtype
     mean = self.variable(collection, 'mean', jnp.zeros, shape, dtype)
     var = self.variable(collection, 'var', jnp.ones, shape, dtype)
     if not train:
-      return (y - mean.value) * jax.lax.rsqrt(var.value + options.epsilon)
-    batch_mean = jnp.mean(y, axis=(0, 1, 2))
-    centred = y - batch_mean
-    batch_var = jnp.mean(jnp.square(centred), axis=(0, 1, 2))
+      z = (y.value - mean.value) * jax.lax.rsqrt(var.value + options.epsilon)
+      return Standardised(z)
+    batch_mean, batch_var = normalisation.moments(y.code)
+    scaled_var = batch_var * jnp.square(y.scale)
     if self.is_mutable_collection(collection) and not self.is_initializing():
-      for running, batch in ((mean, batch_mean), (var, batch_var)):
+      for running, batch in ((mean, batch_mean * y.scale), (var, scaled_var)):
         fresh = jax.lax.stop_gradient(batch)
         running.value = options.momentum * running.value + (1 - options.momentum) * fresh
-    return centred * jax.lax.rsqrt(batch_var + options.epsilon)
+    factor = y.scale * jax.lax.rsqrt(scaled_var + options.epsilon)
+    return Standardised(y.code, batch_mean, factor)
 
-  def hand_up(self, tensor: jax.Array) -> None:
-    """Offers `tensor` to the paths above; nothing is kept unless the caller asks for it."""
+  def hand_up(self, features: jax.Array | Standardised) -> None:
+    """Offers `features` to the paths above; nothing is kept unless the caller asks for it."""
     collection = lateral_collection(self.spec.precision)
     if self.is_mutable_collection(collection):
-      self.put_variable(collection, 'z', tensor)
+      self.put_variable(collection, 'z', features)
 
-  def handed_up(self, index: int) -> jax.Array:
+  def handed_up(self, index: int) -> Any:
     """What path `index` handed up at this layer."""
     return self.get_variable(lateral_collection(self.spec.bits[index]), 'z')
 
@@ -205,21 +208,22 @@ class _Normalisation(nn.Module):
 class PrecisionShiftBatchNorm(_Normalisation):
   """PSBN (eq. 8, Figure 2b): `gamma_k z_k + sum_{j<k} gamma_{j->k} z_j + beta_k`.
 
-  Hands up `z_k`. Parameters, all [channels]: `scale` (gamma_k), `bias` (beta_k), `shift_from_B`
-  (gamma_{j->k}) for every lower precision B.
+  Hands up `z_k`, in training as a `Standardised`. Parameters, all [channels]: `scale` (gamma_k),
+  `bias` (beta_k), `shift_from_B` (gamma_{j->k}) for every lower precision B.
   """
 
   @nn.compact
-  def __call__(self, y: jax.Array, train: bool) -> jax.Array:
+  def __call__(self, y: Activation, train: bool) -> jax.Array:
     """[batch, height, width, channels] to the same."""
-    channels, shift_init = y.shape[-1], self.spec.options.shift_init
+    channels, shift_init = y.code.shape[-1], self.spec.options.shift_init
     z = self.normalise(y, train)
-    self.hand_up(z)
-    merged = self.channel_parameter('scale', 1.0, channels) * z
+    self.hand_up(z if train else z.tensor)
+    terms, weights = [z], [self.channel_parameter('scale', 1.0, channels)]
     for j, precision in enumerate(self.spec.bits[: self.spec.index]):
-      shift = self.channel_parameter(f'shift_from_{precision}', shift_init, channels)
-      merged += shift * self.handed_up(j)
-    return merged + self.channel_parameter('bias', 0.0, channels)
+      lower = self.handed_up(j)
+      terms.append(lower if isinstance(lower, Standardised) else Standardised(lower))
+      weights.append(self.channel_parameter(f'shift_from_{precision}', shift_init, channels))
+    return merge(terms, weights, self.channel_parameter('bias', 0.0, channels))
 
 
 class VanillaMergeBatchNorm(_Normalisation):
@@ -229,16 +233,17 @@ class VanillaMergeBatchNorm(_Normalisation):
   """
 
   @nn.compact
-  def __call__(self, y: jax.Array, train: bool) -> jax.Array:
+  def __call__(self, y: Activation, train: bool) -> jax.Array:
     """[batch, height, width, channels] to the same."""
-    index, bits = self.spec.index, self.spec.bits
+    index, bits, merged = self.spec.index, self.spec.bits, y.value
     if index > 0:
       lower, own = onion.merge_factors(bits[index - 1], self.spec.ring_width)
-      y = lower * self.handed_up(index - 1) + own * y
-    self.hand_up(y)
-    z = self.normalise(y, train)
-    scale = self.channel_parameter('scale', 1.0, y.shape[-1])
-    return scale * z + self.channel_parameter('bias', 0.0, y.shape[-1])
+      merged = lower * self.handed_up(index - 1) + own * merged
+    self.hand_up(merged)
+    z = self.normalise(Activation(merged, jnp.ones((), merged.dtype)), train)
+    channels = merged.shape[-1]
+    scale = self.channel_parameter('scale', 1.0, channels)
+    return merge([z], [scale], self.channel_parameter('bias', 0.0, channels))
 
 
 _NORMALISATIONS = {Merge.PSBN: PrecisionShiftBatchNorm, Merge.VANILLA: VanillaMergeBatchNorm}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dpoq_jax import onion
-from dpoq_jax.core import layers, quantizers
+from dpoq_jax.core import layers, normalisation, quantizers
 from dpoq_jax.core.quantizers import Activation
 
 BITS = (2, 4, 8)
@@ -24,6 +24,11 @@ def spec(index: int, bits=BITS, activation_bits: int = 8, **options: Any) -> lay
 
 def normal(seed: int, shape=SHAPE, mean: float = 0.0, deviation: float = 1.0) -> np.ndarray:
   return np.random.default_rng(seed).normal(mean, deviation, shape)
+
+
+def convolved(y: Any) -> Activation:
+  """What a convolution hands its normalisation: here not integers, but with a scale."""
+  return Activation(jnp.asarray(y) / 0.25, jnp.asarray(0.25, jnp.asarray(y).dtype))
 
 
 def activations(bits: int = 8) -> Activation:
@@ -65,7 +70,7 @@ def apply_psbn(index, y, train, params, statistics, laterals, mutable=(), **opti
   }
   module = layers.PrecisionShiftBatchNorm(spec(index, **options))
   variables = jax.tree.map(jnp.asarray, variables)
-  return apply(module, variables, jnp.asarray(y), train, mutable=list(mutable))
+  return apply(module, variables, convolved(y), train, mutable=list(mutable))
 
 
 def merged(params: dict[str, Any], z: np.ndarray, laterals: list[np.ndarray]) -> np.ndarray:
@@ -96,7 +101,9 @@ def test_psbn_in_training_equals_the_reference(index: int, momentum: float, epsi
     )
     np.testing.assert_allclose(out, merged(params, z, laterals), rtol=1e-12, atol=1e-12)
     # Handed up: z before any affine map.
-    np.testing.assert_allclose(updates[higher]['z'], z, rtol=1e-12, atol=1e-12)
+    handed_up = updates[higher]['z']
+    assert isinstance(handed_up, normalisation.Standardised)
+    np.testing.assert_allclose(handed_up.value, z, rtol=1e-12, atol=1e-12)
     assert set(updates) == {own, higher}
     for name, batch in (('mean', mean), ('var', var)):
       running = momentum * statistics[name] + (1 - momentum) * batch
@@ -152,7 +159,12 @@ def test_psbn_starts_as_a_network_of_its_own():
       spec(2, shift_init=shift_init, compute_dtype=jnp.bfloat16)
     )
     _, created = apply(
-      module, laterals, y, False, rngs={'params': jax.random.key(0)}, mutable=['params', 'psbn_8']
+      module,
+      laterals,
+      convolved(y),
+      False,
+      rngs={'params': jax.random.key(0)},
+      mutable=['params', 'psbn_8'],
     )
     shift = jnp.full(CHANNELS, shift_init)
     one, zero = jnp.ones(CHANNELS), jnp.zeros(CHANNELS)
@@ -166,7 +178,7 @@ def test_psbn_starts_as_a_network_of_its_own():
 def test_the_forward_pass_of_init_is_no_batch():
   module = layers.PrecisionShiftBatchNorm(spec(0, compute_dtype=jnp.float32))
   y = jnp.asarray(normal(10, mean=3, deviation=2), jnp.float32)
-  statistics = module.init(jax.random.key(0), y, True)['psbn_2']
+  statistics = module.init(jax.random.key(0), convolved(y), True)['psbn_2']
   expected = {'mean': jnp.zeros(CHANNELS), 'var': jnp.ones(CHANNELS)}
   chex.assert_trees_all_equal(statistics, expected)
 
@@ -207,8 +219,8 @@ def test_conv_from_latents_equals_conv_from_packed_integers(bits, strides):
         strides=strides,
       )
       x = Activation(*(leaf.astype(jnp.float32) for leaf in activations()))
-      from_latent = apply(conv, {'params': {'latent': latents[index]}}, x)
-      from_packed = apply(conv, {'onion': {'kernel': packed}}, x)
+      from_latent = apply(conv, {'params': {'latent': latents[index]}}, x).value
+      from_packed = apply(conv, {'onion': {'kernel': packed}}, x).value
       chex.assert_trees_all_equal(from_packed, from_latent)
       # And both are the convolution of the values.
       kernel = onion.value(np.asarray(codes[index]), width).astype(np.float64)
@@ -220,10 +232,10 @@ def test_32_bit_conv_convolves_its_latent():
   latent = jnp.asarray(normal(0, (3, 3, 3, 4)), jnp.float32)
   x = Activation(*(leaf.astype(jnp.float32) for leaf in activations()))
   conv = layers.OnionConv(spec(0, (32,), compute_dtype=jnp.float32), features=4)
-  y = apply(conv, {'params': {'latent': latent}}, x)
+  y = apply(conv, {'params': {'latent': latent}}, x).value
   expected = convolve_values(x.value, latent)
   np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
-  chex.assert_trees_all_equal(apply(conv, {'onion': {'kernel': latent}}, x), y)
+  chex.assert_trees_all_equal(apply(conv, {'onion': {'kernel': latent}}, x).value, y)
 
 
 def test_conv_creates_a_latent_of_the_kernel_shape():
@@ -305,7 +317,7 @@ def test_vanilla_merge_normalises_the_merged_output_in_training():
       'lateral_2': {'z': jnp.asarray(lower)},
     }
     module = layers.VanillaMergeBatchNorm(spec(1, (2, 4)))
-    out, updates = apply(module, variables, jnp.asarray(y), True, mutable=['psbn_4', 'lateral_4'])
+    out, updates = apply(module, variables, convolved(y), True, mutable=['psbn_4', 'lateral_4'])
     np.testing.assert_allclose(out, (whole - mean) / np.sqrt(var + 1e-5), rtol=1e-11, atol=1e-11)
     np.testing.assert_allclose(updates['psbn_4']['mean'], 0.1 * mean, rtol=1e-12)
     np.testing.assert_allclose(updates['psbn_4']['var'], 0.9 + 0.1 * var, rtol=1e-12)
@@ -319,7 +331,7 @@ def test_conv_norm_is_the_convolution_then_the_merge(merge: layers.Merge):
   variables = block.init(jax.random.key(0), x, False)
   out = apply(block, variables, x, False)
   conv = layers.OnionConv(path, features=4, strides=(2, 2))
-  y = apply(conv, {'params': variables['params']['conv']}, x)
+  y = apply(conv, {'params': variables['params']['conv']}, x).value
   chex.assert_shape(y, (2, 3, 3, 4))
   # At the start both merges divide by sqrt(1 + eps) and no more.
   np.testing.assert_allclose(out, y / np.sqrt(1 + 1e-5), rtol=1e-6, atol=1e-7)

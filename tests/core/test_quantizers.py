@@ -2,6 +2,7 @@ from typing import Any
 
 import chex
 import jax
+from jax import export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -488,3 +489,15 @@ def test_groups_are_convolved_apart(dtype):
     jax.vjp(grouped, x, kernel)[1](cotangent), jax.vjp(apart, x, kernel)[1](cotangent), strict=True
   ):
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_bfloat16_reaches_the_accelerator_with_float32_sums(platform: str):
+  x = jax.ShapeDtypeStruct((2, 5, 5, 3), jnp.float32)
+  kernel = jax.ShapeDtypeStruct((3, 3, 3, 4), jnp.float32)
+  convolve = jax.jit(lambda x, kernel: quantizers.convolve(x, kernel, (1, 1), jnp.bfloat16))
+  program = export.export(convolve, platforms=[platform])(x, kernel).mlir_module()
+  (line,) = (each for each in program.splitlines() if 'stablehlo.convolution' in each)
+  operands, result = line.rsplit(' : ', 1)[1].split(' -> ')
+  assert operands == '(tensor<2x5x5x3xbf16>, tensor<3x3x3x4xbf16>)'
+  assert result.startswith('tensor<2x5x5x4xf32>')
