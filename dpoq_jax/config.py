@@ -237,6 +237,10 @@ class Config(_Section):
     max_skipped_steps: steps with a non-finite loss or gradient before the run stops.
     init_from: directory of a run to start from: one whose bits begin this bit list (its paths are
       kept as they are, the others are trained), or a float network (all paths start from it).
+    batch_statistics: `global`, of the whole batch: the same training, to rounding, on any number of
+      devices, at four small all-reduces for each normalisation, one after the other; or
+      `per_device`, of each device's part: nothing to wait for, but a training that depends on the
+      number of devices, which should have 32 images each. What that costs is in docs/scaling.md.
   """
 
   seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -251,6 +255,7 @@ class Config(_Section):
   checkpoint_every: Count | None = None
   max_skipped_steps: Annotated[int, Field(ge=0)] = 20
   init_from: str | None = None
+  batch_statistics: Literal['global', 'per_device'] = 'global'
 
   @pydantic.model_validator(mode='after')
   def _fields_agree(self) -> 'Config':

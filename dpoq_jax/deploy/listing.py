@@ -16,12 +16,11 @@ def table(manifest: Manifest) -> rich.table.Table:
   )
   for column in (
     'bits',
-    'ring, bytes',
-    'in all',
-    'apart',
+    'ring, B',
+    'in all, B',
+    'apart, B',
     'parameters',
     'G BitOPs',
-    'relative',
     'top-1 %',
   ):
     result.add_column(column, justify='right')
@@ -38,7 +37,6 @@ def table(manifest: Manifest) -> rich.table.Table:
       f'{apart:,}',
       f'{parameters:,}',
       '' if bitops is None else f'{bitops / 1e9:.3g}',
-      f'{ring.precision / manifest.bits[0]:g}',
       '' if ring.top1 is None else f'{100 * ring.top1:.2f}',
     )
   return result

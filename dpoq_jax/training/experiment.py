@@ -71,6 +71,11 @@ class Experiment:
       )
 
   @property
+  def statistics_groups(self) -> int:
+    """Parts of a batch that are normalised apart."""
+    return self.mesh.size if self.config.batch_statistics == 'per_device' else 1
+
+  @property
   def replicated(self) -> NamedSharding:
     """Sharding of the state."""
     return NamedSharding(self.mesh, PartitionSpec())

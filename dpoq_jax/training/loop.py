@@ -174,7 +174,9 @@ class _Run:
     """The step, compiled ahead of time: once, and outside of the time that is measured."""
     setup = self._setup
     step = jax.jit(
-      state_lib.make_train_step(setup.onion, setup.optimizer, setup.config, self._fixed),
+      state_lib.make_train_step(
+        setup.onion, setup.optimizer, setup.config, self._fixed, setup.statistics_groups
+      ),
       donate_argnums=0,
       out_shardings=setup.replicated,
     )

@@ -11,6 +11,7 @@ import optax
 
 from dpoq_jax import config as config_lib
 from dpoq_jax import network, shared
+from dpoq_jax.core import layers
 from dpoq_jax.data import augment
 from dpoq_jax.training import objective
 
@@ -95,6 +96,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   config: config_lib.Config,
   fixed: int = 0,
+  groups: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
   """Builds the step: augmentation, joint loss, one backward pass, update.
 
@@ -106,6 +108,8 @@ def make_train_step(
     optimizer: its updates are applied to all paths at once.
     config: seed, augmentation, objective.
     fixed: so many of the lowest paths keep parameters and statistics as they are.
+    groups: contiguous parts of the batch that are normalised by statistics of their own; running
+      averages are of their mean.
 
   Returns:
     A pure function of (state, batch), to be jitted by the caller, which gives the next state and
@@ -113,9 +117,10 @@ def make_train_step(
   """
   gradient_scale = objective.GRADIENT_SCALES[config.objective.mode]
   fixed_paths = [network.path_name(precision) for precision in onion.bits[:fixed]]
+  fixed_statistics = list(map(layers.statistics_collection, onion.bits[:fixed]))
 
-  def loss_of(params, collections, batch, images):
-    logits, collections = onion.apply(
+  def forward(params, collections, images):
+    return onion.apply(
       {'params': params, **collections},
       images,
       train=True,
@@ -123,6 +128,18 @@ def make_train_step(
       gradient_scale=gradient_scale,
       fixed=fixed,
     )
+
+  def forward_in_groups(params, collections, images):
+    parts = images.reshape(groups, -1, *images.shape[1:])
+    logits, found = jax.vmap(forward, in_axes=(None, None, 0))(params, collections, parts)
+    # [groups, precisions, ...] to [precisions, batch, classes].
+    logits = jnp.moveaxis(logits, 0, 1).reshape(len(onion.bits), len(images), -1)
+    means = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), found)
+    return logits, {**means, **{name: collections[name] for name in fixed_statistics}}
+
+  def loss_of(params, collections, batch, images):
+    run = forward if groups == 1 else forward_in_groups
+    logits, collections = run(params, collections, images)
     losses = objective.cross_entropy(logits, batch['label'], config.objective.label_smoothing)
     correct = jnp.sum(jnp.argmax(logits, -1) == batch['label'], axis=-1)
     loss = objective.joint_loss(losses, config.objective.loss_weights)
