@@ -2,8 +2,14 @@
 
     python -m benchmarks.train_step [--json=FILE] [--profile=DIR] [--rounds=N] [--batch_size=B]
 
+        [--pytorch=eager,compiled]
+
 Every system takes its steps in turn, round after round, so that noise of the machine falls on all
-of them alike. Figures are medians over rounds; the ratio is the median of each round's ratio.
+of them alike. Figures are medians over rounds; a ratio is the median of each round's ratio. Two
+floors stand beside the joint step: its convolutions alone, and the time that the bytes it moves
+(XLA's count) take at the bandwidth of a large copy. Where PyTorch is installed (it is in no
+requirements file) the same network family is timed there, in the same rounds; `over_pytorch_eager`
+is how many times as fast the joint step is.
 """
 
 from collections.abc import Callable
@@ -36,6 +42,7 @@ _PROFILE = flags.DEFINE_string('profile', None, 'directory for a trace of one jo
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'rounds that are measured, after one that is not')
 _STEPS = flags.DEFINE_integer('steps', 3, 'timed steps of each system in a round')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'images per step')
+_PYTORCH = flags.DEFINE_list('pytorch', ['eager', 'compiled'], 'counterparts; may be empty')
 _DEPTH = flags.DEFINE_integer('depth', 20, 'of the CIFAR ResNet')
 
 BITS = (2, 4, 8, 16)
@@ -48,12 +55,15 @@ class System:
 
   Attributes:
     run: takes one step and returns when it is done.
-    memory: bytes of XLA's buffers at their peak: arguments, results and temporaries.
+    memory: bytes of XLA's buffers at their peak: arguments, results and temporaries; None if it is
+      not XLA's.
+    moved: bytes that XLA's program reads and writes.
     seconds: per step, one entry a round.
   """
 
   run: Callable[[], None]
-  memory: int
+  memory: int | None = None
+  moved: float = 0.0
   seconds: list[float] = dataclasses.field(default_factory=list)
 
   def measure(self, steps: int) -> None:
@@ -90,14 +100,15 @@ def training(bits: tuple[int, ...], activation_bits: int) -> System:
   chex.clear_trace_counter()
   step = chex.assert_max_traces(state_lib.make_train_step(onion, transform, config), n=1)
   jitted = jax.jit(step, donate_argnums=0)
-  memory = peak_memory(jitted.lower(state, batch).compile())
+  compiled = jitted.lower(state, batch).compile()
+  analysis: Any = compiled.cost_analysis()
 
   def run():
     nonlocal state
     state, losses = jitted(state, batch)
     jax.block_until_ready((state, losses))
 
-  return System(run, memory)
+  return System(run, costs.peak_memory(compiled), analysis['bytes accessed'])
 
 
 def convolutions(bits: tuple[int, ...]) -> System:
@@ -132,7 +143,7 @@ def convolutions(bits: tuple[int, ...]) -> System:
     return results
 
   jitted = jax.jit(chex.assert_max_traces(step, n=1))
-  memory = peak_memory(jitted.lower(operands).compile())
+  memory = costs.peak_memory(jitted.lower(operands).compile())
   return System(lambda: jax.block_until_ready(jitted(operands)) and None, memory)
 
 
@@ -148,31 +159,58 @@ def convolution_shapes() -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[i
   return [(c.inputs, c.kernel, c.strides) for c in cost.convolutions]
 
 
-def peak_memory(compiled: jax.stages.Compiled) -> int:
-  """Bytes by XLA's own buffer assignment; donated arguments counted once."""
-  sizes = compiled.memory_analysis()
-  if sizes is None:
-    raise RuntimeError('this backend does not tell its memory use.')
-  return (
-    sizes.argument_size_in_bytes
-    + sizes.output_size_in_bytes
-    + sizes.temp_size_in_bytes
-    - sizes.alias_size_in_bytes
-  )
-
-
 def joint(count: int) -> str:
   """Name of the joint onion of the lowest `count` precisions, if those are not all."""
   return f'joint {count}'
 
 
+def bandwidth() -> float:
+  """Bytes per second, read and written, of a copy larger than any cache."""
+  size = 2**28
+  copy = jax.jit(lambda x: x + 1)
+  source = jnp.zeros(size // 4, jnp.float32)
+  copy(source).block_until_ready()
+  seconds = []
+  for _ in range(7):
+    started = time.perf_counter()
+    copy(source).block_until_ready()
+    seconds.append(time.perf_counter() - started)
+  return 2 * size / statistics.median(seconds)
+
+
+def pytorch() -> dict[str, System]:
+  """The counterparts asked for; none, and a line that says so, without PyTorch."""
+  try:
+    from benchmarks import pytorch_counterpart
+  except ModuleNotFoundError:
+    print('PyTorch is not installed: its rows are left out (pip install torch).')
+    return {}
+  size, depth = _BATCH_SIZE.value, _DEPTH.value
+  return {
+    f'pytorch_{kind}': System(
+      pytorch_counterpart.training_step(depth, BITS, CLASSES, size, compiled=kind == 'compiled')
+    )
+    for kind in _PYTORCH.value
+  }
+
+
 def report(systems: dict[str, System]) -> dict[str, Any]:
   """The figures, as written by `--json`."""
+  speed = bandwidth()
+  joint_step = systems['joint']
   seconds = {name: np.array(system.seconds) for name, system in systems.items()}
   ratio = seconds['joint'] / (len(BITS) * seconds['fp32'])
   return {
     'joint_over_k_fp32': statistics.median(ratio),
     'over_convolutions': statistics.median(seconds['joint'] / seconds['convolutions']),
+    **{
+      f'over_{name}': statistics.median(seconds[name] / seconds['joint'])
+      for name in systems
+      if name.startswith('pytorch')
+    },
+    'over_bytes_moved': statistics.median(joint_step.seconds) * speed / joint_step.moved,
+    'bytes_moved': joint_step.moved,
+    'bandwidth': speed,
     'systems': {
       name: {
         'seconds_per_step': statistics.median(system.seconds),
@@ -201,6 +239,7 @@ def main(_: list[str]) -> None:
     **{joint(count): training(BITS[:count], 8) for count in range(2, len(BITS))},
     'joint': training(BITS, 8),
     'convolutions': convolutions(BITS),
+    **pytorch(),
   }
   for round_number in range(_ROUNDS.value + 1):
     for system in systems.values():
@@ -212,13 +251,21 @@ def main(_: list[str]) -> None:
   for column in ('', 'ms / step', 'images/s', 'peak MB'):
     table.add_column(column, justify='right')
   for name, row in figures['systems'].items():
-    milliseconds, megabytes = 1000 * row['seconds_per_step'], row['peak_bytes'] / 1e6
-    speed = row['images_per_second']
-    table.add_row(name, f'{milliseconds:.0f}', f'{speed:.1f}', f'{megabytes:.0f}')
+    milliseconds, speed = 1000 * row['seconds_per_step'], row['images_per_second']
+    peak = row['peak_bytes']
+    megabytes = '' if peak is None else f'{peak / 1e6:.0f}'
+    table.add_row(name, f'{milliseconds:.0f}', f'{speed:.1f}', megabytes)
   console = rich.console.Console()
   console.print(table)
   console.print(f'joint / ({len(BITS)} x fp32): {figures["joint_over_k_fp32"]:.3f}')
   console.print(f'joint / convolutions alone: {figures["over_convolutions"]:.3f}')
+  console.print(
+    f'joint / its {figures["bytes_moved"] / 1e9:.1f} GB at {figures["bandwidth"] / 1e9:.1f} GB/s: '
+    f'{figures["over_bytes_moved"]:.3f}'
+  )
+  for kind in _PYTORCH.value:
+    if (ratio := figures.get(f'over_pytorch_{kind}')) is not None:
+      console.print(f'PyTorch, {kind} / joint: {ratio:.3f}')
   if _PROFILE.value:
     with jax.profiler.trace(_PROFILE.value):
       systems['joint'].run()

@@ -1,4 +1,4 @@
-"""What one path of a network costs: parameters, multiply-accumulates, and where they are."""
+"""What one path of a network costs: parameters, multiply-accumulates; what a program takes."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -52,6 +52,23 @@ class PathCost:
   parameters: int
   multiply_accumulates: int
   convolutions: tuple[Convolution, ...]
+
+
+def peak_memory(compiled: jax.stages.Compiled) -> int:
+  """Bytes of a program's buffers by XLA's own assignment; donated arguments counted once.
+
+  Raises:
+    RuntimeError: if the backend does not tell.
+  """
+  sizes = compiled.memory_analysis()
+  if sizes is None:
+    raise RuntimeError('this backend does not tell its memory use.')
+  return (
+    sizes.argument_size_in_bytes
+    + sizes.output_size_in_bytes
+    + sizes.temp_size_in_bytes
+    - sizes.alias_size_in_bytes
+  )
 
 
 def path_cost(onion: network.Onion, image_shape: Sequence[int], *, batch_size: int = 1) -> PathCost:

@@ -1,10 +1,13 @@
 """Trains one network at several precisions.
 
     python -m dpoq_jax.train --workdir=DIR [--config=FILE.py[:variant]] [--config.any.field=value]
-        [--coordinator=HOST:PORT --num_processes=N --process_id=I | --distributed]
+        [--dry_run] [--coordinator=HOST:PORT --num_processes=N --process_id=I | --distributed]
 
 Without --config: ResNet-8 at 2, 4, 8 and 16 bits on scikit-learn's digits. Run the same command
 again to resume. SIGTERM and Ctrl-C save first (exit status 143 and 130).
+
+--dry_run prints what the run will take (parameters, FLOPs, memory, examples/s), found by a few
+steps, and writes nothing; it needs no --workdir.
 
 Several processes are one run: each is given the address at which process 0 listens, their number
 and its own, or lets JAX find them. --workdir and the data are where all of them see them. A signal
@@ -12,6 +15,7 @@ to one stops all; if one is lost the others end, too, and the same commands resu
 """
 
 import contextlib
+import pathlib
 
 from absl import flags
 import rich.console
@@ -20,13 +24,14 @@ from dpoq_jax import cli, workdir
 
 _CONFIG = cli.define_config()
 cli.define_processes()
+_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'print what the run will take, without training')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run, made if need be')
 
 
 def main() -> None:
   """The command."""
   config = cli.parsed_config(_CONFIG)
-  directory = cli.required_path(_WORKDIR)
+  directory = pathlib.Path() if _DRY_RUN.value else cli.required_path(_WORKDIR)
   several = cli.join_processes()
   # Imported once the flags are known to be good, since JAX takes seconds.
   from dpoq_jax.training import (
@@ -35,6 +40,7 @@ def main() -> None:
     loop,
     processes,
     progress,
+    rehearsal,
     signals,
     summary,
     warm_start,
@@ -44,6 +50,10 @@ def main() -> None:
     with cli.user_errors():
       setup = experiment.build(config)
       setup.check_batch()
+      if _DRY_RUN.value:
+        found = rehearsal.rehearse(setup)
+        rich.console.Console(quiet=not processes.is_first()).print(rehearsal.table(found))
+        return
       if not checkpoint.exist(directory):
         warm_start.check(setup)
       # Claimed last, so that a config that cannot be run leaves no trace.

@@ -81,6 +81,39 @@ def train(
   return result
 
 
+def compile_step(
+  setup: experiment.Experiment, state: state_lib.TrainState, fixed: int
+) -> jax.stages.Compiled:
+  """The training step, compiled ahead of time: once, and outside of the time that is measured.
+
+  Args:
+    setup: what is trained.
+    state: at its start; given up to the step, which may write where it is.
+    fixed: see `state.make_train_step`.
+  """
+  step = jax.jit(
+    state_lib.make_train_step(
+      setup.onion, setup.optimizer, setup.config, fixed, setup.statistics_groups
+    ),
+    donate_argnums=0,
+    out_shardings=setup.replicated,
+  )
+  size, images = setup.config.data.batch_size, setup.train_set.image_shape
+  batch = {
+    name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=setup.batch_sharding)
+    for name, shape, dtype in (('image', images, np.uint8), ('label', (), np.int32))
+  }
+  return step.lower(state, batch).compile()
+
+
+def batches(setup: experiment.Experiment, start: int) -> Generator[state_lib.Batch, None, None]:
+  """Training batches on the devices, from step `start` to the end of the run."""
+  found = setup.train_set.training_batches(setup.order, start)
+  with contextlib.closing(found):
+    for batch in found:
+      yield setup.on_devices({name: batch[name] for name in ('image', 'label')})
+
+
 class _Run:
   """One process's share of a run."""
 
@@ -116,11 +149,11 @@ class _Run:
       self._evaluate()
     if self._step == total:
       return
-    train_step = self._compile()
+    train_step = compile_step(self._setup, self._state, self._fixed)
     started, previous = time.perf_counter(), None
     # Closed also if an exception ends it: worker processes may be behind it.
-    with contextlib.closing(self._batches()) as batches:
-      for batch in batches:
+    with contextlib.closing(batches(self._setup, self._step)) as found:
+      for batch in found:
         self._state, losses = train_step(self._state, batch)
         self._step += 1
         # One step runs while the next is prepared; more in flight would only delay a stop.
@@ -169,31 +202,6 @@ class _Run:
     """Every `eval_every` epochs, and at the end."""
     period = self._setup.config.eval_every * self._setup.steps_per_epoch
     return step % period == 0 or step == self._setup.total_steps
-
-  def _compile(self) -> jax.stages.Compiled:
-    """The step, compiled ahead of time: once, and outside of the time that is measured."""
-    setup = self._setup
-    step = jax.jit(
-      state_lib.make_train_step(
-        setup.onion, setup.optimizer, setup.config, self._fixed, setup.statistics_groups
-      ),
-      donate_argnums=0,
-      out_shardings=setup.replicated,
-    )
-    size, images = setup.config.data.batch_size, setup.train_set.image_shape
-    batch = {
-      name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=setup.batch_sharding)
-      for name, shape, dtype in (('image', images, np.uint8), ('label', (), np.int32))
-    }
-    return step.lower(self._state, batch).compile()
-
-  def _batches(self) -> Generator[state_lib.Batch, None, None]:
-    """Batches on the devices, from the current step to the end of the run."""
-    setup = self._setup
-    batches = setup.train_set.training_batches(setup.order, self._step)
-    with contextlib.closing(batches):
-      for batch in batches:
-        yield setup.on_devices({name: batch[name] for name in ('image', 'label')})
 
   def _write_training_row(self) -> None:
     sums = jax.device_get(self._state.metrics)

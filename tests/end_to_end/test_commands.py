@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -132,3 +133,15 @@ def test_diverging_run_stops_with_a_clear_error(tmp_path: pathlib.Path):
   assert status == 1
   assert err.count('\n') == 1, err
   assert 'not finite, more than config.max_skipped_steps=3' in err
+
+
+def test_a_dry_run_says_what_training_takes_and_writes_nothing(tmp_path: pathlib.Path):
+  workdir = tmp_path / 'run'
+  done = runs.command('train', '--dry_run', f'--workdir={workdir}', *runs.TINY)
+  assert done.returncode == 0, done.stderr
+  facts = dict(re.findall(r'│ (.*?) +│ +(.*?) +│', done.stdout))
+  paths = [int(n.replace(',', '')) for name, n in facts.items() if 'path_' in name]
+  assert len(paths) == 4
+  assert int(facts['parameters, all'].replace(',', '')) == sum(paths)
+  assert {'FLOPs of a step', 'memory of a device', 'speed', 'training'} <= set(facts)
+  assert not workdir.exists()
