@@ -235,13 +235,13 @@ class VanillaMergeBatchNorm(_Normalisation):
   @nn.compact
   def __call__(self, y: Activation, train: bool) -> jax.Array:
     """[batch, height, width, channels] to the same."""
-    index, bits, merged = self.spec.index, self.spec.bits, y.value
+    index, bits = self.spec.index, self.spec.bits
     if index > 0:
       lower, own = onion.merge_factors(bits[index - 1], self.spec.ring_width)
-      merged = lower * self.handed_up(index - 1) + own * merged
-    self.hand_up(merged)
-    z = self.normalise(Activation(merged, jnp.ones((), merged.dtype)), train)
-    channels = merged.shape[-1]
+      merged = lower * self.handed_up(index - 1) + own * y.value
+      y = Activation(merged, jnp.ones((), merged.dtype))
+    self.hand_up(y.value)
+    z, channels = self.normalise(y, train), y.code.shape[-1]
     scale = self.channel_parameter('scale', 1.0, channels)
     return merge([z], [scale], self.channel_parameter('bias', 0.0, channels))
 
