@@ -140,6 +140,8 @@ def training_step(
   optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
   images = torch.randint(0, 256, (batch_size, 3, 32, 32), dtype=torch.uint8, device=device)
   labels = torch.randint(0, classes, (batch_size,), device=device)
+  # A module's code is compiled for each precision, and for each module that shares it.
+  torch._dynamo.config.recompile_limit = 128
   forward = torch.compile(model) if compiled else model
 
   def run() -> None:
