@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dpoq_jax.data import decode
+from dpoq_jax.data import decode, pipeline
 
 # Pillow has Ghostscript run what is in these.
 _PROGRAMS = ('.eps', '.ps')
@@ -57,10 +57,11 @@ class Inputs:
 
   def shard(self, index: int, count: int) -> 'Inputs':
     """One of `count` contiguous parts of nearly one size, counted from 0; maybe an empty one."""
-    start, stop = (number * len(self) // count for number in (index, index + 1))
-    array = None if self.array is None else self.array[start:stop]
+    part = pipeline.shard(len(self), index, count)
+    chosen = slice(part.start, part.stop)
+    array = None if self.array is None else self.array[chosen]
     return dataclasses.replace(
-      self, array=array, files=self.files[start:stop], first=self.first + start
+      self, array=array, files=self.files[chosen], first=self.first + part.start
     )
 
   def batches(self, size: int) -> Iterator[tuple[Input, ...]]:

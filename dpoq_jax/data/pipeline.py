@@ -157,6 +157,11 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
   return num_examples // batch_size
 
 
+def shard(num_examples: int, index: int, count: int) -> range:
+  """One of `count` contiguous parts, counted from 0, whose sizes differ by one at most."""
+  return range(index * num_examples // count, (index + 1) * num_examples // count)
+
+
 def evaluation_slices(num_examples: int, batch_size: int) -> list[slice]:
   """The examples of each evaluation batch; the last one may have fewer.
 

@@ -95,16 +95,18 @@ class Evaluator:
         several processes, of which the others would wait.
 
     Raises:
-      ValueError: if the network does not have the precision `highest`.
+      ValueError: if the network does not have the precision `highest`, or there are fewer images
+        than processes.
     """
     processes = jax.process_count()
     if processes == 1:
       return self._run(variables, image_set, batch_size, highest, between_batches)
     # Arrays of all processes take part in programs of all processes alone.
     own = jax.device_put(jax.device_get(variables), self._replicated)
+    if len(image_set) < processes:
+      raise ValueError(f'{len(image_set)} images cannot be shared by {processes} processes.')
+    share = np.array(pipeline.shard(len(image_set), jax.process_index(), processes))
     size = -(-len(image_set) // processes)
-    first = jax.process_index() * size
-    share = np.arange(first, max(first, min(first + size, len(image_set))))
     predictions = self._run(
       own, image_set.take(share), -(-batch_size // processes), highest, lambda: None
     )

@@ -1,6 +1,6 @@
 """A run of several processes: joining them, what one does for all, stopping at one step.
 
-Everything here is the identity in a run of one process.
+But for `join`, nothing here does anything more in a run of one process than it says.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ _SHUTDOWN = 60
 
 
 class OtherProcessError(ValueError):
-  """Something failed in another process, which says what."""
+  """Something failed in process 0, which says what."""
 
 
 def join(
