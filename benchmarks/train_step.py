@@ -1,8 +1,7 @@
 """What a training step costs: fp32, an individual network, joint onions, convolutions alone.
 
     python -m benchmarks.train_step [--json=FILE] [--profile=DIR] [--rounds=N] [--batch_size=B]
-
-        [--pytorch=eager,compiled]
+        [--pytorch=eager,compiled] [--compiler_options=NAME=VALUE,...]
 
 Every system takes its steps in turn, round after round, so that noise of the machine falls on all
 of them alike. Figures are medians over rounds; a ratio is the median of each round's ratio. Two
@@ -15,6 +14,7 @@ is how many times as fast the joint step is.
 from collections.abc import Callable
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -34,8 +34,8 @@ import rich.table
 from dpoq_jax import config as config_lib
 from dpoq_jax import costs, network, networks
 from dpoq_jax.core import quantizers
-from dpoq_jax.training import optimizer
-from dpoq_jax.training import state as state_lib
+from dpoq_jax.data import corrupt, sources
+from dpoq_jax.training import dispatch, experiment
 
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
 _PROFILE = flags.DEFINE_string('profile', None, 'directory for a trace of one joint step')
@@ -44,9 +44,12 @@ _STEPS = flags.DEFINE_integer('steps', 3, 'timed steps of each system in a round
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'images per step')
 _PYTORCH = flags.DEFINE_list('pytorch', ['eager', 'compiled'], 'counterparts; may be empty')
 _DEPTH = flags.DEFINE_integer('depth', 20, 'of the CIFAR ResNet')
+_OPTIONS = flags.DEFINE_list('compiler_options', [], 'of XLA, for every training step')
 
 BITS = (2, 4, 8, 16)
 CLASSES = 10
+# Of an epoch: as many as one dispatch may take on a device where it takes several.
+BATCHES = 20
 
 
 @dataclasses.dataclass
@@ -54,7 +57,8 @@ class System:
   """Something that is timed.
 
   Attributes:
-    run: takes one step and returns when it is done.
+    run: takes its steps and returns when they are done.
+    count: of those steps.
     memory: bytes of XLA's buffers at their peak: arguments, results and temporaries; None if it is
       not XLA's.
     moved: bytes that XLA's program reads and writes.
@@ -62,6 +66,7 @@ class System:
   """
 
   run: Callable[[], None]
+  count: int = 1
   memory: int | None = None
   moved: float = 0.0
   seconds: list[float] = dataclasses.field(default_factory=list)
@@ -76,39 +81,37 @@ class System:
     started = time.perf_counter()
     for _ in range(steps):
       self.run()
-    self.seconds.append((time.perf_counter() - started) / steps)
+    self.seconds.append((time.perf_counter() - started) / (steps * self.count))
 
 
 def training(bits: tuple[int, ...], activation_bits: int) -> System:
-  """The training step of `dpoq_jax.train`, augmentation included."""
+  """The training step of `dpoq_jax.train`, dispatched as there, augmentation included."""
   config = config_lib.Config(
+    log_every=BATCHES,
     data=config_lib.Data(batch_size=_BATCH_SIZE.value, pad=4, flip=True),
     model=config_lib.Model(depth=_DEPTH.value),
     quantization=config_lib.Quantization(bits=bits, activation_bits=activation_bits),
   )
-  onion = networks.build(config, CLASSES)
-  transform = optimizer.sgd(config.optimizer, config.optimizer.learning_rate)
+  size = BATCHES * _BATCH_SIZE.value
   rng = np.random.default_rng(0)
-  batch = {
-    'image': jnp.asarray(rng.integers(0, 256, (_BATCH_SIZE.value, 32, 32, 3), dtype=np.uint8)),
-    'label': jnp.asarray(rng.integers(0, CLASSES, _BATCH_SIZE.value), jnp.int32),
-  }
-  create = jax.jit(functools.partial(state_lib.create, onion, transform))
-  state = create(jax.random.key(0), batch['image'])
-  # One trace for all calls: a second would be a compilation in mid-training. chex counts by name,
-  # so the other systems' traces are forgotten first.
-  chex.clear_trace_counter()
-  step = chex.assert_max_traces(state_lib.make_train_step(onion, transform, config), n=1)
-  jitted = jax.jit(step, donate_argnums=0)
-  compiled = jitted.lower(state, batch).compile()
-  analysis: Any = compiled.cost_analysis()
+  data = sources.ImageSet(
+    rng.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8),
+    rng.integers(0, CLASSES, size, dtype=np.int32),
+    tuple(map(str, range(CLASSES))),
+  )
+  setup = experiment.assemble(config, data, data, data, corrupt.Tally(0))
+  state = setup.create_state()
+  options = dict(option.split('=', 1) for option in _OPTIONS.value)
+  step = dispatch.compile_steps(setup, state, options=options)
+  batches = itertools.cycle(list(step.batches(setup.total_steps - BATCHES)))
+  analysis: Any = step.program.cost_analysis()
 
   def run():
     nonlocal state
-    state, losses = jitted(state, batch)
+    state, losses = step(state, next(batches))
     jax.block_until_ready((state, losses))
 
-  return System(run, costs.peak_memory(compiled), analysis['bytes accessed'])
+  return System(run, step.count, costs.peak_memory(step.program), analysis['bytes accessed'])
 
 
 def convolutions(bits: tuple[int, ...]) -> System:
@@ -144,7 +147,7 @@ def convolutions(bits: tuple[int, ...]) -> System:
 
   jitted = jax.jit(chex.assert_max_traces(step, n=1))
   memory = costs.peak_memory(jitted.lower(operands).compile())
-  return System(lambda: jax.block_until_ready(jitted(operands)) and None, memory)
+  return System(lambda: jax.block_until_ready(jitted(operands)) and None, memory=memory)
 
 
 def convolution_shapes() -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, int]]]:
@@ -223,6 +226,7 @@ def report(systems: dict[str, System]) -> dict[str, Any]:
     'bits': BITS,
     'batch_size': _BATCH_SIZE.value,
     'rounds': _ROUNDS.value,
+    'compiler_options': _OPTIONS.value,
     'device': jax.devices()[0].device_kind,
     'processor': platform.machine(),
     # Huge pages, or the lack of them, are a tenth of a step on CPU.

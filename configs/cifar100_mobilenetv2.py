@@ -18,7 +18,7 @@ from configs import cifar10_mobilenetv2
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.config.apply_variant`."""
+  """The run; for `variant` see `dpoq_jax.variants.apply`."""
   config = cifar10_mobilenetv2.get_config(variant)
   config.data.name = 'cifar100'
   return config

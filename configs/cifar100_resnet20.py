@@ -17,7 +17,7 @@ from configs import cifar10_resnet20
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.config.apply_variant`."""
+  """The run; for `variant` see `dpoq_jax.variants.apply`."""
   config = cifar10_resnet20.get_config(variant)
   config.data.name = 'cifar100'
   return config

@@ -18,7 +18,7 @@ from configs import cifar10_vgg11
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.config.apply_variant`."""
+  """The run; for `variant` see `dpoq_jax.variants.apply`."""
   config = cifar10_vgg11.get_config(variant)
   config.data.name = 'cifar100'
   return config

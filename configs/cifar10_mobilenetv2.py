@@ -20,10 +20,10 @@ convolutions, which are slow for their number: meant for a GPU.
 from typing import Any
 
 from configs import cifar10_resnet20
-from dpoq_jax import config as config_lib
+from dpoq_jax import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.config.apply_variant`."""
+  """The run; for `variant` see `dpoq_jax.variants.apply`."""
   config = cifar10_resnet20.get_config('model=mobilenetv2,bits=4-6-8,activations=8')
-  return config_lib.apply_variant(config, variant)
+  return variants.apply(config, variant)

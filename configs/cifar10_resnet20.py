@@ -19,10 +19,11 @@ two days on two CPU cores, at the 52 images/s of `results/README.md`: meant for 
 from typing import Any
 
 from dpoq_jax import config as config_lib
+from dpoq_jax import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.config.apply_variant`."""
+  """The run; for `variant` see `dpoq_jax.variants.apply`."""
   config = config_lib.get_config()
   config.epochs = 200
   config.eval_every = 5
@@ -36,4 +37,4 @@ def get_config(variant: str = '') -> Any:
   config.optimizer.schedule = 'steps'
   config.optimizer.decay_epochs = (100.0, 150.0, 180.0)
   config.optimizer.warmup_epochs = 0.0
-  return config_lib.apply_variant(config, variant)
+  return variants.apply(config, variant)

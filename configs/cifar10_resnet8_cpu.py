@@ -16,10 +16,11 @@ Cost: 4 epochs at 106 to 210 images/s, a quarter to half an hour on two cores.
 from typing import Any
 
 from dpoq_jax import config as config_lib
+from dpoq_jax import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.config.apply_variant`."""
+  """The run; for `variant` see `dpoq_jax.variants.apply`."""
   config = config_lib.get_config()
   config.epochs = 4
   config.eval_every = 1
@@ -32,4 +33,4 @@ def get_config(variant: str = '') -> Any:
   config.optimizer.learning_rate = 0.2
   config.optimizer.schedule = 'cosine'
   config.optimizer.warmup_epochs = 0.25
-  return config_lib.apply_variant(config, variant)
+  return variants.apply(config, variant)

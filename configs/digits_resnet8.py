@@ -15,8 +15,9 @@ Cost: 660 steps of 64 images of 8x8, one to two minutes on two cores.
 from typing import Any
 
 from dpoq_jax import config as config_lib
+from dpoq_jax import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.config.apply_variant`."""
-  return config_lib.apply_variant(config_lib.get_config(), variant)
+  """The run; for `variant` see `dpoq_jax.variants.apply`."""
+  return variants.apply(config_lib.get_config(), variant)

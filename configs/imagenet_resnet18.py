@@ -25,10 +25,11 @@ as many decoded JPEGs: meant for several GPUs, with the worker processes that ke
 from typing import Any
 
 from dpoq_jax import config as config_lib
+from dpoq_jax import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.config.apply_variant`."""
+  """The run; for `variant` see `dpoq_jax.variants.apply`."""
   config = config_lib.get_config()
   config.epochs = 90
   config.eval_every = 5
@@ -49,4 +50,4 @@ def get_config(variant: str = '') -> Any:
   config.optimizer.schedule = 'steps'
   config.optimizer.decay_epochs = (30.0, 60.0)
   config.optimizer.warmup_epochs = 0.0
-  return config_lib.apply_variant(config, variant)
+  return variants.apply(config, variant)

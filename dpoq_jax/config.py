@@ -73,9 +73,9 @@ class Data(_Section):
     return self
 
 
-_NAMES = ('resnet', 'vgg', 'mobilenet', 'imagenet_resnet')
+MODELS = ('resnet', 'vgg', 'mobilenet', 'imagenet_resnet')
 # A class, and the module that it is imported from.
-_OWN_MODEL = re.compile(r'[^\W\d][\w.]*:[^\W\d]\w*')
+OWN_MODEL = re.compile(r'[^\W\d][\w.]*:[^\W\d]\w*')
 _DEPTHS = {'vgg': (11,), 'mobilenet': (None,), 'imagenet_resnet': (18, 34, 50)}
 
 
@@ -102,8 +102,8 @@ class Model(_Section):
   @pydantic.field_validator('name')
   @classmethod
   def _name_is_known(cls, name: str) -> str:
-    if name not in _NAMES and not _OWN_MODEL.fullmatch(name):
-      raise ValueError(f'there are {", ".join(_NAMES)}; your own is written MODULE:CLASS')
+    if name not in MODELS and not OWN_MODEL.fullmatch(name):
+      raise ValueError(f'there are {", ".join(MODELS)}; your own is written MODULE:CLASS')
     return name
 
   @pydantic.field_validator('depth')
@@ -234,6 +234,9 @@ class Config(_Section):
     log_every: steps between rows of training metrics.
     eval_every: epochs between evaluations; the last epoch is always evaluated.
     checkpoint_every: steps between checkpoints; None saves after every epoch.
+    steps_per_dispatch: most steps that run without the host, on devices that hold the training set;
+      as many are taken as divide `log_every`, `checkpoint_every` and the steps of an epoch. None is
+      50 on accelerators, 1 on CPU; for a streamed set it is 1 always. May change on resume.
     max_skipped_steps: steps with a non-finite loss or gradient before the run stops.
     init_from: directory of a run to start from: one whose bits begin this bit list (its paths are
       kept as they are, the others are trained), or a float network (all paths start from it).
@@ -253,6 +256,7 @@ class Config(_Section):
   log_every: Count = 20
   eval_every: Count = 2
   checkpoint_every: Count | None = None
+  steps_per_dispatch: Count | None = None
   max_skipped_steps: Annotated[int, Field(ge=0)] = 20
   init_from: str | None = None
   batch_statistics: Literal['global', 'per_device'] = 'global'
@@ -277,7 +281,7 @@ class Config(_Section):
 
 
 # What may differ when a run is resumed: where things are and how they are read, not what they are.
-LOCATIONS = frozenset({'data.dir', 'data.workers', 'data.max_corrupt'})
+LOCATIONS = frozenset({'data.dir', 'data.workers', 'data.max_corrupt', 'steps_per_dispatch'})
 
 
 def get_config() -> Any:
@@ -291,6 +295,7 @@ def get_config() -> Any:
     config.model[field] = config_dict.FieldReference(config.model[field], field_type=int)
   config.optimizer.clip_weight_decay = config_dict.placeholder(float)
   config.checkpoint_every = config_dict.placeholder(int)
+  config.steps_per_dispatch = config_dict.placeholder(int)
   config.init_from = config_dict.placeholder(str)
   return config
 
@@ -331,130 +336,9 @@ def differences(one: Config, other: Config) -> list[str]:
   ]
 
 
-def apply_variant(config: Any, variant: str) -> Any:
-  """Changes a config by the text after the colon of `--config=FILE.py:VARIANT`.
-
-  Args:
-    config: what `get_config` returns; changed in place.
-    variant: comma-separated, of what the paper's tables vary:
-
-        system=NAME    scaled, joint, separate: the onion and its gradients
-                       individual: of one precision
-                       shared: one float kernel, rounded for each precision (AdaBits)
-                       shared_floor: the same, floored
-                       truncated: trained at the highest of the bits, cut to the others afterwards
-        bits=2-4-8     the precisions; bits=32,activations=32 is the float network
-        activations=2  bits of the activations; activations=match: those of the weights
-        merge=vanilla  or psbn
-        model=vgg11    resnet8, resnet20, vgg11, mobilenetv2, resnet18 (the last for ImageNet), or
-                       MODULE:CLASS, your own
-        width=16       channels of the first stage
-        smoke          a network and a run as small as they get, of the two lowest precisions; what
-                       the variant says beside it holds
-
-  Returns:
-    `config`.
-
-  Raises:
-    ValueError: for anything else.
-  """
-  pairs: dict[str, str] = {}
-  for pair in variant.split(',') if variant else ():
-    key, _, pairs[key] = pair.partition('=')
-  if unknown := set(pairs) - _VARIANTS.keys():
-    raise ValueError(f'variant {unknown.pop()!r}: a variant is made of {", ".join(_VARIANTS)}.')
-  for key, apply in _VARIANTS.items():
-    if key in pairs:
-      apply(config, pairs[key])
-  return config
-
-
 def default_clip(activation_bits: int) -> float:
   """PACT's alpha at the start: four levels want a tighter clip than 256."""
   return 2.0 if activation_bits <= 2 else 6.0
-
-
-def _set_bits(config: Any, setting: str) -> None:
-  config.quantization.bits = tuple(int(bits) for bits in setting.split('-'))
-
-
-def _set_activations(config: Any, setting: str) -> None:
-  if setting == 'match':
-    config.quantization.match_activations = True
-    return
-  config.quantization.activation_bits = int(setting)
-  config.quantization.clip_init = default_clip(int(setting))
-
-
-def _set_system(config: Any, setting: str) -> None:
-  quantization = config.quantization
-  if setting in ('scaled', 'joint', 'separate'):
-    config.objective.mode = setting
-  elif setting in ('shared', 'shared_floor'):
-    config.objective.mode = 'joint'
-    quantization.sharing = 'rounded' if setting == 'shared' else 'floored'
-  elif setting == 'truncated':
-    quantization.truncate_to = quantization.bits[:-1]
-    quantization.bits = quantization.bits[-1:]
-  elif setting != 'individual':
-    raise ValueError(f'variant system={setting}: there is no such system.')
-  elif len(quantization.bits) > 1:
-    raise ValueError(f'variant system=individual: one precision, not bits={quantization.bits}.')
-
-
-def _set_model(config: Any, setting: str) -> None:
-  if setting not in _MODELS and not _OWN_MODEL.fullmatch(setting):
-    raise ValueError(
-      f'variant model={setting}: there are {", ".join(_MODELS)}; your own is written MODULE:CLASS.'
-    )
-  config.model.name, config.model.depth = _MODELS.get(setting, (setting, None))
-  config.model.width = None
-
-
-def _set_width(config: Any, setting: str) -> None:
-  config.model.width = int(setting)
-
-
-def _set_merge(config: Any, setting: str) -> None:
-  config.quantization.merge = setting
-
-
-def _shrink(config: Any, _: str) -> None:
-  config.epochs = config.eval_every = config.log_every = 1
-  config.data.batch_size = 8
-  # Compiling takes longest, and grows with the number of paths.
-  config.quantization.bits = config.quantization.bits[:2]
-  config.objective.loss_weights = config.objective.loss_weights[:2]
-  # An own model need not have a width.
-  if config.model.name in _NAMES or config.model.width is not None:
-    config.model.width = 8
-  if config.model.name == 'resnet':
-    config.model.depth = 8
-  config.optimizer.warmup_epochs = 0.0
-  config.optimizer.decay_epochs = ()
-  if config.data.image_size is not None:
-    config.data.image_size, config.data.resize, config.data.workers = 32, 36, 0
-
-
-_MODELS = {
-  'resnet8': ('resnet', 8),
-  'resnet20': ('resnet', 20),
-  'vgg11': ('vgg', 11),
-  'mobilenetv2': ('mobilenet', None),
-  'resnet18': ('imagenet_resnet', 18),
-}
-
-# In the order in which they apply: a model has a width, a smoke run may be given another width or
-# other bits, a system splits the bits it is given.
-_VARIANTS = {
-  'model': _set_model,
-  'smoke': _shrink,
-  'width': _set_width,
-  'bits': _set_bits,
-  'activations': _set_activations,
-  'merge': _set_merge,
-  'system': _set_system,
-}
 
 
 def field_names() -> frozenset[str]:

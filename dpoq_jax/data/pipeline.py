@@ -137,6 +137,11 @@ class Order:
     first = index * self.batch_size + self.process * self.share
     return epoch, range(first, first + self.share)
 
+  def examples(self, step: int) -> np.ndarray:
+    """The examples that this process takes in a step, int64 [share]."""
+    epoch, positions = self.positions(step)
+    return self.epoch(epoch)[positions.start : positions.stop]
+
   def check_start(self, step: int) -> None:
     """Raises a ValueError unless a run can start at this step."""
     if not 0 <= step <= self.steps:

@@ -107,8 +107,7 @@ class ImageSet:
     return (self._padded(chosen, batch_size) for chosen in slices)
 
   def _training_batch(self, order: pipeline.Order, step: int) -> pipeline.Batch:
-    epoch, positions = order.positions(step)
-    chosen = order.epoch(epoch)[positions.start : positions.stop]
+    chosen = order.examples(step)
     return {'image': self.images[chosen], 'label': self.labels[chosen]}
 
   def _padded(self, chosen: slice, size: int) -> pipeline.Batch:

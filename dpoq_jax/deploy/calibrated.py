@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpoq_jax import network
+from dpoq_jax import compiler, network
 from dpoq_jax.core import quantizers
 from dpoq_jax.deploy import folded, traced
 
@@ -127,8 +127,7 @@ def _compiled(net: network.Onion, variables: Mapping[str, Any], image_shape: Any
     keys[:] = [key for key, *_ in uses]
     return found, [rest for _, *rest in uses]
 
-  # Run a few times only: compiling takes longer than it saves.
-  compiled = jax.jit(run, compiler_options={'xla_backend_optimization_level': 0})
+  compiled = jax.jit(run, compiler_options=compiler.once_options())
 
   def with_keys(images):
     found, uses = compiled(images)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from dpoq_jax import compiler
+
 
 class Network(Protocol):
   """What a cascade needs of a network: `dpoq_jax.network.Onion`, or anything like it.
@@ -43,20 +45,20 @@ def bucket(count: int) -> int:
   return 1 << (count - 1).bit_length()
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(compiler.Jitted, static_argnums=(0, 1))
 def run_path(network: Network, index: int, variables: Any, rows: Rows) -> Any:
   """Logits of a path, and what it hands up."""
   output = network.run_path(variables, index, rows.images, rows.laterals)
   return output.logits, output.laterals
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(compiler.Jitted, static_argnums=1)
 def first_rows(rows: Rows, size: int) -> Rows:
   """The first `size` rows, so that `run_path` has one program for a size whatever the pool."""
   return jax.tree.map(lambda leaf: leaf[:size], rows)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
+@functools.partial(compiler.Jitted, donate_argnums=0)
 def copy_rows(
   pool: Rows, rows: Rows, indices: jax.Array, count: jax.Array, offset: jax.Array
 ) -> Rows:
@@ -92,7 +94,7 @@ def copy_rows(
   )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(compiler.Jitted, static_argnums=0)
 def run_single(
   network: Network, variables: list[Any], image: jax.Array, limits: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

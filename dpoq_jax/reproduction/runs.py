@@ -38,7 +38,7 @@ class Run:
 
   Attributes:
     config: file in `configs/`.
-    variant: of it, see `config.apply_variant`.
+    variant: of it, see `variants.apply`.
     seed: of the run.
   """
 

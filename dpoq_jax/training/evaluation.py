@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import scipy.special
 
-from dpoq_jax import network, shared
+from dpoq_jax import compiler, network, shared
 from dpoq_jax.data import pipeline
 
 
@@ -72,8 +72,10 @@ class Evaluator:
     self._replicated = NamedSharding(mesh, PartitionSpec())
     self._batch_sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     self._freeze = jax.jit(onion.freeze)
+    options = compiler.options(mesh.devices.flat[0].platform)
     self._paths: list[Callable[..., network.PathOutput]] = [
-      jax.jit(functools.partial(_run_path, onion, index)) for index in range(len(onion.bits))
+      jax.jit(functools.partial(_run_path, onion, index), compiler_options=options)
+      for index in range(len(onion.bits))
     ]
 
   def __call__(

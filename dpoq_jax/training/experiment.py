@@ -10,11 +10,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
+from dpoq_jax import compiler, networks, shared, workdir
 from dpoq_jax import config as config_lib
-from dpoq_jax import networks, shared, workdir
 from dpoq_jax.data import corrupt, pipeline, sources, streamed
 from dpoq_jax.training import optimizer as optimizer_lib
 from dpoq_jax.training import state as state_lib
+
+# A fraction of a second on a GPU: a stop waits for them.
+_STEPS_PER_DISPATCH = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +74,11 @@ class Experiment:
       )
 
   @property
+  def platform(self) -> str:
+    """Of the devices: `cpu`, `gpu` or `tpu`."""
+    return self.mesh.devices.flat[0].platform
+
+  @property
   def statistics_groups(self) -> int:
     """Parts of a batch that are normalised apart."""
     return self.mesh.size if self.config.batch_statistics == 'per_device' else 1
@@ -84,6 +92,19 @@ class Experiment:
   def batch_sharding(self) -> NamedSharding:
     """Sharding of batches: examples over devices."""
     return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names[0]))
+
+  @property
+  def batches_sharding(self) -> NamedSharding:
+    """Sharding of several batches along a first axis of their own."""
+    return NamedSharding(self.mesh, PartitionSpec(None, self.mesh.axis_names[0]))
+
+  @property
+  def steps_per_dispatch(self) -> int:
+    """Most steps that run without the host; 1 on CPU, where nothing is gained, if not given."""
+    if not isinstance(self.train_set, sources.ImageSet):
+      return 1
+    default = 1 if self.platform == 'cpu' else _STEPS_PER_DISPATCH
+    return self.config.steps_per_dispatch or default
 
   def on_devices(self, batch: pipeline.Batch) -> state_lib.Batch:
     """A training batch, put together from the shares of all processes."""
@@ -100,9 +121,7 @@ class Experiment:
 
   def create_state(self) -> state_lib.TrainState:
     """The state at step 0, on all devices."""
-    # Run once: compiling it fast matters more than what it compiles to.
-    on_cpu = self.mesh.devices.flat[0].platform == 'cpu'
-    options = {'xla_backend_optimization_level': 0} if on_cpu else None
+    options = compiler.once_options(self.platform)
     create = jax.jit(self._create, out_shardings=self.replicated, compiler_options=options)
     return create(jax.random.key(self.config.seed))
 
@@ -132,6 +151,17 @@ def build(config: config_lib.Config) -> Experiment:
   """
   tally = corrupt.Tally(config.data.max_corrupt)
   train_set, holdout_set = load_train(config, tally)
+  return assemble(config, train_set, load_test(config, tally), holdout_set, tally)
+
+
+def assemble(
+  config: config_lib.Config,
+  train_set: pipeline.ExampleSet,
+  test_set: pipeline.ExampleSet,
+  holdout_set: pipeline.ExampleSet,
+  tally: corrupt.Tally,
+) -> Experiment:
+  """What a config describes, on data that is there already; see `build`."""
   steps = pipeline.steps_per_epoch(len(train_set), config.data.batch_size)
   schedule = optimizer_lib.learning_rate_schedule(
     config.optimizer, epochs=config.epochs, steps_per_epoch=steps
@@ -139,7 +169,7 @@ def build(config: config_lib.Config) -> Experiment:
   return Experiment(
     config=config,
     train_set=train_set,
-    test_set=load_test(config, tally),
+    test_set=test_set,
     holdout_set=holdout_set,
     corrupt=tally,
     onion=networks.build(config, train_set.num_classes),

@@ -1,7 +1,6 @@
 """The training loop: steps, rows of metrics, evaluations, checkpoints, stopping and resuming."""
 
 import collections
-from collections.abc import Generator
 import contextlib
 import dataclasses
 import pathlib
@@ -13,6 +12,7 @@ import numpy as np
 
 from dpoq_jax.training import (
   checkpoint,
+  dispatch,
   evaluation,
   experiment,
   metrics,
@@ -47,7 +47,7 @@ def train(
   Args:
     setup: what to train.
     workdir: holds checkpoints, `metrics.jsonl`, TensorBoard events and, at the end, `summary.json`.
-    stop: looked at after every step and every batch of an evaluation.
+    stop: looked at after every dispatch of steps and every batch of an evaluation.
     display: shows what happens.
 
   Returns:
@@ -79,39 +79,6 @@ def train(
     result = run.summarise(metrics.best_top1(metrics.read_rows(workdir)))
   processes.by_first(lambda: summary.write(workdir / summary.FILE, result))
   return result
-
-
-def compile_step(
-  setup: experiment.Experiment, state: state_lib.TrainState, fixed: int
-) -> jax.stages.Compiled:
-  """The training step, compiled ahead of time: once, and outside of the time that is measured.
-
-  Args:
-    setup: what is trained.
-    state: at its start; given up to the step, which may write where it is.
-    fixed: see `state.make_train_step`.
-  """
-  step = jax.jit(
-    state_lib.make_train_step(
-      setup.onion, setup.optimizer, setup.config, fixed, setup.statistics_groups
-    ),
-    donate_argnums=0,
-    out_shardings=setup.replicated,
-  )
-  size, images = setup.config.data.batch_size, setup.train_set.image_shape
-  batch = {
-    name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=setup.batch_sharding)
-    for name, shape, dtype in (('image', images, np.uint8), ('label', (), np.int32))
-  }
-  return step.lower(state, batch).compile()
-
-
-def batches(setup: experiment.Experiment, start: int) -> Generator[state_lib.Batch, None, None]:
-  """Training batches on the devices, from step `start` to the end of the run."""
-  found = setup.train_set.training_batches(setup.order, start)
-  with contextlib.closing(found):
-    for batch in found:
-      yield setup.on_devices({name: batch[name] for name in ('image', 'label')})
 
 
 class _Run:
@@ -149,14 +116,16 @@ class _Run:
       self._evaluate()
     if self._step == total:
       return
-    train_step = compile_step(self._setup, self._state, self._fixed)
+    take_steps = dispatch.compile_steps(
+      self._setup, self._state, start=self._step, fixed=self._fixed
+    )
     started, previous = time.perf_counter(), None
     # Closed also if an exception ends it: worker processes may be behind it.
-    with contextlib.closing(batches(self._setup, self._step)) as found:
-      for batch in found:
-        self._state, losses = train_step(self._state, batch)
-        self._step += 1
-        # One step runs while the next is prepared; more in flight would only delay a stop.
+    with contextlib.closing(take_steps.batches(self._step)) as batches:
+      for number, batch in enumerate(batches, start=1):
+        self._state, losses = take_steps(self._state, batch)
+        self._step += take_steps.count
+        # One dispatch runs while the next is prepared; more in flight would only delay a stop.
         jax.block_until_ready(previous)
         previous = losses
         self._display.step(self._step)
@@ -164,7 +133,7 @@ class _Run:
         evaluate = self._is_evaluated_at(self._step)
         every = config.checkpoint_every or self._setup.steps_per_epoch
         save = evaluate or self._step % every == 0
-        stop = processes.stops_at(self._step, self._stop)
+        stop = processes.stops_after(number, self._stop)
         if not (log or save or stop):
           continue
         jax.block_until_ready(losses)

@@ -100,19 +100,19 @@ def gathered(values: Mapping[str, Any]) -> list[dict[str, Any]]:
   return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
-def stops_at(step: int, request: signals.StopRequest) -> bool:
-  """Whether the run is to stop after this step: all processes say the same of the same step.
+def stops_after(dispatch: int, request: signals.StopRequest) -> bool:
+  """Whether the run is to stop after this dispatch of steps: all processes say the same of it.
 
-  To be asked after every step. A signal to any of the processes stops them all, a step or two
-  later, since those that are ahead must not have passed the step by then.
+  To be asked after every one. A signal to any of the processes stops them all, a dispatch or two
+  later, since those that are ahead must not have passed it by then.
 
   Args:
-    step: steps taken.
+    dispatch: its number, from 1 up without a gap.
     request: of this process; of all of them, afterwards.
   """
   if jax.process_count() == 1:
     return bool(request)
-  if not multihost_utils.reached_preemption_sync_point(step):
+  if not multihost_utils.reached_preemption_sync_point(dispatch):
     return False
   request.signal = request.signal or signal.SIGTERM
   return True

@@ -9,14 +9,14 @@ import jax
 import rich.table
 
 from dpoq_jax import costs
-from dpoq_jax.training import experiment, loop, warm_start
+from dpoq_jax.training import dispatch, experiment, warm_start
 
-# Steps that are timed, after one that warms what they find warm.
-_STEPS = 5
+# Dispatches that are timed, after one that warms what they find warm.
+_TIMED = 5
 
 
 def rehearse(setup: experiment.Experiment) -> dict[str, Any]:
-  """Compiles the training step, runs it a few times, keeps nothing.
+  """Compiles the training step, dispatches it a few times, keeps nothing.
 
   Args:
     setup: what would be trained.
@@ -34,20 +34,21 @@ def rehearse(setup: experiment.Experiment) -> dict[str, Any]:
     name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in state.params.items()
   }
   started = time.perf_counter()
-  step = loop.compile_step(setup, state, fixed)
+  step = dispatch.compile_steps(setup, state, fixed=fixed)
   compile_seconds = time.perf_counter() - started
-  analysis: Any = step.cost_analysis()
-  with contextlib.closing(loop.batches(setup, start=0)) as batches:
+  analysis: Any = step.program.cost_analysis()
+  with contextlib.closing(step.batches(0)) as batches:
     ends = []
-    for batch in itertools.islice(batches, 1 + _STEPS):
+    for batch in itertools.islice(batches, 1 + _TIMED):
       state, losses = step(state, batch)
       jax.block_until_ready(losses)
       ends.append(time.perf_counter())
   seconds = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0] - started
+  seconds /= step.count
   return {
     'parameters': {**parameters, 'all': sum(parameters.values())},
     'flops': float(analysis['flops']),
-    'peak_bytes': costs.peak_memory(step),
+    'peak_bytes': costs.peak_memory(step.program),
     'compile_seconds': compile_seconds,
     'examples_per_second': setup.config.data.batch_size / seconds,
     'train_seconds': seconds * setup.total_steps,

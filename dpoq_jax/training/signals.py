@@ -31,7 +31,7 @@ def catch_stop(*, several: bool = False) -> Iterator[StopRequest]:
 
   Args:
     several: this is one of several processes, which have to agree on when to stop: SIGTERM is left
-      to JAX, which tells the others (see `processes.stops_at`), and SIGINT taken for it.
+      to JAX, which tells the others (see `processes.stops_after`), and SIGINT taken for it.
   """
   request = StopRequest()
 

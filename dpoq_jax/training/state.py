@@ -65,6 +65,10 @@ class TrainState:
     return {'params': self.params, **self.collections}
 
 
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]
+"""The next state, and the losses of the step, [precisions]."""
+
+
 def create(
   onion: shared.Network,
   optimizer: optax.GradientTransformation,
@@ -97,7 +101,7 @@ def make_train_step(
   config: config_lib.Config,
   fixed: int = 0,
   groups: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
+) -> TrainStep:
   """Builds the step: augmentation, joint loss, one backward pass, update.
 
   A step whose loss, gradient or update is not finite changes neither parameters nor optimizer state

@@ -170,7 +170,7 @@ def test_only_undecided_inputs_run_and_programs_are_few():
   running = make(logits, point)
   chex.clear_trace_counter()
   kept: Any = (programs.run_path, programs.copy_rows, programs.first_rows)
-  before = [program._cache_size() for program in kept]
+  before = [program.jitted._cache_size() for program in kept]
   running(images_of(range(MOST)))
   reached = [MOST, int((precisions > 2).sum()), int((precisions > 4).sum())]
   assert running.counts.inputs == reached
@@ -181,7 +181,7 @@ def test_only_undecided_inputs_run_and_programs_are_few():
     running(images_of(range(size)), max_precision=4)
     running(images_of(range(size)), operating_point=point_of((2, 4, 8), (0.5, 0.9, 0.0)))
   sizes = [1, 2, 4]
-  compiled = [program._cache_size() - b for program, b in zip(kept, before, strict=True)]
+  compiled = [program.jitted._cache_size() - b for program, b in zip(kept, before, strict=True)]
   assert compiled[0] <= 3 * len(sizes)
   # From a size to a capacity, for the two upper paths; slices of a pool.
   assert compiled[1] <= 2 * len(sizes) ** 2

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import workdir
+from dpoq_jax import variants, workdir
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / 'configs').glob('*.py'))
 
@@ -77,7 +77,7 @@ def test_workdir_is_one_process_at_a_time(tmp_path: pathlib.Path):
 
 
 def test_variants_change_what_the_tables_vary():
-  config = config_lib.apply_variant(
+  config = variants.apply(
     config_lib.get_config(), 'bits=2-8,activations=2,system=joint,merge=vanilla'
   )
   valid = config_lib.validate(config)
@@ -85,11 +85,11 @@ def test_variants_change_what_the_tables_vary():
   assert (valid.quantization.activation_bits, valid.quantization.clip_init) == (2, 2.0)
   assert (valid.objective.mode, valid.quantization.merge) == ('joint', 'vanilla')
   with pytest.raises(ValueError, match="variant 'foo': a variant is made of model, "):
-    config_lib.apply_variant(config_lib.get_config(), 'foo')
+    variants.apply(config_lib.get_config(), 'foo')
 
 
 def variant(text: str) -> config_lib.Config:
-  return config_lib.validate(config_lib.apply_variant(config_lib.get_config(), text))
+  return config_lib.validate(variants.apply(config_lib.get_config(), text))
 
 
 def test_systems_of_the_tables_are_variants():

@@ -1,0 +1,74 @@
+"""What the second start of a training saves: the training step compiled, and found in the cache.
+
+    python -m benchmarks.compile_cache [--json=FILE] [--depth=20]
+
+Two starts of `python -m dpoq_jax.train --dry_run`, with a cache directory of their own: a CIFAR
+ResNet at 2, 4, 8 and 16 bits, on digits. `second_over_first` is the ratio of what compiling takes.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import app, flags
+import rich.console
+import rich.table
+
+_JSON = flags.DEFINE_string('json', None, 'file for the figures')
+_DEPTH = flags.DEFINE_integer('depth', 20, 'of the CIFAR ResNet')
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start(cache: str) -> dict[str, float]:
+  """Seconds of one start: of compiling the training step, and in all."""
+  command = [sys.executable, '-m', 'dpoq_jax.train', '--dry_run']
+  command.append(f'--config.model.depth={_DEPTH.value}')
+  overridden = ('JAX_COMPILATION_CACHE_DIR', 'JAX_ENABLE_COMPILATION_CACHE')
+  environment = {k: v for k, v in os.environ.items() if k not in overridden}
+  started = time.perf_counter()
+  done = subprocess.run(
+    command,
+    cwd=ROOT,
+    env={**environment, 'XDG_CACHE_HOME': cache},
+    text=True,
+    stdout=subprocess.PIPE,
+    check=True,
+  )
+  seconds = time.perf_counter() - started
+  [compiling] = re.findall(r'compiling +│ +([\d.]+) s', done.stdout)
+  return {'compiling': float(compiling), 'in_all': seconds}
+
+
+def main(_: list[str]) -> None:
+  """Measures, prints the table, writes the figures."""
+  with tempfile.TemporaryDirectory() as cache:
+    first, second = start(cache), start(cache)
+    size = sum(path.stat().st_size for path in pathlib.Path(cache).rglob('*') if path.is_file())
+  figures: dict[str, Any] = {
+    'second_over_first': second['compiling'] / first['compiling'],
+    'first': first,
+    'second': second,
+    'cache_bytes': size,
+    'model': f'resnet{_DEPTH.value}',
+  }
+  table = rich.table.Table(title=f'{figures["model"]}, four precisions')
+  for column in ('start', 'compiling, s', 'in all, s'):
+    table.add_column(column, justify='right')
+  for name in ('first', 'second'):
+    table.add_row(name, f'{figures[name]["compiling"]:.1f}', f'{figures[name]["in_all"]:.1f}')
+  console = rich.console.Console()
+  console.print(table)
+  console.print(f'second / first: {figures["second_over_first"]:.3f}; cache {size / 1e6:.1f} MB')
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(json.dumps(figures, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  app.run(main)
