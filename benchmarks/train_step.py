@@ -32,7 +32,7 @@ import rich.console
 import rich.table
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import costs, network, networks
+from dpoq_jax import compiler, costs, network, networks
 from dpoq_jax.core import quantizers
 from dpoq_jax.data import corrupt, sources
 from dpoq_jax.training import dispatch, experiment
@@ -101,8 +101,7 @@ def training(bits: tuple[int, ...], activation_bits: int) -> System:
   )
   setup = experiment.assemble(config, data, data, data, corrupt.Tally(0))
   state = setup.create_state()
-  options = dict(option.split('=', 1) for option in _OPTIONS.value)
-  step = dispatch.compile_steps(setup, state, options=options)
+  step = dispatch.compile_steps(setup, state, options=options())
   batches = itertools.cycle(list(step.batches(setup.total_steps - BATCHES)))
   analysis: Any = step.program.cost_analysis()
 
@@ -112,6 +111,11 @@ def training(bits: tuple[int, ...], activation_bits: int) -> System:
     jax.block_until_ready((state, losses))
 
   return System(run, step.count, costs.peak_memory(step.program), analysis['bytes accessed'])
+
+
+def options() -> dict[str, str]:
+  """Of the compiler: those of the library, and those asked for."""
+  return compiler.options() | dict(option.split('=', 1) for option in _OPTIONS.value)
 
 
 def convolutions(bits: tuple[int, ...]) -> System:
@@ -145,7 +149,7 @@ def convolutions(bits: tuple[int, ...]) -> System:
       results.append((y, transpose(cotangent)))
     return results
 
-  jitted = jax.jit(chex.assert_max_traces(step, n=1))
+  jitted = jax.jit(chex.assert_max_traces(step, n=1), compiler_options=options())
   memory = costs.peak_memory(jitted.lower(operands).compile())
   return System(lambda: jax.block_until_ready(jitted(operands)) and None, memory=memory)
 
