@@ -102,13 +102,8 @@ def _untrained(net: network.Onion, images: np.ndarray) -> dict[str, Any]:
 def _plain(net: network.Onion, images: np.ndarray) -> onnxruntime.InferenceSession:
   """A session of an individual network; its weights do not matter to its speed."""
   source = onnx_graphs.prepare(net, _untrained(net, images), images[:64])
-  options = onnxruntime.SessionOptions()
-  options.intra_op_num_threads = _THREADS.value
-  return onnxruntime.InferenceSession(
-    onnx_graphs.precision_graph(source, 0).SerializeToString(),
-    options,
-    providers=['CPUExecutionProvider'],
-  )
+  model = onnx_graphs.precision_graph(source, 0).SerializeToString()
+  return onnx_predict.session(model, _THREADS.value)
 
 
 def _measure(

@@ -31,8 +31,8 @@ import numpy as np
 import rich.console
 import rich.table
 
-from dpoq_jax import config as config_lib
 from dpoq_jax import compiler, costs, network, networks
+from dpoq_jax import config as config_lib
 from dpoq_jax.core import quantizers
 from dpoq_jax.data import corrupt, sources
 from dpoq_jax.training import dispatch, experiment

@@ -15,11 +15,17 @@ import onnx
 
 from dpoq_jax import network, onion
 from dpoq_jax.deploy import calibrated, folded, traced
-from dpoq_jax.deploy.onnx_writer import Scale, Tensor, Writer, scale_of
+from dpoq_jax.deploy.onnx_writer import (
+  BLOCK,
+  TO_NCHW,
+  TO_NHWC,
+  Scale,
+  Tensor,
+  Writer,
+  scale_of,
+)
 
 IMAGES, LOGITS = 'images', 'logits'
-
-_TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
 class Source(NamedTuple):
@@ -79,13 +85,13 @@ def path_graph(source: Source, index: int) -> onnx.ModelProto:
   for step in (step for step in steps if step.kind == 'conv'):
     for lower in folded.layer(source.net, source.variables, index, step.name).shifts:
       given = writer.input(lateral_name(bits[lower], step.name), np.uint8, step.shape)
-      inside = writer.node('Transpose', given, perm=_TO_NCHW)
+      inside = writer.node('Transpose', given, perm=TO_NCHW)
       laterals[lower, step.name] = Tensor(inside, _handed_up_scale(source, lower, step.name))
   path = _Path(source, index, writer, images, laterals, hands_up=index + 1 < len(bits))
   writer.output(path.run(steps), LOGITS, np.float32, steps[-1].shape)
   for step in steps:
     if (tensor := laterals.get((index, step.name))) is not None:
-      outside = writer.node('Transpose', tensor.name, perm=_TO_NHWC)
+      outside = writer.node('Transpose', tensor.name, perm=TO_NHWC)
       writer.output(outside, lateral_name(bits[index], step.name), np.uint8, step.shape)
   return writer.model(f'path_{bits[index]}')
 
@@ -110,7 +116,7 @@ def precision_graph(source: Source, index: int) -> onnx.ModelProto:
 
 def _images(source: Source, writer: Writer) -> str:
   given = writer.input(IMAGES, np.uint8, source.image_shape)
-  return writer.node('Transpose', given, perm=_TO_NCHW)
+  return writer.node('Transpose', given, perm=TO_NCHW)
 
 
 def _handed_up_scale(source: Source, index: int, layer: str) -> Scale:
@@ -140,7 +146,8 @@ class _Term(NamedTuple):
     if self.kernel is None:
       assert scale is not None
       return writer.scaled(self.x, self.gain, self.bias, scale)
-    return writer.convolution(self.x, self.kernel, self.gain, self.bias, scale, **self.options)
+    write = writer.convolution_in_blocks if 'size' in self.options else writer.convolution
+    return write(self.x, self.kernel, self.gain, self.bias, scale, **self.options)
 
 
 class _Path:
@@ -206,6 +213,15 @@ class _Path:
     index, source = self._index, self._source
     layer = folded.layer(source.net, source.variables, index, step.name)
     options = {'strides': step.options['strides'], 'shared': step.options['groups']}
+    height, width, _ = step.shape
+    in_blocks = (
+      x.scale is not None
+      and options == {'strides': (1, 1), 'shared': 1}
+      and layer.kernel.shape[2] % BLOCK
+      and not width % BLOCK
+    )
+    if in_blocks:
+      options = {'size': (height, width)}
 
     def of(multiplier: np.ndarray, key: str) -> _Term:
       gain = multiplier / layer.deviation
@@ -294,6 +310,12 @@ class _Path:
         axes = w.constant(np.array([1, 2, 3], np.int64))
         return x._replace(name=w.node('Slice', x.name, starts, limits, axes, strides))
       case 'pad':
+        *around, (before, after) = zip(options['low'], options['high'], strict=True)
+        if x.scale is not None and not np.any(around):
+          # Runtimes are slow to pad bytes; a convolution with ones leaves them as they are.
+          features = step.shape[-1]
+          kernel = np.eye(features - before - after, features, before)[None, None]
+          return w.convolution(x, kernel, np.ones(features), np.zeros(features), x.scale)
         low, high = ([0, *(options[end][axis] for axis in order)] for end in ('low', 'high'))
         pads = w.constant(np.array(low + high, np.int64))
         zero = np.float32(0) if x.scale is None else np.uint8(x.scale.zero)
@@ -304,8 +326,11 @@ class _Path:
         )
         return x._replace(name=pooled)
       case 'mean':
-        mean = w.node('ReduceMean', w.dequantize(x), axes=[2, 3], keepdims=0)
-        return Tensor(mean, None)
+        if x.scale is None:
+          return Tensor(w.node('ReduceMean', x.name, axes=[2, 3], keepdims=0), None)
+        # Integers are channels last inside of runtimes, which do not see that a mean may be, too.
+        rows = x._replace(name=w.node('Transpose', x.name, perm=TO_NHWC))
+        return Tensor(w.node('ReduceMean', w.dequantize(rows), axes=[1, 2], keepdims=0), None)
       case 'dense':
         source = self._source
         kernel, bias = folded.dense(source.net, source.variables, self._index, step.name)

@@ -159,14 +159,10 @@ class Network:
     """
     file = graph['file']
     if file not in self._sessions:
-      options = onnxruntime.SessionOptions()
-      options.intra_op_num_threads = self._threads
       content = (self._folder / file).read_bytes()
       if hashlib.sha256(content).hexdigest() != graph['sha256']:
         raise ValueError(f'{file} was altered: its digest is not that of the manifest.')
-      self._sessions[file] = onnxruntime.InferenceSession(
-        content, options, providers=['CPUExecutionProvider']
-      )
+      self._sessions[file] = session(content, self._threads)
     names = graph['outputs']
     inputs = {name: feeds[name] for name in graph['inputs']}
     results = self._sessions[file].run(names, inputs)
@@ -186,6 +182,16 @@ class Network:
         f'images are {images.dtype}{list(images.shape)}: give uint8 [examples, '
         f'{", ".join(map(str, shape))}].'
       )
+
+
+def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
+  """A session for a model that others take turns with."""
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = threads
+  # Threads of a session otherwise wait for its next call by keeping a core busy, and those of the
+  # next path compete with them: two graphs in turn took twice the time on two cores.
+  options.add_session_config_entry('session.force_spinning_stop', '1')
+  return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
 
 
 def _check_point(point: Mapping[str, Any], bits: tuple[int, ...]) -> None:

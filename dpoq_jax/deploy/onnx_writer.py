@@ -18,6 +18,12 @@ _IR_VERSION = 8
 LEVELS = 255
 """Steps of a uint8 tensor."""
 
+BLOCK = 4
+"""Neighbours in a row that `Writer.convolution_in_blocks` takes together."""
+
+TO_NCHW, TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
+"""Permutations between channels first, as ONNX has them, and last."""
+
 # Small weights are multiplied up to this: two products with a uint8 fit 16 bits, where kernels of
 # processors without VNNI saturate.
 _FINE = 63
@@ -155,6 +161,47 @@ class Writer:
     )
     y = self.node('Conv', self.dequantize(x), weights, added, **attributes)
     return self.quantize(y, scale)
+
+  def convolution_in_blocks(
+    self,
+    x: Tensor,
+    kernel: np.ndarray,
+    gain: np.ndarray,
+    bias: np.ndarray,
+    scale: Scale | None,
+    size: Sequence[int],
+  ) -> Tensor:
+    """`convolution` of few channels, without strides or groups; to the same integers.
+
+    Neighbours in a row are taken together as one pixel of more channels: fast kernels want a
+    multiple of 4. Channels last, as runtimes have them, no byte is moved for it.
+
+    Args:
+      x: input.
+      kernel: see `convolution`.
+      gain: see there.
+      bias: see there.
+      scale: see there.
+      size: height and width of the input; the latter a multiple of `BLOCK`.
+    """
+    (height, width), (rows, columns, channels, features) = size, kernel.shape
+    # Blocks on either side of which a pixel of this one may see something.
+    reach = -(-(columns // 2) // BLOCK)
+    blocks = np.zeros((rows, 2 * reach + 1, BLOCK, channels, BLOCK, features), kernel.dtype)
+    for block, u, v in np.ndindex(2 * reach + 1, BLOCK, BLOCK):
+      column = (block - reach) * BLOCK + u - v + (columns - 1) // 2
+      if 0 <= column < columns:
+        blocks[:, block, u, :, v] = kernel[:, column]
+    blocks = blocks.reshape(rows, 2 * reach + 1, BLOCK * channels, BLOCK * features)
+    joined = self._rearranged(x, (height, width // BLOCK, BLOCK * channels))
+    y = self.convolution(joined, blocks, np.tile(gain, BLOCK), np.tile(bias, BLOCK), scale)
+    return self._rearranged(y, (height, width, features))
+
+  def _rearranged(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+    """The same numbers as height, width, channels of another shape."""
+    rows = self.node('Transpose', x.name, perm=TO_NHWC)
+    other = self.node('Reshape', rows, self.constant(np.array([-1, *shape], np.int64)))
+    return x._replace(name=self.node('Transpose', other, perm=TO_NCHW))
 
   def scaled(self, x: Tensor, factor: np.ndarray, bias: np.ndarray, scale: Scale) -> Tensor:
     """`factor * x + bias` for each channel: a depthwise convolution of one number."""
