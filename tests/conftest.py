@@ -4,8 +4,10 @@ from collections.abc import Callable
 import fcntl
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -13,9 +15,18 @@ from dpoq_jax.data import prepare
 from tests.data import jpegs, tiny_cifar
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-# What a test compiles does not depend on earlier runs; the cache has tests of its own.
-os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+# Tests of one worker share what they compile, as starts of a command do; the next run of the tests
+# begins anew.
+CACHE = tempfile.mkdtemp(prefix='dpoq_jax_tests_')
+os.environ |= {
+  'JAX_COMPILATION_CACHE_DIR': CACHE,
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.3',
+}
 REAL_DATA = REPOSITORY.parent / 'shared' / 'data'
+
+
+def pytest_unconfigure() -> None:
+  shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def once(

@@ -51,9 +51,7 @@ def test_a_convolution_with_ones_changes_nothing_and_pads():
   x = np.arange(256, dtype=np.uint8).reshape(1, 8, 8, 4)
   writer = Writer()
   images = given(writer, x)
-  y = writer.convolution(
-    images, np.eye(4, 8, 2)[None, None], np.ones(8), np.zeros(8), images.scale
-  )
+  y = writer.convolution(images, np.eye(4, 8, 2)[None, None], np.ones(8), np.zeros(8), images.scale)
   found = run(writer, y, x)
   np.testing.assert_array_equal(found[..., 2:6], x)
   np.testing.assert_array_equal(found[..., [0, 1, 6, 7]], 117)

@@ -35,9 +35,8 @@ def counted_training(workdir: pathlib.Path, cache: pathlib.Path) -> dict[str, in
     ],
     cwd=runs.REPOSITORY,
     env={
-      **runs.environment(),
+      **{k: v for k, v in runs.environment().items() if k != VARIABLE},
       'XDG_CACHE_HOME': str(cache),
-      'JAX_ENABLE_COMPILATION_CACHE': 'true',
       # Also what is compiled in no time, so that the counts do not depend on the machine.
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     },
