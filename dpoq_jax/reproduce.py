@@ -55,6 +55,8 @@ def main(what: str) -> None:
     try:
       if what in figures.FIGURES:
         run, part = figures.run_of(scale)
+        if not _TRAIN.value and trainer.missing([run], checkpoints=True):
+          cli.fail(f'the network {run.name} is not in {trainer.workdir}: leave out --notrain.')
         failures = train([run], checkpoints=True)
         if not failures:
           entries, png = figures.measure(what, part, trainer.workdir / run.name, _DATA_DIR.value)

@@ -58,6 +58,7 @@ def test_table_1_and_the_figures(tmp_path: pathlib.Path):
     ('table4', ['--scale=smoke'], 'table4: there are table1, '),
     ('table1', [], '--scale=smoke|cpu|paper is required'),
     ('table1', ['--scale=huge'], '--scale'),
+    ('figure3', ['--scale=smoke', '--notrain'], 'leave out --notrain'),
   ],
 )
 def test_bad_requests_are_one_line(what, flags, expected, tmp_path: pathlib.Path):
