@@ -102,15 +102,16 @@ def training(bits: tuple[int, ...], activation_bits: int) -> System:
   setup = experiment.assemble(config, data, data, data, corrupt.Tally(0))
   state = setup.create_state()
   step = dispatch.compile_steps(setup, state, options=options())
-  batches = itertools.cycle(list(step.batches(setup.total_steps - BATCHES)))
+  batches = list(step.batches(setup.total_steps - BATCHES))
+  endless = itertools.cycle(batch for _, batch in batches)
   analysis: Any = step.program.cost_analysis()
 
   def run():
     nonlocal state
-    state, losses = step(state, next(batches))
+    state, losses = step(state, next(endless))
     jax.block_until_ready((state, losses))
 
-  return System(run, step.count, costs.peak_memory(step.program), analysis['bytes accessed'])
+  return System(run, batches[0][0], costs.peak_memory(step.program), analysis['bytes accessed'])
 
 
 def options() -> dict[str, str]:

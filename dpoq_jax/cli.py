@@ -41,7 +41,7 @@ def define_processes() -> None:
 
 
 def join_processes() -> bool:
-  """Joins the other processes of the run, if the flags say so; whether they do."""
+  """Joins the other processes of the run, if the flags say so; whether there are others."""
   found = flags.FLAGS.distributed
   address, count, index = (
     flags.FLAGS[name].value for name in ('coordinator', 'num_processes', 'process_id')
@@ -61,7 +61,7 @@ def join_processes() -> bool:
     processes.join(address, count, index)
   except (ValueError, RuntimeError) as error:
     fail(f'the processes of the run did not find one another: {error}', status=1)
-  return True
+  return processes.are_several()
 
 
 def run(main: Callable[..., None], argument: str | None = None) -> NoReturn:

@@ -5,7 +5,7 @@ override any field; `validate` turns the result into a frozen `Config`. The defa
 embedded job: scikit-learn's digits, ResNet-8, bits (2, 4, 8, 16).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 import difflib
 import re
 from typing import Annotated, Any, Literal
@@ -46,8 +46,8 @@ class Data(_Section):
       one in evaluation. Streamed sets; None for those in memory.
     resize: shorter side of an image in evaluation, before the centre is taken. Streamed sets.
     workers: processes that decode a streamed set; 0 decodes in threads. May change on resume.
-    max_corrupt: records of a streamed set that are skipped as corrupt before the run stops; may
-      change on resume.
+    max_corrupt: records of a streamed set that are skipped as corrupt, by a process, before the run
+      stops; may change on resume.
     pad: pixels of padding for random crops; 0 crops nothing.
     flip: random horizontal flips.
     holdout: training examples kept out of training, for `calibrate`; 0 keeps none, and half of the
@@ -234,9 +234,8 @@ class Config(_Section):
     log_every: steps between rows of training metrics.
     eval_every: epochs between evaluations; the last epoch is always evaluated.
     checkpoint_every: steps between checkpoints; None saves after every epoch.
-    steps_per_dispatch: most steps that run without the host, on devices that hold the training set;
-      as many are taken as divide `log_every`, `checkpoint_every` and the steps of an epoch. None is
-      50 on accelerators, 1 on CPU; for a streamed set it is 1 always. May change on resume.
+    steps_per_dispatch: most steps that run without the host, on devices that hold the training set.
+      None is 50 on accelerators, 1 on CPU; for a streamed set it is 1 always. May change on resume.
     max_skipped_steps: steps with a non-finite loss or gradient before the run stops.
     init_from: directory of a run to start from: one whose bits begin this bit list (its paths are
       kept as they are, the others are trained), or a float network (all paths start from it).
@@ -280,8 +279,10 @@ class Config(_Section):
     return self
 
 
-# What may differ when a run is resumed: where things are and how they are read, not what they are.
-LOCATIONS = frozenset({'data.dir', 'data.workers', 'data.max_corrupt', 'steps_per_dispatch'})
+# What may differ between the processes of a run: where things are, and how they are read.
+PLACES = frozenset({'data.dir', 'data.workers', 'data.max_corrupt'})
+# What may differ when a run is resumed: also how it is run, but not what it is.
+RESUMABLE = PLACES | {'steps_per_dispatch'}
 
 
 def get_config() -> Any:
@@ -326,13 +327,13 @@ def from_json(text: str) -> Config:
     raise ConfigError(_describe(error.errors()[0])) from None
 
 
-def differences(one: Config, other: Config) -> list[str]:
-  """Names of the fields in which two configs differ, locations apart, as `name: one -> other`."""
+def differences(one: Config, other: Config, apart: Set[str] = RESUMABLE) -> list[str]:
+  """Names of the fields in which two configs differ, some apart, as `name: one -> other`."""
   first, second = _flatten(one.model_dump()), _flatten(other.model_dump())
   return [
     f'{name}: {first[name]} -> {second[name]}'
     for name in first
-    if first[name] != second[name] and name not in LOCATIONS
+    if first[name] != second[name] and name not in apart
   ]
 
 

@@ -6,6 +6,8 @@
 Writes DIR/summary.json; DIR/summary_B_bits.json and the like for less than the whole newest state.
 """
 
+import signal
+
 from absl import flags
 import rich.console
 
@@ -24,6 +26,8 @@ def main() -> None:
   """The command."""
   directory = cli.required_path(_WORKDIR)
   cli.join_processes()
+  # Joined, it is JAX that has it, for runs that save.
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
   with cli.user_errors():
     config = workdir.read_config(directory)
     if _DATA_DIR.value:

@@ -46,16 +46,21 @@ def main() -> None:
     warm_start,
   )
 
+  def build() -> experiment.Experiment:
+    experiment.check_agreed(config)
+    setup = experiment.build(config)
+    setup.check_batch()
+    if not _DRY_RUN.value and not checkpoint.exist(directory):
+      warm_start.check(setup)
+    return setup
+
   with signals.catch_stop(several=several) as stop, contextlib.ExitStack() as claimed:
     with cli.user_errors():
-      setup = experiment.build(config)
-      setup.check_batch()
+      setup = processes.in_each(build)
       if _DRY_RUN.value:
         found = rehearsal.rehearse(setup)
         rich.console.Console(quiet=not processes.is_first()).print(rehearsal.table(found))
         return
-      if not checkpoint.exist(directory):
-        warm_start.check(setup)
       # Claimed last, so that a config that cannot be run leaves no trace.
       processes.by_first(lambda: claimed.enter_context(workdir.claim(directory, config)))
     display = progress.Progress(rich.console.Console(quiet=not processes.is_first()))

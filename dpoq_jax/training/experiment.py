@@ -14,9 +14,10 @@ from dpoq_jax import compiler, networks, shared, workdir
 from dpoq_jax import config as config_lib
 from dpoq_jax.data import corrupt, pipeline, sources, streamed
 from dpoq_jax.training import optimizer as optimizer_lib
+from dpoq_jax.training import processes
 from dpoq_jax.training import state as state_lib
 
-# A fraction of a second on a GPU: a stop waits for them.
+# A stop waits for two or three times as many.
 _STEPS_PER_DISPATCH = 50
 
 
@@ -178,6 +179,18 @@ def assemble(
     mesh=global_mesh(),
     steps_per_epoch=steps,
   )
+
+
+def check_agreed(config: config_lib.Config) -> None:
+  """Checks that all processes were given the same, locations apart.
+
+  Raises:
+    ConfigError: where it is not that of process 0.
+  """
+  texts = processes.gathered({'config': config.model_dump_json()})
+  first = config_lib.from_json(texts[0]['config'])
+  if differing := config_lib.differences(first, config, apart=config_lib.PLACES):
+    raise config_lib.ConfigError(f'the processes differ in config.{differing[0]}.')
 
 
 def load_train(

@@ -116,15 +116,13 @@ class _Run:
       self._evaluate()
     if self._step == total:
       return
-    take_steps = dispatch.compile_steps(
-      self._setup, self._state, start=self._step, fixed=self._fixed
-    )
+    take_steps = dispatch.compile_steps(self._setup, self._state, fixed=self._fixed)
     started, previous = time.perf_counter(), None
     # Closed also if an exception ends it: worker processes may be behind it.
     with contextlib.closing(take_steps.batches(self._step)) as batches:
-      for number, batch in enumerate(batches, start=1):
+      for number, (steps, batch) in enumerate(batches, start=1):
         self._state, losses = take_steps(self._state, batch)
-        self._step += take_steps.count
+        self._step += steps
         # One dispatch runs while the next is prepared; more in flight would only delay a stop.
         jax.block_until_ready(previous)
         previous = losses

@@ -18,12 +18,13 @@ T = TypeVar('T')
 
 # A process that is not heard of for so long is lost, and the others end, in seconds.
 _HEARTBEAT = 30
-# One that ends waits for the others so long: process 0 writes last.
-_SHUTDOWN = 60
+# One that ends waits for the others so long, and they for it: process 0 writes last. Until then
+# what failed in one of them alone is not noticed.
+_SHUTDOWN = 30
 
 
 class OtherProcessError(ValueError):
-  """Something failed in process 0, which says what."""
+  """Something failed in another process, which says what."""
 
 
 def join(
@@ -54,6 +55,11 @@ def join(
   )
 
 
+def are_several() -> bool:
+  """Whether there is more than one."""
+  return jax.process_count() > 1
+
+
 def is_first() -> bool:
   """Whether this process is the one that writes and prints for all."""
   return jax.process_index() == 0
@@ -66,19 +72,25 @@ def by_first(action: Callable[[], T]) -> T | None:
     Exception: what it raises, in process 0.
     OtherProcessError: in the others, if it raised there.
   """
+  return in_each(lambda: action() if is_first() else None)
+
+
+def in_each(action: Callable[[], T]) -> T:
+  """Runs `action` in every process; where it raises in one, no other goes on.
+
+  Raises:
+    Exception: what it raises, where it did.
+    OtherProcessError: in the others.
+  """
   if jax.process_count() == 1:
     return action()
-  result, error = None, None
-  if is_first():
-    try:
-      result = action()
-    except Exception as caught:
-      error = caught
-  failed = multihost_utils.broadcast_one_to_all(np.bool_(error is not None))
-  if error is not None:
-    raise error
-  if failed:
-    raise OtherProcessError('process 0 failed; its output says why.')
+  try:
+    result = action()
+  except Exception:
+    multihost_utils.process_allgather(np.bool_(True))
+    raise
+  if (failed := np.flatnonzero(multihost_utils.process_allgather(np.bool_(False)))).size:
+    raise OtherProcessError(f'process {failed[0]} failed; its output says why.')
   return result
 
 

@@ -38,13 +38,15 @@ def rehearse(setup: experiment.Experiment) -> dict[str, Any]:
   compile_seconds = time.perf_counter() - started
   analysis: Any = step.program.cost_analysis()
   with contextlib.closing(step.batches(0)) as batches:
-    ends = []
-    for batch in itertools.islice(batches, 1 + _TIMED):
+    ends, taken = [time.perf_counter()], [0]
+    for steps, batch in itertools.islice(batches, 1 + _TIMED):
       state, losses = step(state, batch)
       jax.block_until_ready(losses)
       ends.append(time.perf_counter())
-  seconds = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0] - started
-  seconds /= step.count
+      taken.append(taken[-1] + steps)
+  # Without the first one, unless there is no other.
+  first = min(1, len(ends) - 2)
+  seconds = (ends[-1] - ends[first]) / (taken[-1] - taken[first])
   return {
     'parameters': {**parameters, 'all': sum(parameters.values())},
     'flops': float(analysis['flops']),

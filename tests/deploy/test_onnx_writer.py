@@ -10,10 +10,10 @@ from dpoq_jax.deploy import onnx_writer
 from dpoq_jax.deploy.onnx_writer import Scale, Tensor, Writer
 
 
-def run(writer: Writer, result: Tensor, x: np.ndarray) -> Any:
-  """What comes out of a graph of one input `x`, both channels last."""
+def run(writer: Writer, result: Tensor, x: np.ndarray, features: int) -> Any:
+  """What comes out of a graph of one input `x`, of the same size, both channels last."""
   last = writer.node('Transpose', result.name, perm=onnx_writer.TO_NHWC)
-  writer.output(last, 'y', np.uint8, ('height', 'width', 'channels'))
+  writer.output(last, 'y', np.uint8, (*x.shape[1:3], features))
   session = onnxruntime.InferenceSession(
     writer.model('test').SerializeToString(), providers=['CPUExecutionProvider']
   )
@@ -42,7 +42,7 @@ def test_a_convolution_in_blocks_is_that_convolution(channels: int, size: tuple[
       y = writer.convolution_in_blocks(*arguments, size=x.shape[1:3])
     else:
       y = writer.convolution(*arguments)
-    found.append(run(writer, y, x))
+    found.append(run(writer, y, x, 5))
   assert found[0].std() > 5
   np.testing.assert_array_equal(found[0], found[1])
 
@@ -52,6 +52,6 @@ def test_a_convolution_with_ones_changes_nothing_and_pads():
   writer = Writer()
   images = given(writer, x)
   y = writer.convolution(images, np.eye(4, 8, 2)[None, None], np.ones(8), np.zeros(8), images.scale)
-  found = run(writer, y, x)
+  found = run(writer, y, x, 8)
   np.testing.assert_array_equal(found[..., 2:6], x)
   np.testing.assert_array_equal(found[..., [0, 1, 6, 7]], 117)

@@ -27,8 +27,14 @@ SLOW = (
 )
 
 
-def start(workdir: pathlib.Path, *flags: str, bits: str = '32') -> list[subprocess.Popen[str]]:
-  """Two processes of two devices each."""
+def start(
+  workdir: pathlib.Path,
+  *flags: str,
+  bits: str = '32',
+  count: int = 2,
+  last: tuple[str, ...] = (),
+) -> list[subprocess.Popen[str]]:
+  """Processes of two devices each; the last one with flags of its own."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
@@ -36,13 +42,14 @@ def start(workdir: pathlib.Path, *flags: str, bits: str = '32') -> list[subproce
     runs.start(
       workdir,
       *flags,
+      *(last if index == count - 1 else ()),
       f'--coordinator=localhost:{port}',
-      '--num_processes=2',
+      f'--num_processes={count}',
       f'--process_id={index}',
       devices=2,
       bits=bits,
     )
-    for index in range(2)
+    for index in range(count)
   ]
 
 
@@ -131,6 +138,32 @@ def test_a_quantized_network_is_trained_alike_several_steps_at_once(tmp_path: pa
   assert status == 0, err
   ends_well(start(tmp_path / 'run', '--config.steps_per_dispatch=11', *SLOW, bits='2,4'))
   assert_same(tmp_path / 'run', tmp_path / 'alone')
+
+
+def test_a_run_of_one_process_that_joined_nobody_stops_as_any(tmp_path: pathlib.Path):
+  (process,) = start(tmp_path, *FLOAT, count=1)
+  runs.wait_until(process, lambda: len(runs.rows(tmp_path)) >= 1)
+  process.send_signal(signal.SIGTERM)
+  status, out, err = runs.finish(process)
+  assert status == 143, err
+  assert 'run the same command again to resume' in out
+
+
+@pytest.mark.parametrize(
+  ('flag', 'said'),
+  [
+    ('--config.seed=1', 'the processes differ in config.seed: 0 -> 1.'),
+    ('--config.steps_per_dispatch=2', 'config.steps_per_dispatch: None -> 2.'),
+    ('--config.init_from=/nowhere', 'config.init_from: None -> /nowhere'),
+  ],
+)
+def test_what_fails_in_any_process_fails_in_all(flag: str, said: str, tmp_path: pathlib.Path):
+  run = tmp_path / 'run'
+  (status, _, err), (other, _, other_err) = finish(start(run, *FLOAT, last=(flag,)))
+  assert (status, other) == (2, 2)
+  assert said in other_err
+  assert err.strip().splitlines()[-1] == 'error: process 1 failed; its output says why.'
+  assert not run.exists()
 
 
 def test_what_fails_in_the_first_process_fails_in_all(alone: pathlib.Path):
