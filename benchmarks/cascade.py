@@ -29,6 +29,7 @@ import numpy as np
 import rich.console
 import rich.table
 
+from dpoq_jax import compiler
 from dpoq_jax.data import sources
 from dpoq_jax.inference import cascade as cascade_lib
 from dpoq_jax.inference import engine, operating_point, pools
@@ -152,7 +153,7 @@ def main(_: list[str]) -> None:
   data = trained.config.data
   images = sources.load(data.name, 'test', _DATA_DIR.value or data.dir).images[: _IMAGES.value]
   cascade = cascade_lib.Cascade(trained.onion, trained.variables, point)
-  apply = jax.jit(trained.onion.apply)
+  apply = jax.jit(trained.onion.apply, compiler_options=compiler.options())
 
   def full(batch: np.ndarray) -> Any:
     return apply(trained.variables, batch)
