@@ -24,7 +24,7 @@ import onnxruntime
 import rich.console
 import rich.table
 
-from dpoq_jax import models, network
+from dpoq_jax import compiler, models, network
 from dpoq_jax.core import layers
 from dpoq_jax.data import sources
 from dpoq_jax.deploy import onnx_folder, onnx_graphs, onnx_predict
@@ -92,7 +92,7 @@ def _onion(model: Any, bits: tuple[int, ...], activation_bits: int) -> network.O
 
 
 def _untrained(net: network.Onion, images: np.ndarray) -> dict[str, Any]:
-  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+  jit = functools.partial(jax.jit, compiler_options=compiler.once_options())
   pixels = jnp.asarray(images[:16])
   variables = jit(net.init)(jax.random.key(0), pixels)
   update = jit(lambda variables: net.apply(variables, pixels, train=True, mutable=True)[1])

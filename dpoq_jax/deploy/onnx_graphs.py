@@ -217,7 +217,7 @@ class _Path:
     in_blocks = (
       x.scale is not None
       and options == {'strides': (1, 1), 'shared': 1}
-      and layer.kernel.shape[2] % BLOCK
+      and layer.kernel.shape[2] < BLOCK
       and not width % BLOCK
     )
     if in_blocks:

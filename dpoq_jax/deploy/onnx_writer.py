@@ -171,7 +171,10 @@ class Writer:
     scale: Scale | None,
     size: Sequence[int],
   ) -> Tensor:
-    """`convolution` of few channels, without strides or groups; to the same integers.
+    """`convolution` of few channels, without strides or groups.
+
+    To the same integers, but where kernels saturate (weights beyond 63 without VNNI): sums are of
+    other pairs there.
 
     Neighbours in a row are taken together as one pixel of more channels: fast kernels want a
     multiple of 4. Channels last, as runtimes have them, no byte is moved for it.
