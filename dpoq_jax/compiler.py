@@ -15,7 +15,7 @@ import jax
 _OFTEN: dict[str, dict[str, Any]] = {
   # XLA hands convolutions to YNNPACK by default. On two cores of an Intel Xeon the ones of CIFAR
   # ResNets are faster without: 1.4 to 1.7 times forward, 1.8 to 3 for gradients of kernels; a
-  # training step 1.3 to 1.4 times. Reductions and matrix products stay with it, where they are faster.
+  # training step 1.3 to 1.4 times. Reductions and matrix products are left where they are faster.
   'cpu': {
     'xla_cpu_experimental_ynn_fusion_type': (
       'LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
