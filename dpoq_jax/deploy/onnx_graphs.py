@@ -16,7 +16,6 @@ import onnx
 from dpoq_jax import network, onion
 from dpoq_jax.deploy import calibrated, folded, traced
 from dpoq_jax.deploy.onnx_writer import (
-  BLOCK,
   TO_NCHW,
   TO_NHWC,
   Scale,
@@ -146,8 +145,7 @@ class _Term(NamedTuple):
     if self.kernel is None:
       assert scale is not None
       return writer.scaled(self.x, self.gain, self.bias, scale)
-    write = writer.convolution_in_blocks if 'size' in self.options else writer.convolution
-    return write(self.x, self.kernel, self.gain, self.bias, scale, **self.options)
+    return writer.convolution(self.x, self.kernel, self.gain, self.bias, scale, **self.options)
 
 
 class _Path:
@@ -212,16 +210,11 @@ class _Path:
     """The terms of a pre-activation: this path's own, and those of lower paths."""
     index, source = self._index, self._source
     layer = folded.layer(source.net, source.variables, index, step.name)
-    options = {'strides': step.options['strides'], 'shared': step.options['groups']}
-    height, width, _ = step.shape
-    in_blocks = (
-      x.scale is not None
-      and options == {'strides': (1, 1), 'shared': 1}
-      and layer.kernel.shape[2] < BLOCK
-      and not width % BLOCK
-    )
-    if in_blocks:
-      options = {'size': (height, width)}
+    options = {
+      'strides': step.options['strides'],
+      'shared': step.options['groups'],
+      'size': step.shape[:2],
+    }
 
     def of(multiplier: np.ndarray, key: str) -> _Term:
       gain = multiplier / layer.deviation

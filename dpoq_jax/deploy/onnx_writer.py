@@ -18,11 +18,11 @@ _IR_VERSION = 8
 LEVELS = 255
 """Steps of a uint8 tensor."""
 
-BLOCK = 4
-"""Neighbours in a row that `Writer.convolution_in_blocks` takes together."""
-
 TO_NCHW, TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 """Permutations between channels first, as ONNX has them, and last."""
+
+# Neighbours in a row that are taken together where channels are few.
+_BLOCK = 4
 
 # Small weights are multiplied up to this: two products with a uint8 fit 16 bits, where kernels of
 # processors without VNNI saturate.
@@ -112,8 +112,14 @@ class Writer:
     strides: Sequence[int] = (1, 1),
     *,
     shared: int = 1,
+    size: Sequence[int] | None = None,
   ) -> Tensor:
     """`gain * conv(x, kernel) + bias`, padded by half the kernel.
+
+    Fast kernels want a multiple of 4 channels. Where there are fewer, integers and without strides,
+    neighbours in a row are taken together as one pixel of more channels; channels last, as runtimes
+    have them, no byte is moved for it. The result is the same, but where kernels saturate (weights
+    beyond 63 without VNNI): sums are of other pairs there.
 
     Args:
       x: input.
@@ -124,7 +130,14 @@ class Writer:
       scale: of the result; None for float operands and result.
       strides: vertical, horizontal.
       shared: groups of channels.
+      size: height and width of the result, if known.
     """
+    plain = shared == 1 and tuple(strides) == (1, 1) and None not in (scale, x.scale)
+    if plain and size and kernel.shape[2] < _BLOCK and not size[1] % _BLOCK:
+      blocks = _in_blocks(kernel)
+      joined = self._rearranged(x, (size[0], size[1] // _BLOCK, blocks.shape[2]))
+      y = self.convolution(joined, blocks, np.tile(gain, _BLOCK), np.tile(bias, _BLOCK), scale)
+      return self._rearranged(y, (*size, kernel.shape[3]))
     sides = [((k - 1) // 2, k // 2) for k in kernel.shape[:2]]
     attributes = {
       'kernel_shape': kernel.shape[:2],
@@ -161,44 +174,6 @@ class Writer:
     )
     y = self.node('Conv', self.dequantize(x), weights, added, **attributes)
     return self.quantize(y, scale)
-
-  def convolution_in_blocks(
-    self,
-    x: Tensor,
-    kernel: np.ndarray,
-    gain: np.ndarray,
-    bias: np.ndarray,
-    scale: Scale | None,
-    size: Sequence[int],
-  ) -> Tensor:
-    """`convolution` of few channels, without strides or groups.
-
-    To the same integers, but where kernels saturate (weights beyond 63 without VNNI): sums are of
-    other pairs there.
-
-    Neighbours in a row are taken together as one pixel of more channels: fast kernels want a
-    multiple of 4. Channels last, as runtimes have them, no byte is moved for it.
-
-    Args:
-      x: input.
-      kernel: see `convolution`.
-      gain: see there.
-      bias: see there.
-      scale: see there.
-      size: height and width of the input; the latter a multiple of `BLOCK`.
-    """
-    (height, width), (rows, columns, channels, features) = size, kernel.shape
-    # Blocks on either side of which a pixel of this one may see something.
-    reach = -(-(columns // 2) // BLOCK)
-    blocks = np.zeros((rows, 2 * reach + 1, BLOCK, channels, BLOCK, features), kernel.dtype)
-    for block, u, v in np.ndindex(2 * reach + 1, BLOCK, BLOCK):
-      column = (block - reach) * BLOCK + u - v + (columns - 1) // 2
-      if 0 <= column < columns:
-        blocks[:, block, u, :, v] = kernel[:, column]
-    blocks = blocks.reshape(rows, 2 * reach + 1, BLOCK * channels, BLOCK * features)
-    joined = self._rearranged(x, (height, width // BLOCK, BLOCK * channels))
-    y = self.convolution(joined, blocks, np.tile(gain, BLOCK), np.tile(bias, BLOCK), scale)
-    return self._rearranged(y, (height, width, features))
 
   def _rearranged(self, x: Tensor, shape: Sequence[int]) -> Tensor:
     """The same numbers as height, width, channels of another shape."""
@@ -245,6 +220,26 @@ class Writer:
     )
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _in_blocks(kernel: np.ndarray) -> np.ndarray:
+  """The kernel of the same convolution between blocks of pixels.
+
+  Args:
+    kernel: [height, width, channels, features].
+
+  Returns:
+    [height, blocks, block * channels, block * features].
+  """
+  rows, columns, channels, features = kernel.shape
+  # Blocks on either side of which a pixel of this one may see something.
+  reach = -(-(columns // 2) // _BLOCK)
+  blocks = np.zeros((rows, 2 * reach + 1, _BLOCK, channels, _BLOCK, features), kernel.dtype)
+  for block, u, v in np.ndindex(2 * reach + 1, _BLOCK, _BLOCK):
+    column = (block - reach) * _BLOCK + u - v + (columns - 1) // 2
+    if 0 <= column < columns:
+      blocks[:, block, u, :, v] = kernel[:, column]
+  return blocks.reshape(rows, 2 * reach + 1, _BLOCK * channels, _BLOCK * features)
 
 
 def _value_info(name: str, dtype: type[np.generic], shape: Sequence[int]) -> onnx.ValueInfoProto:

@@ -26,7 +26,7 @@ def given(writer: Writer, x: np.ndarray) -> Tensor:
   return Tensor(writer.node('Transpose', name, perm=onnx_writer.TO_NCHW), Scale(0.02, 117))
 
 
-@pytest.mark.parametrize('channels', [1, 3, 6])
+@pytest.mark.parametrize('channels', [1, 2, 3])
 @pytest.mark.parametrize('size', [(1, 1), (3, 3), (3, 4), (2, 2), (5, 7), (1, 11)])
 def test_a_convolution_in_blocks_is_that_convolution(channels: int, size: tuple[int, int]):
   rng = np.random.default_rng(0)
@@ -35,13 +35,10 @@ def test_a_convolution_in_blocks_is_that_convolution(channels: int, size: tuple[
   kernel = rng.integers(-60, 61, (*size, channels, 5))
   gain, bias = rng.uniform(-0.02, 0.02, 5), rng.normal(size=5)
   found = []
-  for in_blocks in (False, True):
+  for known in (None, x.shape[1:3]):
     writer = Writer()
-    arguments = (given(writer, x), kernel, gain, bias, Scale(0.1, 128))
-    if in_blocks:
-      y = writer.convolution_in_blocks(*arguments, size=x.shape[1:3])
-    else:
-      y = writer.convolution(*arguments)
+    y = writer.convolution(given(writer, x), kernel, gain, bias, Scale(0.1, 128), size=known)
+    assert y.name.startswith('transpose' if known else 'quantizelinear')
     found.append(run(writer, y, x, 5))
   assert found[0].std() > 5
   np.testing.assert_array_equal(found[0], found[1])
