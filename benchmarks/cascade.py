@@ -29,12 +29,12 @@ import numpy as np
 import rich.console
 import rich.table
 
-from dpoq_jax import compiler
-from dpoq_jax.data import sources
+from dpoq_jax.data import in_memory
 from dpoq_jax.inference import cascade as cascade_lib
 from dpoq_jax.inference import engine, operating_point, pools
-from dpoq_jax.training import trained as trained_lib
-from dpoq_jax.workdir import read_config
+from dpoq_jax.runtime import compiler
+from dpoq_jax.runtime.workdir import read_config
+from dpoq_jax.training import restore as trained_lib
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run', required=True)
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
@@ -151,7 +151,7 @@ def main(_: list[str]) -> None:
   point = operating_point.read(workdir)
   trained = trained_lib.load(workdir, point.check(read_config(workdir).data.name, None))
   data = trained.config.data
-  images = sources.load(data.name, 'test', _DATA_DIR.value or data.dir).images[: _IMAGES.value]
+  images = in_memory.load(data.name, 'test', _DATA_DIR.value or data.dir).images[: _IMAGES.value]
   cascade = cascade_lib.Cascade(trained.onion, trained.variables, point)
   apply = jax.jit(trained.onion.apply, compiler_options=compiler.options())
 

@@ -28,7 +28,7 @@ import rich.console
 import rich.table
 import tensorflow_datasets as tfds
 
-from dpoq_jax.data import corrupt, pipeline, streamed
+from dpoq_jax.data import corrupt, examples, streamed
 
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'rounds that are measured')
@@ -90,7 +90,7 @@ def floor(encoded: list[bytes]) -> float:
   return len(encoded) / (time.perf_counter() - started)
 
 
-def speed(batches: pipeline.Batches, steps: int) -> float:
+def speed(batches: examples.Batches, steps: int) -> float:
   """Images per second once the first batches are there."""
   with contextlib.closing(batches):
     for _ in range(WARM_UP):
@@ -112,7 +112,7 @@ def systems(data_dir: str) -> dict[str, tuple[int, Callable[[], float]]]:
     where = f'{workers} worker{"s" * (workers > 1)}' if workers else 'threads'
     cores = min(workers or available, available)
     # So long that no worker has finished when the clock stops.
-    order = pipeline.Order(len(data), _BATCH_SIZE.value, 0, 3)
+    order = examples.Order(len(data), _BATCH_SIZE.value, 0, 3)
     many = data.take(np.tile(np.arange(len(data)), 3))
     measured[f'training, {where}'] = (
       cores,

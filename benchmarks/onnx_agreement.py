@@ -20,11 +20,12 @@ import onnxruntime
 import rich.console
 import rich.table
 
-from dpoq_jax import cli, network
-from dpoq_jax.data import sources
-from dpoq_jax.deploy import onnx_folder, onnx_predict
+from dpoq_jax import cli
+from dpoq_jax.data import in_memory
+from dpoq_jax.deploy.onnx import export, predict
 from dpoq_jax.inference import operating_point
-from dpoq_jax.training import trained as trained_lib
+from dpoq_jax.network import onion_network
+from dpoq_jax.training import restore as trained_lib
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run with an operating point')
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
@@ -43,13 +44,13 @@ def main(_: list[str]) -> None:
     operating_point.read(workdir),
   )
   onion = run.onion
-  assert isinstance(onion, network.Onion)
-  test = sources.load(run.config.data.name, 'test', run.config.data.dir)
+  assert isinstance(onion, onion_network.Onion)
+  test = in_memory.load(run.config.data.name, 'test', run.config.data.dir)
   logits = run.predict(test).logits
   dynamic = point.predict(logits)
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'export'
-    onnx_folder.write(
+    export.write(
       path,
       onion,
       jax.device_get(run.variables),
@@ -57,7 +58,7 @@ def main(_: list[str]) -> None:
       class_names=run.facts.class_names,
       operating_points=(json.loads(point.to_json()),),
     )
-    exported = onnx_predict.Network(path)
+    exported = predict.Network(path)
     rows = {
       str(precision): _row(
         logits[index].argmax(axis=-1),

@@ -24,12 +24,15 @@ import onnxruntime
 import rich.console
 import rich.table
 
-from dpoq_jax import compiler, models, network
+from dpoq_jax import models
 from dpoq_jax.core import layers
-from dpoq_jax.data import sources
-from dpoq_jax.deploy import onnx_folder, onnx_graphs, onnx_predict
+from dpoq_jax.data import in_memory
+from dpoq_jax.deploy.onnx import export, predict
+from dpoq_jax.deploy.onnx import graphs as graphs_lib
 from dpoq_jax.inference import operating_point
-from dpoq_jax.training import trained as trained_lib
+from dpoq_jax.network import onion_network
+from dpoq_jax.runtime import compiler
+from dpoq_jax.training import restore as trained_lib
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run with an operating point')
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
@@ -47,10 +50,10 @@ def main(_: list[str]) -> None:
   logging.set_verbosity(logging.ERROR)
   if _WORKDIR.value:
     run = trained_lib.load(pathlib.Path(_WORKDIR.value)).with_data_in(_DATA_DIR.value)
-    assert isinstance(run.onion, network.Onion)
+    assert isinstance(run.onion, onion_network.Onion)
     net, variables = run.onion, jax.device_get(run.variables)
     data = run.config.data
-    images = sources.load(data.name, 'test', data.dir).images[:_IMAGES]
+    images = in_memory.load(data.name, 'test', data.dir).images[:_IMAGES]
     seen = run.training_images(512)
     point = operating_point.read(pathlib.Path(_WORKDIR.value))
     points = (json.loads(point.to_json()),)
@@ -65,8 +68,8 @@ def main(_: list[str]) -> None:
   }
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'export'
-    onnx_folder.write(path, net, variables, seen, class_names=names, operating_points=points)
-    exported = onnx_predict.Network(path, _THREADS.value)
+    export.write(path, net, variables, seen, class_names=names, operating_points=points)
+    exported = predict.Network(path, _THREADS.value)
     figures = {size: _measure(exported, graphs, images, size) for size in _BATCH_SIZES}
   result = {
     'machine': platform.processor() or platform.machine(),
@@ -87,11 +90,13 @@ def main(_: list[str]) -> None:
     pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + '\n')
 
 
-def _onion(model: Any, bits: tuple[int, ...], activation_bits: int) -> network.Onion:
-  return network.Onion(model, bits, activation_bits, options=layers.LayerOptions(shift_init=0.3))
+def _onion(model: Any, bits: tuple[int, ...], activation_bits: int) -> onion_network.Onion:
+  return onion_network.Onion(
+    model, bits, activation_bits, options=layers.LayerOptions(shift_init=0.3)
+  )
 
 
-def _untrained(net: network.Onion, images: np.ndarray) -> dict[str, Any]:
+def _untrained(net: onion_network.Onion, images: np.ndarray) -> dict[str, Any]:
   jit = functools.partial(jax.jit, compiler_options=compiler.once_options())
   pixels = jnp.asarray(images[:16])
   variables = jit(net.init)(jax.random.key(0), pixels)
@@ -99,15 +104,15 @@ def _untrained(net: network.Onion, images: np.ndarray) -> dict[str, Any]:
   return jax.device_get(net.freeze(variables | update(variables)))
 
 
-def _plain(net: network.Onion, images: np.ndarray) -> onnxruntime.InferenceSession:
+def _plain(net: onion_network.Onion, images: np.ndarray) -> onnxruntime.InferenceSession:
   """A session of an individual network; its weights do not matter to its speed."""
-  source = onnx_graphs.prepare(net, _untrained(net, images), images[:64])
-  model = onnx_graphs.precision_graph(source, 0).SerializeToString()
-  return onnx_predict.session(model, _THREADS.value)
+  source = graphs_lib.prepare(net, _untrained(net, images), images[:64])
+  model = graphs_lib.precision_graph(source, 0).SerializeToString()
+  return predict.session(model, _THREADS.value)
 
 
 def _measure(
-  exported: onnx_predict.Network,
+  exported: predict.Network,
   graphs: dict[str, onnxruntime.InferenceSession],
   images: np.ndarray,
   size: int,

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 from benchmarks import clusters
 from configs import imagenet_resnet18
 from dpoq_jax import config as config_lib
-from dpoq_jax import costs, network, networks
+from dpoq_jax.network import costs, from_config, onion_network
 from dpoq_jax.training import optimizer
-from dpoq_jax.training import state as state_lib
+from dpoq_jax.training import train_step as state_lib
 
 # A test imports this and another benchmark, which has a flag of the same name.
 _JSON = flags.DEFINE_string('json', None, 'file for the figures', allow_override=True)
@@ -80,7 +80,7 @@ class Step:
     return self.statistics_messages // self.paths
 
 
-def step_of(onion: network.Onion, image_shape: Sequence[int]) -> Step:
+def step_of(onion: onion_network.Onion, image_shape: Sequence[int]) -> Step:
   """The step that trains a network, from shapes alone."""
   cost = costs.path_cost(onion, image_shape)
   # Nobody asks for the gradient towards the image.
@@ -103,8 +103,8 @@ def imagenet_step(depth: int, variant: str) -> Step:
   """The step of `configs/imagenet_resnet18.py` with so many layers, in a variant."""
   config = imagenet_resnet18.get_config(variant)
   config.model.depth = depth
-  onion = networks.build(config_lib.validate(config), CLASSES)
-  assert isinstance(onion, network.Onion)
+  onion = from_config.build(config_lib.validate(config), CLASSES)
+  assert isinstance(onion, onion_network.Onion)
   return step_of(onion, IMAGE_SHAPE)
 
 

@@ -31,11 +31,12 @@ import numpy as np
 import rich.console
 import rich.table
 
-from dpoq_jax import compiler, costs, network, networks
 from dpoq_jax import config as config_lib
 from dpoq_jax.core import quantizers
-from dpoq_jax.data import corrupt, sources
-from dpoq_jax.training import dispatch, experiment
+from dpoq_jax.data import corrupt, in_memory
+from dpoq_jax.network import costs, from_config, onion_network
+from dpoq_jax.runtime import compiler
+from dpoq_jax.training import experiment, steps_per_dispatch
 
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
 _PROFILE = flags.DEFINE_string('profile', None, 'directory for a trace of one joint step')
@@ -94,14 +95,14 @@ def training(bits: tuple[int, ...], activation_bits: int) -> System:
   )
   size = BATCHES * _BATCH_SIZE.value
   rng = np.random.default_rng(0)
-  data = sources.ImageSet(
+  data = in_memory.ImageSet(
     rng.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8),
     rng.integers(0, CLASSES, size, dtype=np.int32),
     tuple(map(str, range(CLASSES))),
   )
   setup = experiment.assemble(config, data, data, data, corrupt.Tally(0))
   state = setup.create_state()
-  step = dispatch.compile_steps(setup, state, options=options())
+  step = steps_per_dispatch.compile_steps(setup, state, options=options())
   batches = list(step.batches(setup.total_steps - BATCHES))
   endless = itertools.cycle(batch for _, batch in batches)
   analysis: Any = step.program.cost_analysis()
@@ -161,8 +162,8 @@ def convolution_shapes() -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[i
     model=config_lib.Model(depth=_DEPTH.value),
     quantization=config_lib.Quantization(bits=(8,)),
   )
-  onion = networks.build(config, CLASSES)
-  assert isinstance(onion, network.Onion)
+  onion = from_config.build(config, CLASSES)
+  assert isinstance(onion, onion_network.Onion)
   cost = costs.path_cost(onion, (32, 32, 3), batch_size=_BATCH_SIZE.value)
   return [(c.inputs, c.kernel, c.strides) for c in cost.convolutions]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
   from dpoq_jax.inference.cascade import Cascade
   from dpoq_jax.inference.operating_point import OperatingPoint
   from dpoq_jax.models.resnet import CifarResNet
-  from dpoq_jax.network import Onion
+  from dpoq_jax.network.onion_network import Onion
 
 __version__ = '0.1.0'
 
@@ -22,7 +22,7 @@ _MODULES = {
   'CifarResNet': 'dpoq_jax.models.resnet',
   'LayerOptions': 'dpoq_jax.core.layers',
   'Merge': 'dpoq_jax.core.layers',
-  'Onion': 'dpoq_jax.network',
+  'Onion': 'dpoq_jax.network.onion_network',
   'OperatingPoint': 'dpoq_jax.inference.operating_point',
 }
 __all__ = ['Cascade', 'CifarResNet', 'LayerOptions', 'Merge', 'Onion', 'OperatingPoint', 'onion']

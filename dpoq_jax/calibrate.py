@@ -17,7 +17,8 @@ from absl import flags
 import rich.console
 import rich.table
 
-from dpoq_jax import cli, workdir
+from dpoq_jax import cli
+from dpoq_jax.runtime import workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
 _TARGETS = {
@@ -51,9 +52,9 @@ def main() -> None:
   with cli.user_errors():
     # Imported once there is something to do, since JAX takes seconds.
     workdir.read_config(directory)
-    from dpoq_jax import held_out
+    from dpoq_jax import from_run
     from dpoq_jax.inference import calibration, operating_point
-    from dpoq_jax.training import trained
+    from dpoq_jax.training import restore
 
     target, precision = _target()
     settings = calibration.Settings(
@@ -65,8 +66,8 @@ def main() -> None:
     )
     if _STEP.value == 'best':
       cli.warn('the best checkpoint was found on the whole test split, the reported half included.')
-    network = trained.load(directory, cli.checkpoint_step(_STEP.value))
-    examples = held_out.run(network, _DATA_DIR.value)
+    network = restore.load(directory, cli.checkpoint_step(_STEP.value))
+    examples = from_run.run(network, _DATA_DIR.value)
     compared = calibration.choose(
       examples.calibration,
       examples.reported,

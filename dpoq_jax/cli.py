@@ -12,9 +12,9 @@ from typing import Literal, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dpoq_jax import compilation_cache
 from dpoq_jax import config as config_lib
 from dpoq_jax.data import corrupt
+from dpoq_jax.runtime import compilation_cache
 
 
 def define_config() -> flags.FlagHolder:
@@ -55,7 +55,7 @@ def join_processes() -> bool:
     fail(f'--coordinator={address}: give HOST:PORT.')
   if count is not None and index is not None and index >= count:
     fail(f'--process_id={index}: there are --num_processes={count}, counted from 0.')
-  from dpoq_jax.training import processes
+  from dpoq_jax.runtime import processes
 
   try:
     processes.join(address, count, index)

@@ -11,7 +11,8 @@ import signal
 from absl import flags
 import rich.console
 
-from dpoq_jax import cli, workdir
+from dpoq_jax import cli
+from dpoq_jax.runtime import workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
 _PRECISION = flags.DEFINE_integer('precision', None, 'bits; all precisions by default')
@@ -35,7 +36,8 @@ def main() -> None:
       config = config.model_copy(update={'data': data})
     step = cli.checkpoint_step(_STEP.value)
     # Imported once there is something to evaluate, since JAX takes seconds.
-    from dpoq_jax.training import experiment, processes, summary
+    from dpoq_jax.runtime import processes
+    from dpoq_jax.training import experiment, summary
 
     result = summary.evaluate_checkpoint(
       experiment.build(config),

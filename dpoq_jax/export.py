@@ -18,7 +18,8 @@ from typing import Any
 from absl import flags
 import rich.console
 
-from dpoq_jax import cli, workdir
+from dpoq_jax import cli
+from dpoq_jax.runtime import workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
 _OUTPUT = flags.DEFINE_string('output', None, 'folder to write; must not hold anything')
@@ -39,14 +40,14 @@ def main() -> None:
     # Imported once there is something to do, since JAX takes seconds.
     import jax
 
-    from dpoq_jax.deploy import folder
+    from dpoq_jax.deploy import export_folder
     from dpoq_jax.inference import operating_point
-    from dpoq_jax.training import trained
+    from dpoq_jax.training import restore
 
     given = pathlib.Path(_POINT.value or directory / operating_point.FILE)
     point = operating_point.read(given) if _POINT.value or given.exists() else None
     step = cli.checkpoint_step(_STEP.value)
-    network = trained.load(directory, point.check(config.data.name, step) if point else step)
+    network = restore.load(directory, point.check(config.data.name, step) if point else step)
     if point and point.bits != network.onion.bits:
       raise ValueError(
         f'the operating point in {given} is for bits={point.bits}, the network has '
@@ -57,20 +58,20 @@ def main() -> None:
     variables = jax.device_get(network.variables)
     points = (json.loads(point.to_json()),) if point else ()
     write = {'onion': _write_onion, 'onnx': _write_onnx, 'stablehlo': _write_stablehlo}
-    with folder.emptied_on_failure(output):
+    with export_folder.emptied_on_failure(output):
       write[_FORMAT.value](output, network, variables, points)
   rich.console.Console().print(f'written to {output}', soft_wrap=True)
 
 
 def _write_onion(output: pathlib.Path, network: Any, variables: Any, points: tuple) -> None:
-  from dpoq_jax import costs
-  from dpoq_jax.deploy import artifact, listing
-  from dpoq_jax.deploy.manifest import Source
+  from dpoq_jax.deploy.artifact import rings, table
+  from dpoq_jax.deploy.artifact.manifest import Source
+  from dpoq_jax.network import costs
   from dpoq_jax.training import metrics
 
   config, shape = network.config, network.facts.image_shape
   cost = costs.path_cost(network.onion, shape)
-  manifest = artifact.write(
+  manifest = rings.write(
     output,
     variables,
     top1=metrics.top1_at(metrics.read_rows(cli.required_path(_WORKDIR)), network.step),
@@ -82,14 +83,14 @@ def _write_onion(output: pathlib.Path, network: Any, variables: Any, points: tup
     operating_points=points,
     source=Source(dataset=config.data.name, step=network.step),
   )
-  rich.console.Console().print(listing.table(manifest))
+  rich.console.Console().print(table.table(manifest))
 
 
 def _write_onnx(output: pathlib.Path, network: Any, variables: Any, points: tuple) -> None:
-  from dpoq_jax.deploy import onnx_folder
+  from dpoq_jax.deploy.onnx import export
 
   images = network.with_data_in(_DATA_DIR.value).training_images(_CALIBRATION.value)
-  onnx_folder.write(output, network.onion, variables, images, **_known(network, points))
+  export.write(output, network.onion, variables, images, **_known(network, points))
 
 
 def _write_stablehlo(output: pathlib.Path, network: Any, variables: Any, points: tuple) -> None:

@@ -26,7 +26,8 @@ from absl import flags
 import rich.console
 import rich.progress
 
-from dpoq_jax import cli, workdir
+from dpoq_jax import cli
+from dpoq_jax.runtime import workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
 _IMAGES = flags.DEFINE_string('images', None, 'folder of images, one image, or a .npy file')
@@ -48,14 +49,14 @@ def main() -> None:
     if output and output.suffix not in ('.csv', '.jsonl'):
       raise ValueError(f'--output={output}: give a file that ends in .csv or .jsonl.')
     # Imported once there is something to do, since JAX takes seconds.
-    from dpoq_jax.data import inputs
-    from dpoq_jax.inference import cascade, operating_point, rows
-    from dpoq_jax.training import trained
+    from dpoq_jax.data import to_predict
+    from dpoq_jax.inference import cascade, operating_point, predictions
+    from dpoq_jax.training import restore
 
     config = workdir.read_config(directory)
     shorter_side = config.data.resize if config.data.image_size else None
     part, parts = _shard(_SHARD.value or '1/1')
-    found = inputs.find(images, facts.image_shape, shorter_side).shard(part - 1, parts)
+    found = to_predict.find(images, facts.image_shape, shorter_side).shard(part - 1, parts)
     step = cli.checkpoint_step(_STEP.value)
     if _PRECISION.value is not None:
       point = operating_point.static(config.quantization.bits, _PRECISION.value)
@@ -64,9 +65,9 @@ def main() -> None:
       step = point.check(config.data.name, step)
       if not point.met:
         cli.warn('this operating point did not meet its target when it was chosen.')
-    network = trained.load(directory, step)
+    network = restore.load(directory, step)
     running = cascade.Cascade(network.onion, network.variables, point)
-    predicted = rows.predict(
+    predicted = predictions.predict(
       running,
       found.batches(_BATCH_SIZE.value),
       facts.class_names,
@@ -74,7 +75,7 @@ def main() -> None:
     )
     count = unreadable = spent = 0
     with _written(output) as file, _shown(len(found)) as advance:
-      write = rows.WRITERS[output.suffix if output else '.csv']
+      write = predictions.WRITERS[output.suffix if output else '.csv']
       writer = write(file, header=part == 1)
       for row in predicted:
         writer.write(row)

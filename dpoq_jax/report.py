@@ -12,7 +12,8 @@ import pathlib
 
 from absl import flags
 
-from dpoq_jax import cli, workdir
+from dpoq_jax import cli
+from dpoq_jax.runtime import workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
 _POINT = flags.DEFINE_string('operating_point', None, 'file; the one in the workdir by default')
@@ -27,15 +28,16 @@ def main() -> None:
   with cli.user_errors():
     config = workdir.read_config(directory)
     # Imported once there is something to do, since JAX takes seconds.
-    from dpoq_jax import held_out
-    from dpoq_jax.inference import calibration, operating_point, report
-    from dpoq_jax.training import metrics, trained
+    from dpoq_jax import from_run
+    from dpoq_jax.inference import calibration, operating_point
+    from dpoq_jax.reporting import page as page_lib
+    from dpoq_jax.training import metrics, restore
 
     given = pathlib.Path(_POINT.value or directory / operating_point.FILE)
     point = operating_point.read(given) if _POINT.value or given.exists() else None
     step = cli.checkpoint_step(_STEP.value)
-    network = trained.load(directory, point.check(config.data.name, step) if point else step)
-    examples = held_out.run(network, _DATA_DIR.value)
+    network = restore.load(directory, point.check(config.data.name, step) if point else step)
+    examples = from_run.run(network, _DATA_DIR.value)
     if point is None:
       point = calibration.choose(
         examples.calibration,
@@ -45,7 +47,7 @@ def main() -> None:
         dataset=config.data.name,
         step=network.step,
       )[0]
-    page = report.write(
+    page = page_lib.write(
       pathlib.Path(_OUTPUT.value or directory / 'report'),
       title=f'{config.model.label} on {config.data.name}',
       rows=metrics.read_rows(directory, up_to=network.step),

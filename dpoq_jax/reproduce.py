@@ -32,7 +32,7 @@ def main(what: str) -> None:
     cli.fail('--scale=smoke|cpu|paper is required.')
   # Imported once there is something to do, since JAX takes seconds.
   from dpoq_jax.reproduction import figures, results, runs, tables
-  from dpoq_jax.training import signals
+  from dpoq_jax.runtime import signals
 
   scale = tables.SCALES[_SCALE.value]
   folder = pathlib.Path(_RESULTS.value) / scale.name

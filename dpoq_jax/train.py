@@ -20,7 +20,8 @@ import pathlib
 from absl import flags
 import rich.console
 
-from dpoq_jax import cli, workdir
+from dpoq_jax import cli
+from dpoq_jax.runtime import workdir
 
 _CONFIG = cli.define_config()
 cli.define_processes()
@@ -34,17 +35,8 @@ def main() -> None:
   directory = pathlib.Path() if _DRY_RUN.value else cli.required_path(_WORKDIR)
   several = cli.join_processes()
   # Imported once the flags are known to be good, since JAX takes seconds.
-  from dpoq_jax.training import (
-    checkpoint,
-    experiment,
-    loop,
-    processes,
-    progress,
-    rehearsal,
-    signals,
-    summary,
-    warm_start,
-  )
+  from dpoq_jax.runtime import processes, signals
+  from dpoq_jax.training import checkpoint, dry_run, experiment, loop, progress, summary, warm_start
 
   def build() -> experiment.Experiment:
     experiment.check_agreed(config)
@@ -58,8 +50,8 @@ def main() -> None:
     with cli.user_errors():
       setup = processes.in_each(build)
       if _DRY_RUN.value:
-        found = rehearsal.rehearse(setup)
-        rich.console.Console(quiet=not processes.is_first()).print(rehearsal.table(found))
+        found = dry_run.rehearse(setup)
+        rich.console.Console(quiet=not processes.is_first()).print(dry_run.table(found))
         return
       # Claimed last, so that a config that cannot be run leaves no trace.
       processes.by_first(lambda: claimed.enter_context(workdir.claim(directory, config)))

@@ -53,11 +53,12 @@ import jax
 from matplotlib import pyplot as plt
 import numpy as np
 
-from dpoq_jax import Cascade, held_out, onion
+from dpoq_jax import Cascade, from_run, onion
 from dpoq_jax import config as config_lib
-from dpoq_jax import workdir as workdir_lib
 from dpoq_jax.inference import calibration, curve, operating_point
-from dpoq_jax.training import experiment, loop, metrics, progress, signals, trained
+from dpoq_jax.runtime import signals
+from dpoq_jax.runtime import workdir as workdir_lib
+from dpoq_jax.training import experiment, loop, metrics, progress, restore
 
 # Checkpoints are read without a remark.
 logging.set_verbosity(logging.ERROR)
@@ -273,7 +274,7 @@ plt.show()
 # lower ones, which had to be computed anyway.
 
 # %%
-network = trained.load(workdir)
+network = restore.load(workdir)
 predictions = network.predict(setup.test_set)
 alone, ensemble = predictions.top1(), predictions.ensemble_top1()
 size = network.onion.stored_bytes(network.variables)
@@ -330,7 +331,7 @@ print(f'{cut_logits.size:,} logits at 2 and 4 bits: bit-identical before and aft
 # It is chosen on the images held out of training, and reported on the test images.
 
 # %%
-examples = held_out.run(network)
+examples = from_run.run(network)
 settings = calibration.Settings(operating_point.Target(kind='max_accuracy_drop', value=0.005))
 point, *_ = calibration.choose(
   examples.calibration,

@@ -17,9 +17,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from benchmarks import scaling
 from dpoq_jax import config as config_lib
-from dpoq_jax import network, networks
+from dpoq_jax.network import from_config, onion_network
 from dpoq_jax.training import optimizer
-from dpoq_jax.training import state as state_lib
+from dpoq_jax.training import train_step as state_lib
 
 BATCH = 16
 IMAGE_SHAPE = (32, 32, 3)
@@ -45,8 +45,8 @@ def main() -> None:
     model=config_lib.Model(depth=8, width=16),
     quantization=config_lib.Quantization(bits=(2, 4)),
   )
-  onion = networks.build(config, CLASSES)
-  assert isinstance(onion, network.Onion)
+  onion = from_config.build(config, CLASSES)
+  assert isinstance(onion, onion_network.Onion)
   transform = optimizer.sgd(config.optimizer, 0.1)
   mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
   split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (('data',), ()))

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import networks
+from dpoq_jax.network import from_config
 from dpoq_jax.training import experiment
-from dpoq_jax.training import state as state_lib
+from dpoq_jax.training import train_step as state_lib
 
 # How ml_collections loads a config file.
 pytestmark = pytest.mark.filterwarnings(
@@ -65,7 +65,7 @@ def path(request: pytest.FixtureRequest) -> pathlib.Path:
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_every_system_of_the_tables_is_a_variant(path: pathlib.Path, variant: str):
-  network = networks.build(load(path, variant), num_classes=10)
+  network = from_config.build(load(path, variant), num_classes=10)
   assert network.bits == load(path, variant).quantization.bits
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from dpoq_jax.training import trained
+from dpoq_jax.training import restore
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 OWN_MODEL = ROOT / 'docs' / 'your_own_model.md'
@@ -55,7 +55,7 @@ def test_own_model_is_trained_by_the_command(
   assert done.returncode == 0, done.stderr
   # And found again by who reads the run.
   monkeypatch.syspath_prepend(tmp_path)
-  network = trained.load(workdir)
+  network = restore.load(workdir)
   assert network.onion.bits == (2, 4)
   assert network.variables['onion']['block2']['shortcut']['conv']['kernel'].shape == (1, 1, 4, 8)
 

@@ -63,7 +63,7 @@ def text_files() -> Iterator[tuple[Path, str]]:
 # What one benchmark compares with where it is installed.
 COUNTERPART = ROOT / 'benchmarks' / 'pytorch_counterpart.py'
 # A program of its own, copied to where it runs.
-COPIED = ROOT / 'dpoq_jax' / 'deploy' / 'onnx_predict.py'
+COPIED = ROOT / 'dpoq_jax' / 'deploy' / 'onnx' / 'predict.py'
 
 
 def imported_modules(folder: Path) -> dict[str, Path]:

@@ -25,7 +25,7 @@ import urllib.request
 
 import numpy as np
 
-from dpoq_jax.data import sources
+from dpoq_jax.data import in_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog='python -m dpoq_jax.data.prepare',
     description='Write a data set where dpoq_jax (and tfds.data_source) reads it.',
   )
-  parser.add_argument('name', help=f'one of {", ".join(sources.DATASETS)}')
+  parser.add_argument('name', help=f'one of {", ".join(in_memory.DATASETS)}')
   parser.add_argument(
     '--data-dir',
     metavar='DIR',
@@ -124,11 +124,11 @@ def prepare(name: str, data_dir: str | None = None, source: str | None = None) -
     FileNotFoundError: for a file that is missing, or a data set that is there but not whole.
     ConnectionError: if the archive cannot be downloaded.
   """
-  if sources.find_spec(name).tfds_version is None:
+  if in_memory.find_spec(name).tfds_version is None:
     return f'data set {name} is embedded: it needs no files and no preparation'
-  path = sources.prepared_dir(name, data_dir)
+  path = in_memory.prepared_dir(name, data_dir)
   if path.exists():
-    sources.check_prepared(name, data_dir)
+    in_memory.check_prepared(name, data_dir)
     return f'data set {name} is already in {path}'
   archive = ARCHIVES[name]
   root = path.parent.parent

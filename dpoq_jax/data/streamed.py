@@ -16,7 +16,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from dpoq_jax.data import corrupt, decode, pipeline, sources, workers
+from dpoq_jax.data import corrupt, decode, in_memory, workers
+from dpoq_jax.data import examples as examples_lib
 
 # What data sets call the file that a record was made of.
 _FILE_NAMES = ('file_name', 'filename', 'image/filename')
@@ -133,19 +134,19 @@ class StreamedSet:
     """The examples of these indices, in this order."""
     return dataclasses.replace(self, chosen=self.chosen[chosen])
 
-  def training_batches(self, order: pipeline.Order, start: int = 0) -> pipeline.Batches:
+  def training_batches(self, order: examples_lib.Order, start: int = 0) -> examples_lib.Batches:
     """See `pipeline.ExampleSet`; 'index', int64 [share], says which records of the split it has."""
     order.check_start(start)
     load = _TrainingBatch(self.records, self.chosen, self.options, self.tally.limit, order)
     return self._counted(workers.run(load, range(start, order.steps), self.options.workers))
 
-  def evaluation_batches(self, batch_size: int) -> pipeline.Batches:
+  def evaluation_batches(self, batch_size: int) -> examples_lib.Batches:
     """See `pipeline.ExampleSet`; corrupt records are masked out; 'index' as in training."""
-    slices = pipeline.evaluation_slices(len(self), batch_size)
+    slices = examples_lib.evaluation_slices(len(self), batch_size)
     load = _EvaluationBatch(self.records, self.chosen, self.options, self.tally.limit, batch_size)
     return self._counted(workers.run(load, range(len(slices)), self.options.workers))
 
-  def _counted(self, loaded: Generator['_Loaded', None, None]) -> pipeline.Batches:
+  def _counted(self, loaded: Generator['_Loaded', None, None]) -> examples_lib.Batches:
     """Batches, once the corrupt records met on the way are counted."""
     try:
       for batch, corrupted in loaded:
@@ -205,7 +206,7 @@ def load(
       a class each.
   """
   path = find(name, data_dir)
-  sources.check_directory(
+  in_memory.check_directory(
     name,
     path,
     repair='copy or prepare it again.',
@@ -241,7 +242,7 @@ def find(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   Raises:
     FileNotFoundError: if there is none.
   """
-  root = sources.root_dir(data_dir)
+  root = in_memory.root_dir(data_dir)
   # An absolute name stays as it is.
   path = root / pathlib.Path(name.replace(':', '/')).expanduser()
   if (path / 'dataset_info.json').exists():
@@ -252,13 +253,13 @@ def find(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     return numbered[max(numbered)]
   where = path if path.is_absolute() and not path.is_relative_to(root) else f'{name} in {root}'
   raise FileNotFoundError(
-    f'data set {where} not found: config.data.name is one of {", ".join(sources.DATASETS)}, a TFDS '
-    'data set that is in config.data.dir, or the directory of a version of one.'
+    f'data set {where} not found: config.data.name is one of {", ".join(in_memory.DATASETS)}, a '
+    'TFDS data set that is in config.data.dir, or the directory of a version of one.'
   )
 
 
 # A batch, and the corrupt records met while it was loaded.
-_Loaded = tuple[pipeline.Batch, list[Corrupt]]
+_Loaded = tuple[examples_lib.Batch, list[Corrupt]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -269,7 +270,7 @@ class _TrainingBatch:
   chosen: np.ndarray
   options: Options
   limit: int
-  order: pipeline.Order
+  order: examples_lib.Order
 
   def __call__(self, step: int) -> _Loaded:
     batch, corrupted = _blank(self.order.share, self.options.image_size), {}
@@ -327,7 +328,7 @@ class _EvaluationBatch:
     return batch, corrupted
 
 
-def _blank(examples: int, size: int) -> pipeline.Batch:
+def _blank(examples: int, size: int) -> examples_lib.Batch:
   return {
     'image': np.zeros((examples, size, size, 3), np.uint8),
     'label': np.zeros(examples, np.int32),

@@ -17,8 +17,9 @@ import jax
 from jax import export
 import jax.numpy as jnp
 
-from dpoq_jax import network, onion
-from dpoq_jax.deploy import folder as folder_lib
+from dpoq_jax import onion
+from dpoq_jax.deploy import export_folder as folder_lib
+from dpoq_jax.network import onion_network
 
 FORMAT = 1
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -42,8 +43,8 @@ class Programs(NamedTuple):
 
 def write(
   folder: pathlib.Path,
-  net: network.Onion,
-  variables: network.Variables,
+  net: onion_network.Onion,
+  variables: onion_network.Variables,
   image_shape: Sequence[int],
   **known: Any,
 ) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def read(folder: pathlib.Path) -> Programs:
 
 
 def _paths(
-  net: network.Onion, variables: network.Variables, images: jax.ShapeDtypeStruct
+  net: onion_network.Onion, variables: onion_network.Variables, images: jax.ShapeDtypeStruct
 ) -> Iterator[export.Exported]:
   (batch, *_) = images.shape
   received: dict[str, Any] = {}
@@ -138,7 +139,7 @@ def _paths(
 
 
 def _precisions(
-  net: network.Onion, variables: network.Variables, images: jax.ShapeDtypeStruct
+  net: onion_network.Onion, variables: onion_network.Variables, images: jax.ShapeDtypeStruct
 ) -> Iterator[export.Exported]:
   for index, precision in enumerate(net.bits):
     held = _held(net, variables, index)
@@ -150,7 +151,9 @@ def _precisions(
     yield export.export(run, platforms=PLATFORMS)(images)
 
 
-def _held(net: network.Onion, variables: network.Variables, index: int) -> dict[str, Any]:
+def _held(
+  net: onion_network.Onion, variables: onion_network.Variables, index: int
+) -> dict[str, Any]:
   """The variables, without the bits of higher precisions: no program tells what it does not use."""
   precision, top = net.bits[index], net.bits[-1]
   if precision == top:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpoq_jax.inference import programs
+from dpoq_jax.inference import path_programs
 from dpoq_jax.inference.engine import Counts, Engine, Paths, Result, result_of
 from dpoq_jax.inference.operating_point import OperatingPoint
 
@@ -34,7 +34,7 @@ class Cascade:
 
   def __init__(
     self,
-    network: programs.Network,
+    network: path_programs.Network,
     variables: Mapping[str, Any],
     operating_point: OperatingPoint,
     *,
@@ -54,7 +54,7 @@ class Cascade:
     """
     if 'onion' not in variables:
       raise ValueError('these variables hold latents: freeze them first (Onion.freeze).')
-    if rows is not None and (rows < 1 or rows != programs.bucket(rows)):
+    if rows is not None and (rows < 1 or rows != path_programs.bucket(rows)):
       raise ValueError(f'rows={rows}: give a power of two.')
     self._rows = rows or _ROWS.get(jax.default_backend(), _ROWS_OF_ACCELERATORS)
     self._paths = Paths(network, variables)
@@ -92,7 +92,7 @@ class Cascade:
     if len(images) == 1 and (result := self._single(images, point)):
       return result
     # Room for no more than there is.
-    engine = Engine(self._paths, point, min(self._rows, programs.bucket(len(images))))
+    engine = Engine(self._paths, point, min(self._rows, path_programs.bucket(len(images))))
     engine.feed(images)
     engine.flush()
     engine.close()
@@ -135,7 +135,7 @@ class Cascade:
     limits = [(point.thresholds[b], point.temperatures[b]) for b in point.bits[:-1]]
     logits, reached = map(
       np.asarray,
-      programs.run_single(
+      path_programs.run_single(
         self._paths.network,
         self._paths.variables,
         image,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dpoq_jax.inference import programs
+from dpoq_jax.inference import path_programs
 from dpoq_jax.inference.operating_point import OperatingPoint
 from dpoq_jax.inference.pools import Pool
 
@@ -58,7 +58,7 @@ class Paths:
     counts: see `Counts`.
   """
 
-  def __init__(self, network: programs.Network, variables: Mapping[str, Any]):
+  def __init__(self, network: path_programs.Network, variables: Mapping[str, Any]):
     self.network = network
     stages = range(len(network.bits))
     self.variables = [
@@ -82,8 +82,8 @@ class Paths:
     self._spare[key].append(pools)
 
   def run(
-    self, index: int, rows: programs.Rows, size: int, count: int
-  ) -> tuple[jax.Array, programs.Rows]:
+    self, index: int, rows: path_programs.Rows, size: int, count: int
+  ) -> tuple[jax.Array, path_programs.Rows]:
     """Starts a path on the first `size` rows, of which `count` are inputs.
 
     Returns:
@@ -92,9 +92,9 @@ class Paths:
     self.counts.inputs[index] += count
     self.counts.rows[index] += size
     if len(rows.images) > size:
-      rows = programs.first_rows(rows, size)
-    logits, handed_up = programs.run_path(self.network, index, self.variables[index], rows)
-    return logits, programs.Rows(rows.images, {**rows.laterals, **handed_up})
+      rows = path_programs.first_rows(rows, size)
+    logits, handed_up = path_programs.run_path(self.network, index, self.variables[index], rows)
+    return logits, path_programs.Rows(rows.images, {**rows.laterals, **handed_up})
 
 
 class _Batch:
@@ -135,7 +135,7 @@ class _Running(NamedTuple):
 
   index: int
   logits: jax.Array
-  rows: programs.Rows
+  rows: path_programs.Rows
   ids: np.ndarray
   run: list[np.ndarray]
 
@@ -217,10 +217,10 @@ class Engine:
   def _start_images(self, images: np.ndarray, start: int) -> '_Running':
     """Starts the first path on inputs from the host."""
     ids = np.arange(start, start + len(images))
-    size = programs.bucket(len(images))
+    size = path_programs.bucket(len(images))
     padded = np.zeros((size, *images.shape[1:]), images.dtype)
     padded[: len(images)] = images
-    return self._start(0, programs.Rows(jax.device_put(padded), {}), size, ids, [])
+    return self._start(0, path_programs.Rows(jax.device_put(padded), {}), size, ids, [])
 
   def _run_pool(self, index: int) -> None:
     pool = self._pools[index]
@@ -228,10 +228,10 @@ class Engine:
     rows, ids, count = pool.rows, np.concatenate(pool.ids), pool.count
     run = [np.concatenate(each) for each in zip(*pool.run, strict=True)]
     pool.clear()
-    self._finish(self._start(index, rows, programs.bucket(count), ids, run))
+    self._finish(self._start(index, rows, path_programs.bucket(count), ids, run))
 
   def _start(
-    self, index: int, rows: programs.Rows, size: int, ids: np.ndarray, run: list[np.ndarray]
+    self, index: int, rows: path_programs.Rows, size: int, ids: np.ndarray, run: list[np.ndarray]
   ) -> '_Running':
     """Starts a path on the first `len(ids)` rows; returns before it is done."""
     logits, rows = self._paths.run(index, rows, size, len(ids))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpoq_jax.inference import programs
+from dpoq_jax.inference import path_programs
 
 
 class Pool:
@@ -12,7 +12,7 @@ class Pool:
 
   def __init__(self, capacity: int):
     self._capacity = capacity
-    self.rows: programs.Rows | None = None
+    self.rows: path_programs.Rows | None = None
     self.clear()
 
   def clear(self) -> None:
@@ -20,7 +20,7 @@ class Pool:
     self.count, self.ids, self.run = 0, [], []
 
   def add(
-    self, rows: programs.Rows, chosen: np.ndarray, ids: np.ndarray, run: list[np.ndarray]
+    self, rows: path_programs.Rows, chosen: np.ndarray, ids: np.ndarray, run: list[np.ndarray]
   ) -> int:
     """Copies as many of the `chosen` rows as there is room for, in order; returns how many."""
     taken = min(len(chosen), self._capacity - self.count)
@@ -30,7 +30,9 @@ class Pool:
       )
     indices = np.zeros(len(rows.images), np.int32)
     indices[:taken] = chosen[:taken]
-    self.rows = programs.copy_rows(self.rows, rows, indices, np.int32(taken), np.int32(self.count))
+    self.rows = path_programs.copy_rows(
+      self.rows, rows, indices, np.int32(taken), np.int32(self.count)
+    )
     self.ids.append(ids[chosen[:taken]])
     self.run.append([each[chosen[:taken]] for each in run])
     self.count += taken

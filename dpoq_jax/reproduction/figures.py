@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 import pathlib
 
-from dpoq_jax import held_out
+from dpoq_jax import from_run
 from dpoq_jax.inference import calibration as calibration_lib
-from dpoq_jax.inference import curve, exits, plots, selectable
+from dpoq_jax.inference import curve, exits
 from dpoq_jax.inference.operating_point import OperatingPoint, Target
+from dpoq_jax.reporting import choices, plots
 from dpoq_jax.reproduction import results, tables
 from dpoq_jax.reproduction.runs import Run
-from dpoq_jax.training import trained
+from dpoq_jax.training import restore
 
 FIGURES = ('figure3', 'figure5')
 
@@ -40,8 +41,8 @@ def measure(
     workdir: of the finished run.
     data_dir: where the data set is.
   """
-  network = trained.load(workdir)
-  examples = held_out.run(network, data_dir)
+  network = restore.load(workdir)
+  examples = from_run.run(network, data_dir)
   bits = network.onion.bits
 
   def choose(target: Target, order: str, combine: str | None) -> OperatingPoint:
@@ -78,12 +79,10 @@ def measure(
         yield results.entry(figure, part, f'dynamic, {combine}', f'{b} bits', [value], None)
 
   point = choose(calibration_lib.DEFAULT_TARGET, 'normalised', None)
-  known = selectable.know(point, examples.calibration, examples.reported)
+  known = choices.know(point, examples.calibration, examples.reported)
   if figure == 'figure3':
-    offers = [
-      selectable.along(point, order, examples.calibration, known, 2) for order in curve.ORDERS
-    ]
-    drawn, _ = plots.rerun_curves(offers, selectable.measured(point, known))
+    offers = [choices.along(point, order, examples.calibration, known, 2) for order in curve.ORDERS]
+    drawn, _ = plots.rerun_curves(offers, choices.measured(point, known))
     return list(figure3()), drawn.png
   between = [b * f for b in bits[:-1] for f in (1, 1.25, 1.5, 1.75)] + [bits[-1]]
   equal = calibration_lib.equal_bits(

@@ -13,8 +13,8 @@ import statistics
 
 from matplotlib.figure import Figure
 
-from dpoq_jax import drawing
-from dpoq_jax.workdir import write_whole
+from dpoq_jax.reporting import drawing
+from dpoq_jax.runtime.workdir import write_whole
 
 CSV_FILE = 'TABLE.csv'
 PAGE_FILE = 'TABLE.md'

@@ -20,7 +20,7 @@ import sys
 from typing import Any
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import workdir as workdir_lib
+from dpoq_jax.runtime import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 SUMMARY = 'summary.json'

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
-from dpoq_jax.training import processes
+from dpoq_jax.runtime import processes
 
 
 class CheckpointError(ValueError):

@@ -12,8 +12,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import scipy.special
 
-from dpoq_jax import compiler, network, shared
-from dpoq_jax.data import pipeline
+from dpoq_jax.data import examples
+from dpoq_jax.network import baselines, onion_network
+from dpoq_jax.runtime import compiler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,22 +67,22 @@ class Evaluator:
   Of several processes each runs a share of the images on its own devices, and gets all results.
   """
 
-  def __init__(self, onion: shared.Network, mesh: jax.sharding.Mesh):
+  def __init__(self, onion: baselines.Network, mesh: jax.sharding.Mesh):
     """Takes a mesh of this process's devices."""
     self._onion, self._devices = onion, mesh.size
     self._replicated = NamedSharding(mesh, PartitionSpec())
     self._batch_sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     self._freeze = jax.jit(onion.freeze)
     options = compiler.options(mesh.devices.flat[0].platform)
-    self._paths: list[Callable[..., network.PathOutput]] = [
+    self._paths: list[Callable[..., onion_network.PathOutput]] = [
       jax.jit(functools.partial(_run_path, onion, index), compiler_options=options)
       for index in range(len(onion.bits))
     ]
 
   def __call__(
     self,
-    variables: network.Variables,
-    image_set: pipeline.ExampleSet,
+    variables: onion_network.Variables,
+    image_set: examples.ExampleSet,
     batch_size: int,
     highest: int | None = None,
     between_batches: Callable[[], None] = lambda: None,
@@ -107,7 +108,7 @@ class Evaluator:
     own = jax.device_put(jax.device_get(variables), self._replicated)
     if len(image_set) < processes:
       raise ValueError(f'{len(image_set)} images cannot be shared by {processes} processes.')
-    share = np.array(pipeline.shard(len(image_set), jax.process_index(), processes))
+    share = np.array(examples.shard(len(image_set), jax.process_index(), processes))
     size = -(-len(image_set) // processes)
     predictions = self._run(
       own, image_set.take(share), -(-batch_size // processes), highest, lambda: None
@@ -118,8 +119,8 @@ class Evaluator:
 
   def _run(
     self,
-    variables: network.Variables,
-    image_set: pipeline.ExampleSet,
+    variables: onion_network.Variables,
+    image_set: examples.ExampleSet,
     batch_size: int,
     highest: int | None,
     between_batches: Callable[[], None],

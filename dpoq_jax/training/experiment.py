@@ -10,12 +10,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
-from dpoq_jax import compiler, networks, shared, workdir
 from dpoq_jax import config as config_lib
-from dpoq_jax.data import corrupt, pipeline, sources, streamed
+from dpoq_jax.data import corrupt, examples, in_memory, streamed
+from dpoq_jax.network import baselines, from_config
+from dpoq_jax.runtime import compiler, processes, workdir
 from dpoq_jax.training import optimizer as optimizer_lib
-from dpoq_jax.training import processes
-from dpoq_jax.training import state as state_lib
+from dpoq_jax.training import train_step as state_lib
 
 # A stop waits for two or three times as many.
 _STEPS_PER_DISPATCH = 50
@@ -39,11 +39,11 @@ class Experiment:
   """
 
   config: config_lib.Config
-  train_set: pipeline.ExampleSet
-  test_set: pipeline.ExampleSet
-  holdout_set: pipeline.ExampleSet
+  train_set: examples.ExampleSet
+  test_set: examples.ExampleSet
+  holdout_set: examples.ExampleSet
   corrupt: corrupt.Tally
-  onion: shared.Network
+  onion: baselines.Network
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
   mesh: jax.sharding.Mesh
@@ -55,9 +55,9 @@ class Experiment:
     return self.config.epochs * self.steps_per_epoch
 
   @property
-  def order(self) -> pipeline.Order:
+  def order(self) -> examples.Order:
     """Which training examples this process gets in each step."""
-    return pipeline.Order(
+    return examples.Order(
       len(self.train_set),
       self.config.data.batch_size,
       self.config.seed,
@@ -102,12 +102,12 @@ class Experiment:
   @property
   def steps_per_dispatch(self) -> int:
     """Most steps that run without the host; 1 on CPU, where nothing is gained, if not given."""
-    if not isinstance(self.train_set, sources.ImageSet):
+    if not isinstance(self.train_set, in_memory.ImageSet):
       return 1
     default = 1 if self.platform == 'cpu' else _STEPS_PER_DISPATCH
     return self.config.steps_per_dispatch or default
 
-  def on_devices(self, batch: pipeline.Batch) -> state_lib.Batch:
+  def on_devices(self, batch: examples.Batch) -> state_lib.Batch:
     """A training batch, put together from the shares of all processes."""
     return {
       name: jax.make_array_from_process_local_data(self.batch_sharding, share)
@@ -157,13 +157,13 @@ def build(config: config_lib.Config) -> Experiment:
 
 def assemble(
   config: config_lib.Config,
-  train_set: pipeline.ExampleSet,
-  test_set: pipeline.ExampleSet,
-  holdout_set: pipeline.ExampleSet,
+  train_set: examples.ExampleSet,
+  test_set: examples.ExampleSet,
+  holdout_set: examples.ExampleSet,
   tally: corrupt.Tally,
 ) -> Experiment:
   """What a config describes, on data that is there already; see `build`."""
-  steps = pipeline.steps_per_epoch(len(train_set), config.data.batch_size)
+  steps = examples.steps_per_epoch(len(train_set), config.data.batch_size)
   schedule = optimizer_lib.learning_rate_schedule(
     config.optimizer, epochs=config.epochs, steps_per_epoch=steps
   )
@@ -173,7 +173,7 @@ def assemble(
     test_set=test_set,
     holdout_set=holdout_set,
     corrupt=tally,
-    onion=networks.build(config, train_set.num_classes),
+    onion=from_config.build(config, train_set.num_classes),
     optimizer=optimizer_lib.sgd(config.optimizer, schedule),
     learning_rate=schedule,
     mesh=global_mesh(),
@@ -195,7 +195,7 @@ def check_agreed(config: config_lib.Config) -> None:
 
 def load_train(
   config: config_lib.Config, tally: corrupt.Tally
-) -> tuple[pipeline.ExampleSet, pipeline.ExampleSet]:
+) -> tuple[examples.ExampleSet, examples.ExampleSet]:
   """The training split in two: what is trained on, and the examples held out of it.
 
   Args:
@@ -218,20 +218,20 @@ def load_train(
   return whole.take(np.sort(order[holdout:])), whole.take(np.sort(order[:holdout]))
 
 
-def load_test(config: config_lib.Config, tally: corrupt.Tally) -> pipeline.ExampleSet:
+def load_test(config: config_lib.Config, tally: corrupt.Tally) -> examples.ExampleSet:
   """The examples reported on; see `load_train`."""
   return _load(config.data, config.data.test_split or 'test', tally)
 
 
-def _load(data: config_lib.Data, split: str, tally: corrupt.Tally) -> pipeline.ExampleSet:
+def _load(data: config_lib.Data, split: str, tally: corrupt.Tally) -> examples.ExampleSet:
   """A split in memory, or, if its name is none of those, one that is streamed."""
-  if data.name in sources.DATASETS:
+  if data.name in in_memory.DATASETS:
     if data.image_size is not None:
       raise ValueError(
         f'config.data.image_size={data.image_size}: the images of {data.name} are of one size; '
         'leave it out.'
       )
-    return sources.load(data.name, split, data.dir)
+    return in_memory.load(data.name, split, data.dir)
   if data.image_size is None:
     # The name may be misspelt, which is then the better thing to say.
     streamed.find(data.name, data.dir)

@@ -10,21 +10,20 @@ from typing import Any
 import jax
 import numpy as np
 
+from dpoq_jax.runtime import processes, signals
+from dpoq_jax.runtime.workdir import write_dataset
 from dpoq_jax.training import (
   checkpoint,
-  dispatch,
   evaluation,
   experiment,
   metrics,
-  processes,
   progress,
-  signals,
+  steps_per_dispatch,
   summary,
-  truncation,
+  truncated_accuracy,
   warm_start,
 )
-from dpoq_jax.training import state as state_lib
-from dpoq_jax.workdir import write_dataset
+from dpoq_jax.training import train_step as state_lib
 
 
 class Stopped(Exception):
@@ -116,7 +115,7 @@ class _Run:
       self._evaluate()
     if self._step == total:
       return
-    take_steps = dispatch.compile_steps(self._setup, self._state, fixed=self._fixed)
+    take_steps = steps_per_dispatch.compile_steps(self._setup, self._state, fixed=self._fixed)
     started, previous = time.perf_counter(), None
     # Closed also if an exception ends it: worker processes may be behind it.
     with contextlib.closing(take_steps.batches(self._step)) as batches:
@@ -158,7 +157,7 @@ class _Run:
       step=self._step,
       train_seconds=self._seconds,
       best=best,
-      truncated=truncation.evaluate(self._setup, self._state.variables, self._check_stop),
+      truncated=truncated_accuracy.evaluate(self._setup, self._state.variables, self._check_stop),
     )
 
   @property

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dpoq_jax import network
+from dpoq_jax.network import onion_network
 
 
 def bit_ratio(lower: int, higher: int) -> float:
@@ -20,9 +20,9 @@ def no_gradient(lower: int, higher: int) -> float:
   return 0.0
 
 
-GRADIENT_SCALES: dict[str, network.GradientScale] = {
+GRADIENT_SCALES: dict[str, onion_network.GradientScale] = {
   'scaled': bit_ratio,
-  'joint': network.whole_gradient,
+  'joint': onion_network.whole_gradient,
   'separate': no_gradient,
 }
 

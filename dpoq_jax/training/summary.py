@@ -8,8 +8,9 @@ from typing import Any, Literal
 import jax
 import rich.table
 
-from dpoq_jax.training import evaluation, experiment, metrics, processes, trained, truncation
-from dpoq_jax.workdir import write_whole
+from dpoq_jax.runtime import processes
+from dpoq_jax.runtime.workdir import write_whole
+from dpoq_jax.training import evaluation, experiment, metrics, restore, truncated_accuracy
 
 FILE = 'summary.json'
 
@@ -89,7 +90,7 @@ def evaluate_checkpoint(
     ValueError: if the network does not have that precision.
   """
   rows = metrics.read_rows(workdir)
-  restored = trained.restore(workdir, setup.abstract_state(), step)
+  restored = restore.restore(workdir, setup.abstract_state(), step)
   evaluate = evaluation.Evaluator(setup.onion, experiment.local_mesh())
   predictions = evaluate(
     restored.state.variables, setup.test_set, setup.config.data.batch_size, precision
@@ -99,7 +100,7 @@ def evaluate_checkpoint(
     predictions,
     step=restored.step,
     best=metrics.best_top1([row for row in rows if row['step'] <= restored.step]),
-    truncated=truncation.evaluate(setup, restored.state.variables),
+    truncated=truncated_accuracy.evaluate(setup, restored.state.variables),
     only=precision,
     train_seconds=restored.meta['train_seconds'],
   )

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import workdir as workdir_lib
 from dpoq_jax.core import layers, quantizers
-from dpoq_jax.network import path_name
-from dpoq_jax.training import experiment, trained
-from dpoq_jax.training import state as state_lib
+from dpoq_jax.network.onion_network import path_name
+from dpoq_jax.runtime import workdir as workdir_lib
+from dpoq_jax.training import experiment, restore
+from dpoq_jax.training import train_step as state_lib
 
 _FLOAT = (quantizers.FLOAT_WIDTH,)
 
@@ -70,7 +70,7 @@ def initial_state(setup: experiment.Experiment) -> tuple[state_lib.TrainState, i
   if setup.config.init_from is None:
     return state, 0
   check(setup)
-  source = trained.load_latents(pathlib.Path(setup.config.init_from))
+  source = restore.load_latents(pathlib.Path(setup.config.init_from))
   variables: dict[str, Any] = {**state.variables, 'params': {**state.params}}
   bits = source.onion.bits
   for precision in setup.onion.bits if bits == _FLOAT else bits:

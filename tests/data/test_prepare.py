@@ -13,7 +13,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from dpoq_jax.data import prepare, sources
+from dpoq_jax.data import in_memory, prepare
 from tests.data.tiny_cifar import TinyCifar
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def check_against_records(
     ids = [example['id'].decode().removeprefix(f'{split}_') for example in examples]
     order = np.array(ids, int)
     np.testing.assert_array_equal(np.sort(order), np.arange(len(expected)))
-    loaded = sources.load(name, split, data_dir)
+    loaded = in_memory.load(name, split, data_dir)
     planes = expected[order, num_labels:].reshape(-1, 3, 32, 32)
     np.testing.assert_array_equal(loaded.images, planes.transpose(0, 2, 3, 1))
     np.testing.assert_array_equal(loaded.labels, expected[order, num_labels - 1])
@@ -113,7 +113,7 @@ def test_real_cifar10_is_identical_to_its_binaries(
   cifar10_binaries: pathlib.Path, cifar10_data_dir: pathlib.Path
 ):
   records = read_binaries('cifar10', cifar10_binaries)
-  assert [len(records[split]) for split in sources.SPLITS] == [50_000, 10_000]
+  assert [len(records[split]) for split in in_memory.SPLITS] == [50_000, 10_000]
   check_against_records('cifar10', cifar10_data_dir, records)
 
 
@@ -122,7 +122,7 @@ def test_real_cifar100_is_identical_to_its_binaries(
   cifar100_binaries: pathlib.Path, cifar100_data_dir: pathlib.Path
 ):
   records = read_binaries('cifar100', cifar100_binaries)
-  assert [len(records[split]) for split in sources.SPLITS] == [50_000, 10_000]
+  assert [len(records[split]) for split in in_memory.SPLITS] == [50_000, 10_000]
   check_against_records('cifar100', cifar100_data_dir, records)
 
 
@@ -148,7 +148,7 @@ def test_a_killed_run_leaves_nothing_that_load_takes_for_complete(
   assert killed.returncode == -signal.SIGKILL
   assert list(tmp_path.glob('cifar10/incomplete.*/*train.array_record*'))
   with pytest.raises(FileNotFoundError, match='not found'):
-    sources.load('cifar10', 'train', tmp_path)
+    in_memory.load('cifar10', 'train', tmp_path)
   assert run_in_subprocess(tiny_cifar10, tmp_path).returncode == 0
   check_against_records('cifar10', tmp_path, tiny_cifar10.records)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import network, networks
-from dpoq_jax.deploy import artifact
-from dpoq_jax.deploy.manifest import Source
+from dpoq_jax.deploy.artifact import rings
+from dpoq_jax.deploy.artifact.manifest import Source
+from dpoq_jax.network import from_config, onion_network
 from tests.conftest import once
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
@@ -21,7 +21,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 class Frozen(NamedTuple):
   """A network, its variables, and what its artifact is to know."""
 
-  onion: network.Onion
+  onion: onion_network.Onion
   variables: dict[str, Any]
   known: dict[str, Any]
 
@@ -32,8 +32,8 @@ def frozen(bits: tuple[int, ...], **quantization: Any) -> Frozen:
     model=config_lib.Model(depth=8, width=4),
     quantization=config_lib.Quantization(bits=bits, shift_init=0.3, **quantization),
   )
-  onion = networks.build(config, 5)
-  assert isinstance(onion, network.Onion)
+  onion = from_config.build(config, 5)
+  assert isinstance(onion, onion_network.Onion)
   images = jnp.asarray(IMAGES)
   # Run once each: compiling them fast is all that counts.
   jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
@@ -60,6 +60,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, trained: Frozen) -> pathlib
   """The artifact of `trained`; not to be changed."""
 
   def make(path: pathlib.Path) -> None:
-    artifact.write(path, trained.variables, top1={2: 0.5, 4: 0.6, 8: 0.7}, **trained.known)
+    rings.write(path, trained.variables, top1={2: 0.5, 4: 0.6, 8: 0.7}, **trained.known)
 
   return once(tmp_path_factory, 'artifact', make)

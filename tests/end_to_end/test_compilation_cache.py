@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dpoq_jax import compilation_cache
+from dpoq_jax.runtime import compilation_cache
 from tests.end_to_end import runs
 
 VARIABLE = 'JAX_COMPILATION_CACHE_DIR'

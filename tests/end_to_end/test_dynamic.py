@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dpoq_jax import workdir as workdir_lib
-from dpoq_jax.data import sources
+from dpoq_jax.data import in_memory
 from dpoq_jax.inference import cascade, operating_point
-from dpoq_jax.training import experiment, trained
+from dpoq_jax.runtime import workdir as workdir_lib
+from dpoq_jax.training import experiment, restore
 from tests.end_to_end import runs
 
 # What commands say is compared with what this process computes, to the last bit.
@@ -38,14 +38,14 @@ def test_calibrate_then_predict(run, tmp_path):
   assert (point.expected.examples, point.reported.examples) == (180, 180)
   assert point.data.step == 44
 
-  test_set = sources.load('digits', 'test')
+  test_set = in_memory.load('digits', 'test')
   np.save(tmp_path / 'digits.npy', test_set.images)
   output = tmp_path / 'rows.jsonl'
   flags = (f'--workdir={run}', f'--images={tmp_path / "digits.npy"}', f'--output={output}')
   done = command('predict', *flags)
   assert done.returncode == 0, done.stderr
   found = [json.loads(line) for line in output.read_text().splitlines()]
-  loaded = trained.load(run)
+  loaded = restore.load(run)
   expected = cascade.Cascade(loaded.onion, loaded.variables, point)(test_set.images)
   assert [row['label'] for row in found] == expected.labels.tolist()
   assert [row['precision'] for row in found] == expected.precisions.tolist()
@@ -83,7 +83,7 @@ def _halves(count):
 def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
   folder = tmp_path / 'images'
   folder.mkdir()
-  test_set = sources.load('digits', 'test')
+  test_set = in_memory.load('digits', 'test')
   for i in range(3):
     Image.fromarray(test_set.images[i, ..., 0]).save(folder / f'{i}.png')
   (folder / '1.png').write_bytes(b'broken')
@@ -97,7 +97,7 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
     found = list(csv.DictReader(file))
   assert [row['input'] for row in found] == ['0.png', '1.png', '2.png']
   assert [bool(row['error']) for row in found] == [False, True, False]
-  logits = trained.load(run).predict(test_set).logits
+  logits = restore.load(run).predict(test_set).logits
   assert [int(found[i]['label']) for i in (0, 2)] == [logits[1, i].argmax() for i in (0, 2)]
 
   done = command('predict', *flags, '--max-precision=3', '--precision=4')
@@ -131,7 +131,7 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
 def test_an_operating_point_of_another_network_is_refused(run, tmp_path):
   done = command('calibrate', f'--workdir={run}', '--average-bits=3')
   assert done.returncode == 0, done.stderr
-  np.save(tmp_path / 'x.npy', sources.load('digits', 'test').images[:2])
+  np.save(tmp_path / 'x.npy', in_memory.load('digits', 'test').images[:2])
   flags = (f'--workdir={run}', f'--images={tmp_path / "x.npy"}')
   content = json.loads((run / operating_point.FILE).read_text())
   for change, message in (
@@ -151,7 +151,7 @@ def test_a_target_that_cannot_be_met_is_status_3(run):
   assert done.stderr.startswith('error: average_bits=1.5 cannot be met')
   assert not operating_point.read(run).met
   assert json.loads((run / operating_point.FILE).read_text())['met'] is False
-  np.save(run / 'x.npy', sources.load('digits', 'test').images[:2])
+  np.save(run / 'x.npy', in_memory.load('digits', 'test').images[:2])
   done = command('predict', f'--workdir={run}', f'--images={run / "x.npy"}')
   assert done.returncode == 0
   assert done.stderr.startswith('warning: this operating point did not meet its target')
@@ -182,7 +182,7 @@ def test_bad_flags_are_one_line(uninterrupted, name, flags, message):
 
 
 def test_predict_without_an_operating_point_says_how_to_choose_one(uninterrupted, tmp_path):
-  np.save(tmp_path / 'x.npy', sources.load('digits', 'test').images[:2])
+  np.save(tmp_path / 'x.npy', in_memory.load('digits', 'test').images[:2])
   done = command('predict', f'--workdir={uninterrupted}', f'--images={tmp_path / "x.npy"}')
   assert done.returncode == 2
   assert 'choose one with python -m dpoq_jax.calibrate' in done.stderr
@@ -192,7 +192,7 @@ def test_held_out_examples_calibrate_and_are_not_trained_on(tmp_path):
   status, _, err = runs.train(tmp_path / 'run', '--config.data.holdout=300')
   assert status == 0, err
   setup = experiment.build(workdir_lib.read_config(tmp_path / 'run'))
-  whole = sources.load('digits', 'train')
+  whole = in_memory.load('digits', 'train')
   assert (len(setup.train_set), len(setup.holdout_set)) == (len(whole) - 300, 300)
   together = np.concatenate([setup.train_set.images, setup.holdout_set.images])
   assert sorted(map(bytes, together)) == sorted(map(bytes, whole.images))

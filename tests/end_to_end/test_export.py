@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpoq_jax.data import sources
-from dpoq_jax.deploy import artifact, loaded
+from dpoq_jax.data import in_memory
+from dpoq_jax.deploy.artifact import in_jax, rings
 from dpoq_jax.inference import operating_point
-from dpoq_jax.training import trained
+from dpoq_jax.training import restore
 from tests.end_to_end import runs
 
 
@@ -23,9 +23,9 @@ def test_a_run_is_exported_and_read_back(uninterrupted: pathlib.Path, tmp_path: 
     'manifest.json', 'ring_2.safetensors', 'ring_4.safetensors',
   ]  # fmt: skip
 
-  read, source = artifact.load(folder), trained.load(uninterrupted)
-  assert loaded.onion_of(read) == source.onion
-  test_set = sources.load('digits', 'test')
+  read, source = rings.load(folder), restore.load(uninterrupted)
+  assert in_jax.onion_of(read) == source.onion
+  test_set = in_memory.load('digits', 'test')
   images = jnp.asarray(test_set.images[:9])
   logits = [source.onion.apply(v, images) for v in (read.variables, source.variables)]
   np.testing.assert_array_equal(*logits)

@@ -9,7 +9,7 @@ import warnings
 import chex
 import pytest
 
-from dpoq_jax import workdir as workdir_lib
+from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.training import checkpoint, experiment
 from tests.end_to_end import runs
 

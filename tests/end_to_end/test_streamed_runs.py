@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from dpoq_jax.data import decode
+from dpoq_jax.runtime.workdir import read_config
 from dpoq_jax.training import checkpoint, experiment
-from dpoq_jax.workdir import read_config
 from tests import conftest
 from tests.data import jpegs
 from tests.end_to_end import runs

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dpoq_jax import CifarResNet, Onion
-from dpoq_jax.inference import cascade, curve, exits, operating_point, programs
+from dpoq_jax.inference import cascade, curve, exits, operating_point, path_programs
 
 MOST = 40  # Inputs in the table below.
 ROWS = 4
@@ -169,7 +169,7 @@ def test_only_undecided_inputs_run_and_programs_are_few():
   _, _, precisions = brute_force(logits, point)
   running = make(logits, point)
   chex.clear_trace_counter()
-  kept: Any = (programs.run_path, programs.copy_rows, programs.first_rows)
+  kept: Any = (path_programs.run_path, path_programs.copy_rows, path_programs.first_rows)
   before = [program.jitted._cache_size() for program in kept]
   running(images_of(range(MOST)))
   reached = [MOST, int((precisions > 2).sum()), int((precisions > 4).sum())]

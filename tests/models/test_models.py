@@ -11,8 +11,9 @@ import numpy as np
 import optax
 import pytest
 
-from dpoq_jax import costs, models, network
+from dpoq_jax import models
 from dpoq_jax.core import layers
+from dpoq_jax.network import costs, onion_network
 from dpoq_jax.training import objective
 
 # (model, its arguments, image size, classes, parameters, their tolerance, multiply-accumulates)
@@ -50,16 +51,16 @@ SMALL = {
 def test_a_path_costs_what_is_published(name):
   model, arguments, size, classes, parameters, tolerance, accumulates = PUBLISHED[name]
   build = functools.partial(models.MODELS[model], **arguments)
-  onion = network.Onion(build, bits=(2, 4), num_classes=classes)
+  onion = onion_network.Onion(build, bits=(2, 4), num_classes=classes)
   cost = costs.path_cost(onion, (size, size, 3))
   assert cost.parameters == pytest.approx(parameters, rel=tolerance)
   assert cost.multiply_accumulates == pytest.approx(accumulates, rel=0.01)
 
 
-def small(name: str) -> tuple[network.Onion, Any, jax.Array]:
+def small(name: str) -> tuple[onion_network.Onion, Any, jax.Array]:
   arguments, size = SMALL[name]
   model = 'imagenet_resnet' if name == 'bottlenecks' else name
-  onion = network.Onion(
+  onion = onion_network.Onion(
     functools.partial(models.MODELS[model], **arguments),
     bits=(2, 4),
     num_classes=3,
@@ -108,11 +109,11 @@ class OwnNet(models.CifarResNet):
 
 def test_a_class_is_a_model_by_its_name():
   build = models.build(f'{OwnNet.__module__}:OwnNet', {'depth': 8, 'width': 4})
-  onion = network.Onion(build, bits=(2, 4), num_classes=3)
+  onion = onion_network.Onion(build, bits=(2, 4), num_classes=3)
   path = onion.path(1)
   assert type(path).__name__ == 'OwnNet'
   assert (getattr(path, 'width'), getattr(path, 'num_classes')) == (4, 3)  # noqa: B009
-  known = network.Onion(models.build('resnet', {'depth': 8, 'width': 4}), bits=(2, 4))
+  known = onion_network.Onion(models.build('resnet', {'depth': 8, 'width': 4}), bits=(2, 4))
   assert costs.path_cost(onion, (8, 8, 3)).convolutions == (
     costs.path_cost(known, (8, 8, 3)).convolutions
   )

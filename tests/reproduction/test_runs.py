@@ -8,9 +8,9 @@ import textwrap
 import pytest
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import workdir
 from dpoq_jax.reproduction import runs
 from dpoq_jax.reproduction.runs import Run
+from dpoq_jax.runtime import workdir
 
 RUNS = [Run('digits_resnet8.py', f'system=individual,bits={b},smoke', 0) for b in (2, 3, 4)]
 

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import variants, workdir
+from dpoq_jax import variants
+from dpoq_jax.runtime import workdir
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / 'configs').glob('*.py'))
 

@@ -1,0 +1,172 @@
+"""Images to predict on: a folder of image files, or an array in a `.npy` file."""
+
+from collections.abc import Iterator, Sequence
+import concurrent.futures
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from dpoq_jax.data import decode, examples
+
+# Pillow has Ghostscript run what is in these.
+_PROGRAMS = ('.eps', '.ps')
+# Films, of which pillow knows the header alone.
+_STREAMS = ('.mpg', '.mpeg')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Input:
+  """One image, or why there is none.
+
+  Attributes:
+    name: path relative to the folder, or position in the array.
+    image: uint8 [height, width, channels]; None if it could not be read.
+    error: why not; None if it could.
+  """
+
+  name: str
+  image: np.ndarray | None
+  error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inputs:
+  """Where images are.
+
+  Attributes:
+    shape: (height, width, channels).
+    array: uint8 [examples, height, width, channels]; None if they are files.
+    files: in the order of their names.
+    root: what their names are relative to.
+    shorter_side: see `find`.
+    first: number of the first one, of an array of which these are a part.
+  """
+
+  shape: tuple[int, ...]
+  array: np.ndarray | None = None
+  files: Sequence[pathlib.Path] = ()
+  root: pathlib.Path = pathlib.Path()
+  shorter_side: int | None = None
+  first: int = 0
+
+  def __len__(self) -> int:
+    """Number of images, those that cannot be read included."""
+    return len(self.files) if self.array is None else len(self.array)
+
+  def shard(self, index: int, count: int) -> 'Inputs':
+    """One of `count` contiguous parts of nearly one size, counted from 0; maybe an empty one."""
+    part = examples.shard(len(self), index, count)
+    chosen = slice(part.start, part.stop)
+    array = None if self.array is None else self.array[chosen]
+    return dataclasses.replace(
+      self, array=array, files=self.files[chosen], first=self.first + part.start
+    )
+
+  def batches(self, size: int) -> Iterator[tuple[Input, ...]]:
+    """Reads so many at a time, in parallel, in their order."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      for start in range(0, len(self), size):
+        yield tuple(pool.map(self._read, range(start, min(start + size, len(self)))))
+
+  def _read(self, index: int) -> Input:
+    if self.array is not None:
+      return Input(str(self.first + index), np.array(self.array[index]))
+    return self._read_file(self.files[index])
+
+  def _read_file(self, file: pathlib.Path) -> Input:
+    from PIL import Image
+
+    name = file.relative_to(self.root).as_posix()
+    try:
+      with Image.open(file) as opened:
+        decode.check_size(opened)
+        return Input(name, self._pixels(opened))
+    # Decoders raise whatever a broken file makes them raise.
+    except Exception as error:
+      reason = ' '.join(str(error).split()) or type(error).__name__
+      return Input(name, None, reason.replace(f'{self.root}/', ''))
+
+  def _pixels(self, opened: Any) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    height, width, channels = self.shape
+    image = decode.as_bytes(ImageOps.exif_transpose(opened), channels)
+    if self.shorter_side:
+      image = decode.central_crop(image, height, self.shorter_side)
+    elif image.size != (width, height):
+      image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(self.shape)
+
+
+def find(path: pathlib.Path, shape: Sequence[int], shorter_side: int | None = None) -> Inputs:
+  """Finds images.
+
+  Files may be of any kind and size that pillow reads; they are turned upright as their EXIF says,
+  converted to grey or RGB (transparency dropped) and resized (bilinear, with antialiasing) where
+  they differ from `shape`. Files of other kinds in a folder are passed over.
+
+  Args:
+    path: a folder, searched with all folders in it; one image; or `.npy`, uint8 [examples, height,
+      width, channels] of exactly that shape (the axis of one channel, or of one example, may be
+      left out).
+    shape: (height, width, channels), one channel or three.
+    shorter_side: of files, which are resized to it and cropped to their centre, as a streamed set
+      is in evaluation; None resizes them to `shape`, whatever their own.
+
+  Raises:
+    FileNotFoundError: if there is nothing there, or no image in the folder.
+    ValueError: if an array is not that.
+  """
+  shape = tuple(shape)
+  if path.suffix == '.npy':
+    return Inputs(shape, array=_load_array(path, shape))
+  if path.is_file():
+    return Inputs(shape, files=[path], root=path.parent, shorter_side=shorter_side)
+  if not path.is_dir():
+    raise FileNotFoundError(
+      f'there is no {path}: give a folder of images, an image or a .npy file.'
+    )
+  known = _suffixes()
+  # A dangling link is a file, too: one that cannot be read.
+  files = [f for f in path.rglob('*') if f.suffix.lower() in known and not f.is_dir()]
+  if not files:
+    raise FileNotFoundError(f'{path} holds no image files.')
+  return Inputs(shape, files=sorted(files), root=path, shorter_side=shorter_side)
+
+
+def _load_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
+  if not path.is_file():
+    raise FileNotFoundError(f'there is no {path}.')
+  try:
+    array: Any = np.load(path, mmap_mode='r', allow_pickle=False)
+  except (ValueError, EOFError) as error:
+    raise ValueError(f'{path} is not an array of images: {error}') from None
+  if not isinstance(array, np.ndarray):
+    raise ValueError(f'{path} is not an array of images: it holds several arrays.')
+  if shape[-1] == 1 and array.shape[1:] == shape[:-1]:
+    array = array[..., None]
+  if array.shape == shape:
+    array = array[None]
+  if array.dtype != np.uint8 or array.shape[1:] != shape or not len(array):
+    raise ValueError(
+      f'{path} holds {array.dtype}{list(array.shape)}: this network takes uint8 '
+      f'[examples, {", ".join(map(str, shape))}].'
+    )
+  return array
+
+
+def _suffixes() -> frozenset[str]:
+  """Of files that pillow itself decodes: it knows others that it only writes or hands on."""
+  from PIL import Image, ImageFile
+
+  known = Image.registered_extensions()
+  decoders = {name: factory for name, (factory, _) in Image.OPEN.items()}
+  handed_on = {
+    name
+    for name, factory in decoders.items()
+    if isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+  }
+  readable = {suffix for suffix, name in known.items() if name in decoders.keys() - handed_on}
+  return frozenset(readable.difference(_PROGRAMS, _STREAMS))

@@ -1,0 +1,1 @@
+"""The artifact: a manifest and a file per ring."""

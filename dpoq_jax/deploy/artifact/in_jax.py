@@ -1,0 +1,55 @@
+"""An artifact as a network that runs in JAX."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dpoq_jax import config as config_lib
+from dpoq_jax import models
+from dpoq_jax.deploy.artifact import manifest as manifest_lib
+from dpoq_jax.deploy.artifact.manifest import ArtifactError
+from dpoq_jax.deploy.artifact.rings import Artifact
+from dpoq_jax.network import from_config, onion_network
+
+
+def onion_of(
+  artifact: Artifact, model: Callable[..., nn.Module] | None = None
+) -> onion_network.Onion:
+  """The network of the precisions read; its variables are `artifact.variables`.
+
+  Args:
+    artifact: what was read.
+    model: of one path, see `network.Onion`, where it is none of this library: what a file names is
+      not imported.
+
+  Raises:
+    ArtifactError: if the tensors are not those of such a network, or its model is to be given.
+  """
+  manifest = artifact.manifest
+  path = artifact.folder / manifest_lib.FILE
+  quantization = manifest.quantization.model_copy(update={'bits': artifact.bits})
+  config = config_lib.Config(model=manifest.model, quantization=quantization)
+  if model is None and manifest.model.name not in models.MODELS:
+    raise ArtifactError(f'{path}: give model={manifest.model.name}, which is not of this library.')
+  images = jax.ShapeDtypeStruct((1, *manifest.image_shape), jnp.uint8)
+  try:
+    onion = from_config.build(config, len(manifest.class_names), model)
+    assert isinstance(onion, onion_network.Onion)
+    # Shapes alone: nothing of that size is made.
+    expected = jax.eval_shape(
+      lambda images: onion.freeze(onion.init(jax.random.key(0), images)), images
+    )
+  except (ValueError, TypeError, OverflowError) as error:
+    raise ArtifactError(f'{path}: there is no such network ({error})') from None
+  if _shapes(expected) != _shapes(artifact.variables):
+    raise ArtifactError(
+      f'{path}: its tensors are not those of a {manifest.model.label} at {artifact.bits} bits.'
+    )
+  return onion
+
+
+def _shapes(tree) -> dict[str, tuple]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}

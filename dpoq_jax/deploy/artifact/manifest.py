@@ -1,0 +1,228 @@
+"""`manifest.json`: what an artifact holds, checked before anything of it is believed; no JAX.
+
+The manifest says how many bytes every ring has and what they hash to, and hashes itself: whoever
+has it can refuse a ring, or a prefix of rings, before reading it.
+"""
+
+from collections.abc import Mapping
+import hashlib
+import json
+import math
+import pathlib
+import stat
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from dpoq_jax import config as config_lib
+from dpoq_jax import onion
+from dpoq_jax.deploy.artifact import packing
+
+FILE = 'manifest.json'
+FORMAT = 1
+LARGEST = 2**24
+"""Bytes that a manifest has at most."""
+
+FLOAT = 32
+# Of a safetensors file of two tensors: names, types, offsets.
+_HEADER = 4096
+
+Count = Annotated[int, Field(ge=1, le=2**40)]
+Side = Annotated[int, Field(ge=1, le=2**14)]
+Shape = Annotated[tuple[Count, ...], Field(max_length=8)]
+# Of a tensor: modules joined by `/`; where it is among the variables.
+_PARTS = r'[^/\x00-\x1f]+(/[^/\x00-\x1f]+)*$'
+KernelName = Annotated[str, Field(pattern='^' + _PARTS)]
+FloatName = Annotated[str, Field(pattern='^(params|statistics)/' + _PARTS)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class ArtifactError(ValueError):
+  """An artifact cannot be trusted or read; the message is one line that names the file."""
+
+
+class _Record(pydantic.BaseModel):
+  model_config = pydantic.ConfigDict(extra='forbid', frozen=True)
+
+
+class Ring(_Record):
+  """One ring, and the path that reads it.
+
+  Attributes:
+    precision: bits of the whole weight with this ring.
+    file: its name, in the folder.
+    bytes: size of the file.
+    sha256: of the file.
+    floats: float32 tensors in the order in which the file has them, name to shape: normalisation,
+      lateral scales, clips, classifier.
+    top1: accuracy of this precision, if known.
+  """
+
+  precision: Annotated[int, Field(ge=1, le=FLOAT)]
+  file: Annotated[str, Field(pattern=r'^ring_[0-9]{1,2}\.safetensors$')]
+  bytes: Count
+  sha256: Annotated[str, Field(pattern=r'^[0-9a-f]{64}$')]
+  floats: dict[FloatName, Shape]
+  top1: Fraction | None = None
+
+  @property
+  def float_count(self) -> int:
+    """Numbers in `floats`."""
+    return sum(map(math.prod, self.floats.values()))
+
+
+class Source(_Record):
+  """Where the network comes from.
+
+  Attributes:
+    dataset: that it was trained on.
+    step: of the checkpoint.
+  """
+
+  dataset: str
+  step: Annotated[int, Field(ge=0)]
+
+
+class Manifest(_Record):
+  """The content of `manifest.json`.
+
+  Attributes:
+    format: version of the format.
+    model: name and arguments of the network of one path.
+    quantization: bits, activation bits, merge and what else decides how a path computes.
+    class_names: one per class.
+    image_shape: (height, width, channels) of the input.
+    multiply_accumulates: of one path's convolutions for one image, if known.
+    input_range: of its pixels, unsigned integers.
+    kernels: name to shape, in the order in which every ring has its codes.
+    rings: from the lowest up.
+    operating_points: for dynamic inference, if any was chosen; `inference.OperatingPoint` as JSON.
+    source: where it comes from.
+  """
+
+  format: Literal[1] = FORMAT
+  model: config_lib.Model
+  quantization: config_lib.Quantization
+  class_names: tuple[str, ...]
+  image_shape: tuple[Side, Side, Side]
+  multiply_accumulates: Count | None = None
+  input_range: tuple[Literal[0], Literal[255]] = (0, 255)
+  kernels: dict[KernelName, Shape]
+  rings: tuple[Ring, ...]
+  operating_points: tuple[dict[str, Any], ...] = ()
+  source: Source
+
+  @property
+  def bits(self) -> tuple[int, ...]:
+    """The bit list."""
+    return self.quantization.bits
+
+  @property
+  def weights(self) -> int:
+    """Quantized weights: every ring has so many codes."""
+    return sum(map(math.prod, self.kernels.values()))
+
+  def code_bytes(self, index: int) -> int:
+    """Bytes of the codes of ring `index`; each kernel's start at a whole byte."""
+    width = onion.ring_widths(self.bits)[index]
+    return sum(packing.packed_size(math.prod(shape), width) for shape in self.kernels.values())
+
+  def bitops(self, index: int) -> int | None:
+    """Of one image at precision `index`: multiply-accumulates x weight bits x activation bits."""
+    if self.multiply_accumulates is None:
+      return None
+    return self.multiply_accumulates * self.bits[index] * self.quantization.activation_bits
+
+  def separate_bytes(self, index: int) -> int:
+    """Bytes of an individual network of precision `index`: its whole weights, no lateral scales."""
+    own = sum(
+      math.prod(shape)
+      for name, shape in self.rings[index].floats.items()
+      if not name.rpartition('/')[2].startswith('shift_from_')
+    )
+    return -(-self.weights * self.bits[index] // 8) + 4 * own
+
+  @pydantic.model_validator(mode='after')
+  def _agrees(self) -> 'Manifest':
+    if self.quantization.sharing != 'rings':
+      raise ValueError('precisions that share whole kernels have no rings')
+    if tuple(ring.precision for ring in self.rings) != self.bits:
+      raise ValueError(f'the rings are not those of bits={self.bits}')
+    if len({ring.file for ring in self.rings}) != len(self.rings):
+      raise ValueError('two rings are one file')
+    if not self.kernels or not self.class_names:
+      raise ValueError('a network has kernels and classes')
+    for names in (self.kernels, *(ring.floats for ring in self.rings)):
+      parents = {name[:end] for name in names for end, c in enumerate(name) if c == '/'}
+      if within := parents.intersection(names):
+        raise ValueError(f'{within.pop()} is a tensor and holds others')
+    for index, ring in enumerate(self.rings):
+      # Known before a byte is read: no file is larger than what it holds.
+      content = self.code_bytes(index) + 4 * ring.float_count
+      if not content <= ring.bytes <= content + _HEADER:
+        raise ValueError(f'{ring.file}: {ring.bytes} bytes are not what its tensors take')
+    for point in self.operating_points:
+      if point.get('bits') != list(self.bits):
+        raise ValueError(f'an operating point is for bits={point.get("bits")}')
+    return self
+
+
+def to_json(manifest: Manifest) -> str:
+  """The text of `manifest.json`, its digest with it."""
+  content = manifest.model_dump(mode='json')
+  return json.dumps({'sha256': _digest(content), **content}, indent=1) + '\n'
+
+
+def read(folder: pathlib.Path) -> Manifest:
+  """Reads the manifest of an artifact.
+
+  Raises:
+    ArtifactError: if it is missing, of another format version, altered, or contradicts itself.
+  """
+  path = folder / FILE
+  try:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+      # A pipe or a device has no size, and may have no end.
+      raise ArtifactError(f'{path} is no regular file.')
+    if status.st_size > LARGEST:
+      raise ArtifactError(f'{path} is larger than any manifest.')
+    content = json.loads(path.read_bytes().decode('utf-8'))
+  except OSError as error:
+    raise ArtifactError(f'{path} cannot be read: {error.strerror}.') from None
+  # Too many digits, too deep, no text: all are reported alike.
+  except (ValueError, RecursionError) as error:
+    if isinstance(error, ArtifactError):
+      raise
+    raise ArtifactError(f'{path} is not JSON ({error}).') from None
+  is_manifest = isinstance(content, dict) and isinstance(content.get('format'), int)
+  # Folders of graphs have a manifest, too.
+  if not is_manifest or 'paths' in content:
+    raise ArtifactError(f'{path} is not the manifest of an artifact.')
+  if content['format'] > FORMAT:
+    raise ArtifactError(
+      f'{path} is of format {content["format"]}; this version reads up to {FORMAT}: upgrade it.'
+    )
+  digest = content.pop('sha256', None)
+  try:
+    is_whole = digest == _digest(content)
+  except RecursionError:
+    # Not so deep that it could not be read, but too deep to be written.
+    is_whole = False
+  if not is_whole:
+    raise ArtifactError(f'{path} was altered: it does not have its own digest.')
+  try:
+    # From text, as JSON has no tuples.
+    return Manifest.model_validate_json(json.dumps(content))
+  except pydantic.ValidationError as error:
+    first = error.errors()[0]
+    # Keys of the file are in it, and so may line ends be.
+    where = ' '.join('.'.join(map(str, first['loc'])).split())
+    raise ArtifactError(f'{path}: {where}: {first["msg"]}.'.replace(': :', ':')) from None
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+  """SHA-256 of the content, however it is laid out."""
+  canonical = json.dumps(content, sort_keys=True, separators=(',', ':'))
+  return hashlib.sha256(canonical.encode()).hexdigest()

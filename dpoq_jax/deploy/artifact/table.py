@@ -1,0 +1,42 @@
+"""What an artifact's rings hold, as a table."""
+
+import rich.table
+
+from dpoq_jax.deploy.artifact.manifest import Manifest
+
+
+def table(manifest: Manifest) -> rich.table.Table:
+  """A row per precision: what its ring adds, and what a device holds that stops there."""
+  source, weights = manifest.source, manifest.weights
+  model = manifest.model.label
+  result = rich.table.Table(
+    title=f'{model} on {source.dataset}, step {source.step}; {weights:,} quantized weights',
+    caption='apart: individual networks of these precisions, each with weights of its own; '
+    f'one in float32 has {4 * weights:,} bytes of weights',
+  )
+  for column in (
+    'bits',
+    'ring, B',
+    'in all, B',
+    'apart, B',
+    'parameters',
+    'G BitOPs',
+    'top-1 %',
+  ):
+    result.add_column(column, justify='right')
+  size, apart, parameters = 0, 0, weights
+  for index, ring in enumerate(manifest.rings):
+    size += ring.bytes
+    apart += manifest.separate_bytes(index)
+    parameters += ring.float_count
+    bitops = manifest.bitops(index)
+    result.add_row(
+      str(ring.precision),
+      f'{ring.bytes:,}',
+      f'{size:,}',
+      f'{apart:,}',
+      f'{parameters:,}',
+      '' if bitops is None else f'{bitops / 1e9:.3g}',
+      '' if ring.top1 is None else f'{100 * ring.top1:.2f}',
+    )
+  return result

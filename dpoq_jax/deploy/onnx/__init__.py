@@ -1,0 +1,1 @@
+"""The export to ONNX: graphs of integers."""

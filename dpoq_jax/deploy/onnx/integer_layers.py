@@ -1,0 +1,146 @@
+"""The numbers of a path's layers for integer runtimes: ring integers, and affine maps around them.
+
+With PSBN (eq. 8) a layer of path k is, per channel,
+
+    z_k = (conv(x, ring) * step - mean) / deviation
+    p_k = gamma z_k + sum_j shift_j z_j + beta
+
+An integer runtime hands up `t_k = multiplier * z_k + beta`, so that where `multiplier == gamma` one
+and the same tensor is what path k goes on with and what higher paths read.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from dpoq_jax import onion
+from dpoq_jax.core import layers, quantizers
+from dpoq_jax.network import onion_network
+
+LARGEST_RATIO = 4.0
+"""How many times larger than `multiplier` a shift may be.
+
+A higher path reads `z = (t - beta) / multiplier`, so what the 8 bits of `t` rounded off comes in
+multiplied by shift / multiplier: where gamma has shrunk towards 0, nothing of z would be left.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """A `ConvNorm` of one path; all but the kernel are [features], float64.
+
+  Attributes:
+    kernel: [height, width, channels / groups, features], odd integers (floats in a 32-bit network).
+    step: value of 1 in the kernel.
+    mean: of the normalisation.
+    deviation: of the normalisation, `sqrt(var + eps)`.
+    gamma: this path's own scale.
+    beta: its bias.
+    shifts: what multiplies `z` of each lower path, by index.
+    multiplier: what multiplies `z` where it is handed up.
+  """
+
+  kernel: np.ndarray
+  step: float
+  mean: np.ndarray
+  deviation: np.ndarray
+  gamma: np.ndarray
+  beta: np.ndarray
+  shifts: dict[int, np.ndarray]
+  multiplier: np.ndarray
+
+
+def check(net: onion_network.Onion) -> None:
+  """Refuses what has no integer graph.
+
+  Raises:
+    ValueError: for a merge, rings or activations that cannot be exported.
+  """
+  if net.options.merge is not layers.Merge.PSBN and len(net.bits) > 1:
+    raise ValueError(f'merge={net.options.merge.value}: only psbn can be exported to ONNX.')
+  if is_float(net):
+    if len(net.bits) > 1:
+      raise ValueError('activations of 32 bits can be exported for a single precision only.')
+  elif net.activation_bits > 8:
+    raise ValueError(f'activation_bits={net.activation_bits}: int8 kernels take 8 bits at most.')
+  elif max(widths := onion.ring_widths(net.bits)) > 8:
+    raise ValueError(f'rings of {max(widths)} bits: int8 kernels take 8 bits at most.')
+
+
+def is_float(net: onion_network.Onion) -> bool:
+  """Whether activations are floats, and with them the whole graph."""
+  return net.activation_bits == quantizers.FLOAT_WIDTH
+
+
+def layer(net: onion_network.Onion, variables: Mapping[str, Any], index: int, name: str) -> Layer:
+  """The numbers of layer `name` of path `index`.
+
+  Args:
+    net: the network.
+    variables: frozen.
+    index: of the path, from 0.
+    name: of the `ConvNorm`, `/` between modules.
+  """
+  stored, step = np.asarray(_at(variables['onion'], name)['conv']['kernel']), 1.0
+  width = onion.ring_widths(net.bits)[index]
+  if width != quantizers.FLOAT_WIDTH:
+    codes = onion.ring(stored, net.bits, index)
+    stored, step = onion.odd_integer(codes, width), 1 / onion.max_code(width)
+  statistics = _vectors(_at(variables[layers.statistics_collection(net.bits[index])], name)['norm'])
+  norms = [
+    _vectors(_at(variables['params'][onion_network.path_name(bits)], name)['norm'])
+    for bits in net.bits
+  ]
+  gamma = norms[index]['scale']
+  shift = f'shift_from_{net.bits[index]}'
+  read = [np.abs(norm[shift]) for norm in norms[index + 1 :] if shift in norm]
+  least = np.max(read, axis=0) / LARGEST_RATIO if read else np.zeros_like(gamma)
+  return Layer(
+    kernel=stored,
+    step=step,
+    mean=statistics['mean'],
+    deviation=np.sqrt(statistics['var'] + net.options.epsilon),
+    gamma=gamma,
+    beta=norms[index]['bias'],
+    shifts={
+      j: norms[index][f'shift_from_{bits}']
+      for j, bits in enumerate(net.bits[:index])
+      if f'shift_from_{bits}' in norms[index]
+    },
+    multiplier=np.where(np.abs(gamma) < least, np.copysign(least, gamma), gamma),
+  )
+
+
+def clip(net: onion_network.Onion, variables: Mapping[str, Any], index: int, name: str) -> float:
+  """Alpha of the PACT `name` of path `index`."""
+  alpha = _at(variables['params'][onion_network.path_name(net.bits[index])], name)['clip']
+  # As `quantizers.pact` has it.
+  return max(float(alpha), quantizers.SMALLEST_CLIP)
+
+
+def dense(
+  net: onion_network.Onion, variables: Mapping[str, Any], index: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Kernel [features, classes] and bias [classes] of the classifier of path `index`."""
+  found = _at(variables['params'][onion_network.path_name(net.bits[index])], name)
+  kernel = np.asarray(found['kernel'], np.float32)
+  # A Dense may have none.
+  bias = found.get('bias', np.zeros(kernel.shape[-1]))
+  return kernel, np.asarray(bias, np.float32)
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+  """A quotient, 0 where both are."""
+  return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
+
+
+def _at(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+  for part in name.split('/'):
+    tree = tree[part]
+  return tree
+
+
+def _vectors(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  return {name: np.asarray(leaf, np.float64) for name, leaf in tree.items()}

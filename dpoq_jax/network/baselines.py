@@ -1,0 +1,264 @@
+"""What the onion is compared with: one set of weights run at each precision, nothing reused.
+
+`SharedNetwork` trains float kernels for all precisions at once, as AdaBits does (Jin, Yang, Liao,
+arXiv:1912.09666); `truncated` cuts bits off a network that was trained for one precision, and
+`reestimated` then corrects its batch-norm statistics.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from typing import Any
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+
+from dpoq_jax import onion
+from dpoq_jax.core import layers
+from dpoq_jax.network import onion_network
+
+_SHARED = 'shared'
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedNetwork:
+  """Individual networks that share kernels and classifier, and nothing else.
+
+  Normalisation and clips are switchable: each precision has its own. A forward pass at one
+  precision is one ordinary network; it hands nothing up, so a higher precision starts anew.
+
+  Variables of a network of 2 and 4 bits:
+
+      params:         {shared: {...latents, head}, path_2: {...gamma, beta, clips}, path_4: {...}}
+      psbn_2, psbn_4: running mean and variance
+      onion:          {layer: {kernel}}   replaces the latents once frozen
+
+  Attributes:
+    networks: one individual network for each precision, of increasing bits.
+    nested: whether each precision's codes are the highest one's, truncated (its weight quantizer
+      has to floor). They are then kept as integers; else as floats, which are quantized anew for
+      each precision.
+
+  Raises:
+    ValueError: if a network has several precisions, or their bits do not increase.
+  """
+
+  networks: tuple[onion_network.Onion, ...]
+  nested: bool
+
+  def __post_init__(self):
+    if any(len(each.bits) != 1 for each in self.networks):
+      raise ValueError('each network has one precision.')
+    onion.check_bits(self.bits)
+
+  @property
+  def bits(self) -> tuple[int, ...]:
+    """The precisions."""
+    return tuple(each.bits[0] for each in self.networks)
+
+  @property
+  def num_classes(self) -> int:
+    """Outputs of the classifier."""
+    return self.networks[0].num_classes
+
+  def init(self, key: jax.Array, images: jax.Array) -> dict[str, Any]:
+    """Fresh variables: kernels and classifier are those of an individual network of this key."""
+    variables: dict[str, Any] = {'params': {}}
+    for each, precision in zip(self.networks, self.bits, strict=True):
+      created = each.init(key, images)
+      name, statistics = onion_network.path_name(precision), layers.statistics_collection(precision)
+      own, shared = _split(created['params'][name], _is_switchable)
+      variables['params'] |= {name: own, _SHARED: shared}
+      variables[statistics] = created[statistics]
+    return variables
+
+  def variables_of_path(self, variables: onion_network.Variables, index: int) -> dict[str, Any]:
+    """The variables of the individual network `index`, taken out of `variables`."""
+    precision = self.bits[index]
+    name, statistics = onion_network.path_name(precision), layers.statistics_collection(precision)
+    params = _merge(variables['params'][_SHARED], variables['params'][name])
+    own: dict[str, Any] = {'params': {name: params}, statistics: variables[statistics]}
+    if 'onion' in variables:
+      own['onion'] = jax.tree.map(lambda stored: self._kernel(stored, index), variables['onion'])
+    return own
+
+  def run_path(
+    self,
+    variables: onion_network.Variables,
+    index: int,
+    images: jax.Array,
+    laterals: onion_network.Laterals | None = None,
+    *,
+    train: bool = False,
+  ) -> onion_network.PathOutput:
+    """Runs the network at one precision; see `Onion.run_path`. No laterals are read or written."""
+    del laterals
+    own = self.variables_of_path(variables, index)
+    return self.networks[index].run_path(own, 0, images, train=train)._replace(laterals={})
+
+  def apply(
+    self,
+    variables: onion_network.Variables,
+    images: jax.Array,
+    train: bool = False,
+    precisions: Sequence[int] | None = None,
+    *,
+    mutable: bool = False,
+    gradient_scale: onion_network.GradientScale = onion_network.whole_gradient,
+    fixed: int = 0,
+  ) -> Any:
+    """Runs the network at each precision asked for; see `Onion.apply`.
+
+    Nothing is handed up for `gradient_scale` to scale, and no path can be fixed alone.
+
+    Raises:
+      ValueError: for precisions that this network does not have, or fixed paths.
+    """
+    del gradient_scale
+    wanted = self.bits if precisions is None else tuple(precisions)
+    if not wanted or not set(wanted) <= set(self.bits):
+      raise ValueError(f'precisions={wanted}: this network has {self.bits}.')
+    if fixed:
+      raise ValueError('precisions that share their weights cannot be fixed one by one.')
+    outputs = [
+      self.run_path(variables, self.bits.index(precision), images, train=train)
+      for precision in wanted
+    ]
+    logits = jnp.stack([output.logits for output in outputs])
+    statistics = {name: s for output in outputs for name, s in output.statistics.items()}
+    return (logits, statistics) if mutable else logits
+
+  def freeze(self, variables: onion_network.Variables) -> dict[str, Any]:
+    """Moves the kernels out of the parameters, as the integers they share if they are nested.
+
+    Raises:
+      ValueError: if `variables` are frozen already.
+    """
+    if 'onion' in variables:
+      raise ValueError('these variables are frozen already: they hold no latents.')
+    latents, rest = _split(variables['params'][_SHARED], lambda path: path[-1] == 'latent')
+    kernels = {}
+    for path, latent in traverse_util.flatten_dict(latents).items():
+      kernels[*path[:-1], 'kernel'] = self._stored(latent)
+    params = {**variables['params'], _SHARED: rest}
+    return {**variables, 'params': params, 'onion': traverse_util.unflatten_dict(kernels)}
+
+  def stored_bytes(self, frozen: onion_network.Variables) -> dict[int, int]:
+    """Size of what serves each precision and those below it; see `Onion.stored_bytes`.
+
+    Floats that are quantized anew for each precision are kept whole for every one of them.
+    """
+    weights = sum(kernel.size for kernel in jax.tree.leaves(frozen['onion']))
+    floats = _bytes(frozen['params'][_SHARED])
+    sizes = {}
+    for precision in self.bits:
+      floats += _bytes(frozen['params'][onion_network.path_name(precision)])
+      floats += _bytes(frozen[layers.statistics_collection(precision)])
+      sizes[precision] = -(-weights * (precision if self.nested else 32) // 8) + floats
+    return sizes
+
+  def _stored(self, latent: Any) -> jax.Array:
+    highest = self.networks[-1]
+    return _packed(highest, latent) if self.nested else latent
+
+  def _kernel(self, stored: jax.Array, index: int) -> jax.Array:
+    """The packed integers of one precision."""
+    return (
+      _truncated(stored, self.bits[-1], self.bits[index])
+      if self.nested
+      else _packed(self.networks[index], stored)
+    )
+
+
+Network = onion_network.Onion | SharedNetwork
+"""What can be trained."""
+
+
+def truncated(
+  individual: onion_network.Onion, frozen: onion_network.Variables, to: int
+) -> tuple[onion_network.Onion, dict[str, Any]]:
+  """An individual network with the low bits of its weights cut off, everything else kept.
+
+  Args:
+    individual: a network of one precision.
+    frozen: its variables, as `freeze` returns them.
+    to: bits to keep, at most its own.
+
+  Returns:
+    The network of that precision and its variables.
+
+  Raises:
+    ValueError: for a network of several precisions, or one that has not so many bits.
+  """
+  (bits,) = individual.bits
+  if not 1 <= to <= bits:
+    raise ValueError(f'to={to}: a network of {bits} bits is truncated to 1 to {bits}.')
+  name, statistics = onion_network.path_name(bits), layers.statistics_collection(bits)
+  variables = {
+    'params': {onion_network.path_name(to): frozen['params'][name]},
+    layers.statistics_collection(to): frozen[statistics],
+    'onion': jax.tree.map(lambda stored: _truncated(stored, bits, to), frozen['onion']),
+  }
+  return dataclasses.replace(individual, bits=(to,)), variables
+
+
+def reestimated(
+  individual: onion_network.Onion, frozen: onion_network.Variables, batches: Iterable[jax.Array]
+) -> dict[str, Any]:
+  """`frozen` with batch-norm statistics measured anew: means over batches of each batch's own.
+
+  Args:
+    individual: a network of one precision.
+    frozen: its variables.
+    batches: uint8 [batch, height, width, channels] each, of training images.
+
+  Raises:
+    ValueError: if there are no batches.
+  """
+  # With no memory the statistics after a step are those of its batch.
+  options = dataclasses.replace(individual.options, momentum=0.0)
+  forgetful = dataclasses.replace(individual, options=options)
+
+  @jax.jit
+  def statistics_of(images: jax.Array) -> dict[str, Any]:
+    return forgetful.run_path(frozen, 0, images, train=True).statistics
+
+  total, count = None, 0
+  for images in batches:
+    fresh = statistics_of(images)
+    total = fresh if total is None else jax.tree.map(jnp.add, total, fresh)
+    count += 1
+  if total is None:
+    raise ValueError('no batches to estimate statistics from.')
+  return {**frozen, **jax.tree.map(lambda leaf: leaf / count, total)}
+
+
+def _packed(individual: onion_network.Onion, latent: jax.Array) -> jax.Array:
+  (bits,) = individual.bits
+  return onion.pack([individual.options.weight_quantizer(latent, bits)], (bits,))
+
+
+def _truncated(stored: jax.Array, bits: int, to: int) -> jax.Array:
+  return onion.truncate(stored, (bits,), to=to).astype(onion.packed_dtype((to,)))
+
+
+def _is_switchable(path: tuple[str, ...]) -> bool:
+  """Whether each precision has its own: clips, and the parameters of a normalisation."""
+  return path[-1] == 'clip' or path[-2] == 'norm'
+
+
+def _split(tree: Any, belongs: Callable[[tuple[str, ...]], bool]) -> tuple[Any, Any]:
+  """Leaves whose path belongs, and the others."""
+  first, second = {}, {}
+  for path, leaf in traverse_util.flatten_dict(tree).items():
+    (first if belongs(path) else second)[path] = leaf
+  return traverse_util.unflatten_dict(first), traverse_util.unflatten_dict(second)
+
+
+def _merge(one: Any, other: Any) -> Any:
+  flat = traverse_util.flatten_dict(one) | traverse_util.flatten_dict(other)
+  return traverse_util.unflatten_dict(flat)
+
+
+def _bytes(tree: Any) -> int:
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

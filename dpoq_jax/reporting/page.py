@@ -1,0 +1,283 @@
+"""The report of a run: one HTML page that needs nothing else, with the plots beside it as PNG.
+
+The page lets people move along the rerun curves and take away the operating point they stop at. All
+that it can show is computed here; its script only looks it up.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+import io
+import pathlib
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from dpoq_jax.inference import calibration as calibration_lib
+from dpoq_jax.inference import curve, exits
+from dpoq_jax.inference.calibration import EqualBits, Examples
+from dpoq_jax.inference.operating_point import OperatingPoint, Outcome, Target
+from dpoq_jax.reporting import choices, plots
+from dpoq_jax.reporting.choices import Selectable
+from dpoq_jax.runtime.workdir import write_whole
+
+FILE = 'report.html'
+POINTS = 150
+"""Operating points to choose from, of each order."""
+
+_EQUAL_BITS = 33
+_SHOWN_IMAGES = 12
+
+_COMBINATIONS = {
+  'mean': 'the plain mean of the probabilities of all precisions that were run',
+  'last': 'the last precision that was run, alone',
+  'weighted': 'a weighted mean of the probabilities of all precisions that were run',
+}
+
+
+def write(
+  folder: pathlib.Path,
+  *,
+  title: str,
+  rows: Sequence[Mapping[str, Any]],
+  calibration: Examples,
+  reported: Examples,
+  images: Any,
+  class_names: Sequence[str],
+  point: OperatingPoint,
+) -> pathlib.Path:
+  """Writes `report.html` and its plots; the same input gives the same files.
+
+  Args:
+    folder: made if it is not there.
+    title: of the page.
+    rows: of `metrics.jsonl`.
+    calibration: the examples that `point` was chosen on.
+    reported: examples that had no part in it.
+    images: uint8 [examples, height, width, channels] of `reported`, in the same order, or what acts
+      like such an array for one index at a time.
+    class_names: one for each class.
+    point: the current operating point. Its outcomes are measured anew.
+
+  Returns:
+    The path of the page.
+
+  Raises:
+    ValueError: for logits, labels, images or names that do not fit one another.
+  """
+  for examples in (calibration, reported):
+    exits.check_logits(examples.logits, examples.labels, point.bits)
+  _check_images(images, reported)
+  if len(class_names) != reported.logits.shape[-1]:
+    raise ValueError(
+      f'{len(class_names)} class names: logits have {reported.logits.shape[-1]} classes.'
+    )
+  known = choices.know(point, calibration, reported)
+  point = choices.measured(point, known)
+  offers = [choices.along(point, o, calibration, known, POINTS) for o in curve.ORDERS]
+  equal = list(calibration_lib.equal_bits(point, calibration, reported, _targets(point.bits)))
+  curves, places = plots.rerun_curves(offers, point)
+  drawn = {
+    'training': plots.training(rows),
+    'accuracy_vs_bits': plots.accuracy_vs_bits(equal, point),
+    'rerun_curves': curves,
+    'exits': plots.exits(point),
+  }
+  first, last = (
+    {'bits': bits, 'cards': _cards(indices, images, reported, point, class_names)}
+    for bits, indices in _first_and_last(point, known.reported.confidence)
+  )
+  page = _template().render(
+    title=title,
+    point=point,
+    target=_target(point.target),
+    combination=_COMBINATIONS[point.combine],
+    highest=_percent(float(np.mean(reported.logits[-1].argmax(axis=-1) == reported.labels))),
+    calibration=calibration,
+    reported=reported,
+    svg={name: plot.svg for name, plot in drawn.items()},
+    trained=_listed(_trained(rows)),
+    shares=_listed(_outcomes(point)[1].exits),
+    equal_bits=_equal_bits_table(equal),
+    orders=curve.ORDERS,
+    start=_entry(point),
+    data=_data(offers, places),
+    first=first,
+    last=last,
+    percent=_percent,
+    threshold=_threshold,
+  )
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, plot in drawn.items():
+    (folder / f'{name}.png').write_bytes(plot.png)
+  # Last, so that a page is never without its plots.
+  write_whole(folder / FILE, page)
+  return folder / FILE
+
+
+def _check_images(images: Any, reported: Examples) -> None:
+  if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+    raise ValueError(
+      f'images are {images.dtype}{list(images.shape)}: they are uint8 [examples, height, width, '
+      'channels], with 1 or 3 channels.'
+    )
+  if len(images) != len(reported):
+    raise ValueError(f'{len(images)} images: there are {len(reported)} reported examples.')
+
+
+def _template() -> jinja2.Template:
+  return jinja2.Environment(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  ).get_template('page.html.jinja')
+
+
+def _targets(bits: tuple[int, ...]) -> list[float]:
+  """Average bits to compare at: every precision's, and between them evenly in doublings."""
+  between = np.geomspace(bits[0], bits[-1], _EQUAL_BITS)[1:-1]
+  return sorted({*map(float, bits), *(between.tolist() if len(bits) > 1 else ())})
+
+
+def _data(offers: Sequence[Selectable], places: Sequence[Sequence[Any]]) -> dict[str, Any]:
+  """What the page's script looks up."""
+  return {
+    offer.rerun.order: {
+      'current': offer.current,
+      'points': [
+        {**_entry(point), 'file': point.to_json(), 'at': at}
+        for point, at in zip(offer.points, place, strict=True)
+      ],
+    }
+    for offer, place in zip(offers, places, strict=True)
+  }
+
+
+def _entry(point: OperatingPoint) -> dict[str, Any]:
+  """What the page shows of an operating point, as text."""
+  expected, reported = _outcomes(point)
+  return {
+    'shown': {
+      'cost': f'{expected.relative_cost:.3f}',
+      'bits': f'{expected.average_bits:.3f}',
+      'accuracy': _percent(expected.accuracy),
+      'reported-cost': f'{reported.relative_cost:.3f}',
+      'reported-bits': f'{reported.average_bits:.3f}',
+      'reported-accuracy': _percent(reported.accuracy),
+    },
+    'precisions': [
+      [
+        _threshold(point, bits),
+        _percent(expected.exits[bits]),
+        _percent(reported.exits[bits]),
+      ]
+      for bits in point.bits
+    ],
+  }
+
+
+def _first_and_last(point: OperatingPoint, confidence: np.ndarray) -> list[tuple[int, np.ndarray]]:
+  """The most confident of the inputs that leave first, the least confident of those that do last.
+
+  Args:
+    point: the operating point.
+    confidence: [precisions, examples].
+
+  Returns:
+    For both, the bits of the precision they leave at and their indices.
+  """
+  left, groups = point.left_at(confidence), []
+  for k, sign in ((left.min(), -1), (left.max(), 1)):
+    there = np.flatnonzero(left == k)
+    by_confidence = there[np.argsort(sign * confidence[k, there], kind='stable')]
+    groups.append((point.bits[k], by_confidence[:_SHOWN_IMAGES]))
+  return groups
+
+
+def _cards(
+  indices: np.ndarray,
+  images: Any,
+  examples: Examples,
+  point: OperatingPoint,
+  class_names: Sequence[str],
+) -> list[dict[str, Any]]:
+  """What the page shows of examples."""
+  left = point.predict(examples.logits[:, indices])
+  cards = []
+  labels = examples.labels[indices]
+  for index, label, predicted, k in zip(indices, labels, left.labels, left.exits, strict=True):
+    confidence = point.probabilities(k, examples.logits[k, index]).max()
+    cards.append(
+      {
+        'source': _png(images[index]),
+        'label': class_names[int(label)],
+        'predicted': class_names[int(predicted)],
+        'right': bool(label == predicted),
+        'confidence': _percent(confidence),
+      }
+    )
+  return cards
+
+
+def _png(image: np.ndarray) -> str:
+  """A data URI of an image [height, width, channels]."""
+  file = io.BytesIO()
+  Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, 'png')
+  return 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()
+
+
+def _trained(rows: Sequence[Mapping[str, Any]]) -> Mapping[Any, float]:
+  """Test top-1 of each precision at the last evaluation; empty if there is none."""
+  evaluated = [row['top1'] for row in rows if row.get('kind') == 'eval' and 'top1' in row]
+  return evaluated[-1] if evaluated else {}
+
+
+def _listed(by_precision: Mapping[Any, float]) -> str:
+  return ', '.join(f'{_percent(share)} at {bits} bits' for bits, share in by_precision.items())
+
+
+def _equal_bits_table(rows: Sequence[EqualBits]) -> list[list[str]]:
+  return [
+    [
+      f'{row.bits:g}',
+      _percent(row.static),
+      _percent(row.ensemble),
+      _percent(row.dynamic),
+      f'{row.dynamic_bits:.2f}',
+    ]
+    for row in rows
+    if row.static is not None and row.ensemble is not None
+  ]
+
+
+def _target(target: Target | None) -> str:
+  """For people: what an operating point was chosen for."""
+  if target is None:
+    return 'a target that is not recorded'
+  return {
+    'average_bits': f'the highest accuracy with at most {target.value:g} bits on average',
+    'relative_cost': f'the highest accuracy at a relative cost of at most {target.value:g}',
+    'max_accuracy_drop': f'the lowest cost with an accuracy at most {100 * target.value:g} points '
+    'below that of the highest precision alone',
+    'key': f'a key of {target.value:g}, given by hand',
+  }[target.kind]
+
+
+def _threshold(point: OperatingPoint, bits: int) -> str:
+  value = point.thresholds[bits]
+  if bits == point.bits[-1] or value == 0:
+    return 'all leave'
+  return f'{value:.6g}' if value <= 1 else 'none leaves'
+
+
+def _percent(share: float) -> str:
+  return f'{100 * share:.2f} %'
+
+
+def _outcomes(point: OperatingPoint) -> tuple[Outcome, Outcome]:
+  assert point.expected is not None
+  assert point.reported is not None
+  return point.expected, point.reported

@@ -1,0 +1,159 @@
+"""The plots of a report, each as PNG and as SVG for a page whose colours they take on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, PercentFormatter
+import numpy as np
+
+from dpoq_jax.inference.calibration import EqualBits
+from dpoq_jax.inference.operating_point import OperatingPoint
+from dpoq_jax.reporting import drawing
+from dpoq_jax.reporting.choices import Selectable, spread
+
+_CURVE_POINTS = 1000
+
+
+def training(rows: Sequence[Mapping[str, Any]]) -> drawing.Plot:
+  """Loss and top-1 of every precision over epochs, of training batches and of the test examples.
+
+  Args:
+    rows: of `metrics.jsonl`.
+  """
+  with drawing.style('training'):
+    figure = Figure(figsize=(6, 6.5))
+    for panel, (name, label) in enumerate((('loss', 'loss (nats)'), ('top1', 'top-1 accuracy'))):
+      axes = figure.add_subplot(2, 1, panel + 1)
+      for kind in ('train', 'eval'):
+        of_kind = [row for row in rows if row.get('kind') == kind and name in row]
+        precisions = sorted({int(bits) for row in of_kind for bits in row[name]})
+        for index, bits in enumerate(precisions):
+          values = [_number(row[name], bits) for row in of_kind]
+          (line,) = axes.plot(
+            [row['epoch'] for row in of_kind], values, color=drawing.colour(index)
+          )
+          if kind == 'eval':
+            line.set(marker='o', markersize=4, label=f'{bits} bits, test')
+          else:
+            line.set(linewidth=1, linestyle=drawing.DASHES[2], label=f'{bits} bits, training')
+      axes.set(xlabel='epoch', ylabel=label)
+      if name == 'top1':
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+      if axes.lines:
+        axes.legend(ncols=2)
+      else:
+        axes.text(0.5, 0.5, 'nothing recorded', transform=axes.transAxes, ha='center')
+    return drawing.render(figure)
+
+
+def accuracy_vs_bits(rows: Sequence[EqualBits], point: OperatingPoint) -> drawing.Plot:
+  """Static, ensemble and dynamic accuracy against average bits (Figure 5), reported examples.
+
+  Args:
+    rows: with and without a precision of so many bits.
+    point: the current operating point, with its outcomes.
+  """
+  with drawing.style('accuracy_vs_bits'):
+    figure = Figure(figsize=(6, 4.2))
+    axes = figure.add_subplot()
+    whole = [row for row in rows if row.static is not None]
+    bits = [row.bits for row in whole]
+    dynamic = sorted((row.dynamic_bits, row.dynamic) for row in rows)
+    axes.plot(*zip(*dynamic, strict=True), color=drawing.colour(0), label='dynamic')
+    for index, (marker, name) in enumerate((('s', 'static'), ('^', 'ensemble'))):
+      values = [getattr(row, name) for row in whole]
+      axes.plot(
+        bits,
+        values,
+        color=drawing.colour(index + 1),
+        marker=marker,
+        linestyle=drawing.DASHES[1],
+        label=name,
+      )
+    assert point.reported is not None
+    _star(axes, point.reported.average_bits, point.reported.accuracy)
+    axes.set_xscale('log', base=2)
+    axes.xaxis.set(major_locator=FixedLocator(bits), minor_locator=NullLocator())
+    axes.xaxis.set_major_formatter(FixedFormatter([f'{each:g}' for each in bits]))
+    axes.set(xlabel='average bits', ylabel='top-1 accuracy')
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend()
+    return drawing.render(figure)
+
+
+def rerun_curves(
+  selectable: Sequence[Selectable], point: OperatingPoint
+) -> tuple[drawing.Plot, list[list[tuple[float, float]]]]:
+  """Accuracy against relative cost, one curve per order (Figure 3), calibration examples.
+
+  Args:
+    selectable: one for each order.
+    point: the current operating point, with its outcomes.
+
+  Returns:
+    The plot, and where in its SVG the selectable points of each order are: (x, y) from its upper
+    left corner. The curve of an order is the SVG element of the identifier `curve-ORDER`.
+  """
+  with drawing.style('rerun_curves'):
+    figure = Figure(figsize=(6, 4.2))
+    axes = figure.add_subplot()
+    for index, (rerun, _, _) in enumerate(selectable):
+      states = spread(rerun, _CURVE_POINTS)
+      axes.plot(
+        rerun.cost[states], rerun.accuracy[states], color=drawing.colour(index),
+        linestyle=drawing.DASHES[index % len(drawing.DASHES)], label=rerun.order.replace('_', ' '),
+        gid=f'curve-{rerun.order}', marker='.' if len(states) == 1 else None,
+      )  # fmt: skip
+    assert point.expected is not None
+    _star(axes, point.expected.relative_cost, point.expected.accuracy)
+    axes.set(xlabel='cost (BitOPs, relative to the lowest precision)', ylabel='top-1 accuracy')
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(loc='lower right')
+    plot = drawing.render(figure)
+    height = figure.bbox.height
+    places = []
+    for _, points, _ in selectable:
+      outcomes = [each.expected for each in points if each.expected is not None]
+      pixels = axes.transData.transform([(each.relative_cost, each.accuracy) for each in outcomes])
+      places.append([(round(float(x), 2), round(float(height - y), 2)) for x, y in pixels])
+    return plot, places
+
+
+def exits(point: OperatingPoint) -> drawing.Plot:
+  """Share of the inputs that leave at each precision.
+
+  Args:
+    point: the current operating point, with its outcomes.
+  """
+  with drawing.style('exits'):
+    figure = Figure(figsize=(6, 4.2))
+    axes = figure.add_subplot()
+    places = np.arange(len(point.bits))
+    both = (('calibration examples', point.expected), ('reported examples', point.reported))
+    for index, (label, outcome) in enumerate(both):
+      assert outcome is not None
+      bars = axes.bar(
+        places + 0.4 * (index - 0.5), tuple(outcome.exits.values()), 0.4, label=label,
+        color=drawing.colour(index),
+      )  # fmt: skip
+      axes.bar_label(bars, fmt=lambda share: f'{share:.1%}', fontsize=10, padding=1)
+    axes.set_xticks(places, [str(bits) for bits in point.bits])
+    axes.grid(visible=False, axis='x')
+    axes.set(xlabel='bits of the precision left at', ylabel='share of inputs')
+    axes.set_ylim(0, 1.18)
+    axes.yaxis.set_major_locator(FixedLocator(np.linspace(0, 1, 6).tolist()))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(loc='upper center', ncols=2)
+    return drawing.render(figure)
+
+
+def _number(by_precision: Mapping[Any, Any], bits: int) -> float:
+  value = by_precision.get(str(bits), by_precision.get(bits))
+  return float('nan') if value is None else float(value)
+
+
+def _star(axes: Axes, x: float, y: float) -> None:
+  label = 'operating point'
+  axes.plot(x, y, color=drawing.INK, marker='*', markersize=12, linestyle='', label=label, zorder=3)

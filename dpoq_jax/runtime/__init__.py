@@ -1,0 +1,1 @@
+"""What many floors use: processes, signals, directories of runs, files, the compiler."""

@@ -1,0 +1,300 @@
+import functools
+import json
+import math
+import pathlib
+import random
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from dpoq_jax import onion
+from dpoq_jax.deploy.artifact import in_jax, rings
+from dpoq_jax.deploy.artifact import manifest as manifest_lib
+from dpoq_jax.deploy.artifact.manifest import ArtifactError
+from tests.deploy.conftest import IMAGES, Frozen, frozen
+
+
+@functools.lru_cache
+def logits_of(net: Any) -> Any:
+  """A function of variables to the logits of every precision, each path a program of its own."""
+  paths = [
+    jax.jit(functools.partial(net.run_path, index=k, images=IMAGES)) for k in range(len(net.bits))
+  ]
+
+  def run(variables: Any) -> list[np.ndarray]:
+    laterals: dict[str, Any] = {}
+    logits = []
+    for path in paths:
+      output = path(variables, laterals=laterals)
+      laterals |= output.laterals
+      logits.append(np.asarray(output.logits))
+    return logits
+
+  return run
+
+
+@pytest.fixture
+def copy(folder: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+  return pathlib.Path(shutil.copytree(folder, tmp_path / 'copy'))
+
+
+def test_logits_are_those_of_the_network_after_every_upgrade(trained: Frozen, folder: pathlib.Path):
+  whole = logits_of(trained.onion)(trained.variables)
+  read = rings.load(folder, max_bits=2)
+  for count, bits in enumerate([(2,), (2, 4), (2, 4, 8)], start=1):
+    assert read.bits == bits
+    net = in_jax.onion_of(read)
+    assert net.bits == bits
+    for expected, found in zip(whole, logits_of(net)(read.variables), strict=False):
+      np.testing.assert_array_equal(found, expected)
+    if count < 3:
+      read.upgrade()
+  with pytest.raises(ValueError, match='no ring above 8 bits'):
+    read.upgrade()
+  for a, b in zip(jax.tree.leaves(read.variables), jax.tree.leaves(trained.variables), strict=True):
+    np.testing.assert_array_equal(a, b, strict=True)
+
+
+@pytest.mark.parametrize(
+  ('bits', 'quantization'),
+  [
+    ((3,), {}),
+    ((1, 4, 20), {'merge': 'vanilla', 'weight_quantizer': 'standardised'}),
+    ((32,), {'activation_bits': 32}),
+  ],
+)
+def test_any_bit_list_comes_back(bits, quantization, tmp_path: pathlib.Path):
+  net = frozen(bits, **quantization)
+  rings.write(tmp_path, net.variables, **net.known)
+  read = rings.load(tmp_path)
+  assert in_jax.onion_of(read) == net.onion
+  flat = jax.tree_util.tree_leaves_with_path
+  for (name, a), (other, b) in zip(flat(read.variables), flat(net.variables), strict=True):
+    assert name == other
+    np.testing.assert_array_equal(a, b, strict=True)
+
+
+def test_prefixes_take_their_bits_and_floats_and_little_more(trained: Frozen, folder: pathlib.Path):
+  manifest = manifest_lib.read(folder)
+  taken = floats = 0
+  for count, ring in enumerate(manifest.rings, start=1):
+    taken += (folder / ring.file).stat().st_size
+    floats += 4 * sum(math.prod(shape) for shape in ring.floats.values())
+    weights = sum(kernel.size for kernel in jax.tree.leaves(trained.variables['onion']))
+    assert manifest.weights == weights
+    assert taken <= ring.precision * weights / 8 + floats + 4096 * count
+  # Floats are those of the paths, no kernel among them.
+  of_network = sum(
+    leaf.size
+    for name, tree in trained.variables.items()
+    if name != 'onion'
+    for leaf in jax.tree.leaves(tree)
+  )
+  assert floats == 4 * of_network
+
+
+def test_a_prefix_touches_no_byte_of_the_other_rings(copy: pathlib.Path):
+  (copy / 'ring_8.safetensors').unlink()
+  read = rings.load(copy, max_bits=7)
+  assert read.bits == (2, 4)
+  before = jax.tree.map(np.copy, read.variables)
+  with pytest.raises(ArtifactError, match=r'ring_8\.safetensors cannot be read: No such file'):
+    read.upgrade()
+  # Nothing is half upgraded.
+  assert read.bits == (2, 4)
+  jax.tree.map(np.testing.assert_array_equal, read.variables, before)
+  with pytest.raises(ValueError, match='max_bits=1'):
+    rings.load(copy, max_bits=1)
+
+
+def test_the_same_network_gives_the_same_files(trained: Frozen, folder: pathlib.Path, tmp_path):
+  rings.write(tmp_path, trained.variables, top1={2: 0.5, 4: 0.6, 8: 0.7}, **trained.known)
+  for path in folder.iterdir():
+    assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+  with pytest.raises(FileExistsError, match='give another folder'):
+    rings.write(tmp_path, trained.variables, **trained.known)
+
+
+def rewritten(folder: pathlib.Path, change: Any) -> None:
+  """Changes the manifest, with the digest that belongs to it then: a manifest that lies."""
+  content = json.loads((folder / 'manifest.json').read_text())
+  change(content)
+  del content['sha256']
+  content = {'sha256': manifest_lib._digest(content), **content}
+  (folder / 'manifest.json').write_text(json.dumps(content))
+
+
+def set_ring(index: int, **fields: Any) -> Any:
+  return lambda content: content['rings'][index].update(fields)
+
+
+def longer_kernel(content: Any) -> None:
+  content['kernels']['stem/conv/kernel'][-1] += 1
+
+
+def swapped_kernels(content: Any) -> None:
+  kernels = content['kernels']
+  one, other = 'stage1_block1/conv1/conv/kernel', 'stem/conv/kernel'
+  kernels[one], kernels[other] = kernels[other], kernels[one]
+
+
+def transposed_kernel(content: Any) -> None:
+  content['kernels']['stem/conv/kernel'].reverse()
+
+
+@pytest.mark.parametrize(
+  ('change', 'expected'),
+  [
+    (lambda c: c.update(format=2), r'manifest\.json is of format 2; this version reads up to 1'),
+    (lambda c: c.update(format='1'), 'not the manifest of an artifact'),
+    (lambda c: c.update(extra=1), 'extra: Extra inputs'),
+    (lambda c: c.pop('kernels'), 'kernels: Field required'),
+    (set_ring(0, file='../ring_2.safetensors'), r'rings\.0\.file'),
+    (set_ring(0, file='/etc/passwd'), r'rings\.0\.file'),
+    (set_ring(0, file='ring_4.safetensors'), 'two rings are one file'),
+    (set_ring(0, bytes=10**15), r'rings\.0\.bytes'),
+    (set_ring(0, bytes=10**9), 'bytes are not what its tensors take'),
+    (set_ring(0, bytes=10), 'bytes are not what its tensors take'),
+    (set_ring(0, precision=3), 'the rings are not those of bits'),
+    (set_ring(0, floats={}), 'it holds'),
+    (set_ring(0, floats={'params/a': [2**39, 2**39]}), 'bytes are not what its tensors take'),
+    (set_ring(0, floats={'params/a': [-1]}), r'rings\.0\.floats'),
+    (set_ring(0, floats={'params': [1]}), r'rings\.0\.floats'),
+    (set_ring(0, floats={'onion/a': [1]}), r'rings\.0\.floats'),
+    (set_ring(0, floats={'params/a\nb': [1]}), r'rings\.0\.floats'),
+    (set_ring(0, floats={'params/a': [1], 'params/a/b': [1]}), 'params/a is a tensor and holds'),
+    (lambda c: c['kernels'].update(stem=[1]), 'stem is a tensor and holds others'),
+    (lambda c: c['model'].update(width=10**30), 'there is no such network'),
+    (set_ring(0, sha256='0' * 64), r'ring_2\.safetensors: it was altered'),
+    (longer_kernel, r'ring_2\.safetensors: it holds'),
+    (swapped_kernels, 'tensors are not those of a resnet8'),
+    (transposed_kernel, 'tensors are not those of a resnet8'),
+    (lambda c: c['quantization'].update(activation_bits=0), 'activation'),
+    (lambda c: c['quantization'].update(bits=[4, 2]), r'quantization\.bits'),
+    (lambda c: c['quantization'].update(merge='chain'), r'quantization\.merge'),
+    (lambda c: c['model'].update(depth=9), r'model\.depth'),
+    # Not traced, layer by layer, before it is refused.
+    (lambda c: c['model'].update(depth=6_000_002), r'model\.depth'),
+    (lambda c: c['model'].update(depth=14), 'tensors are not those of a resnet14'),
+    # Nothing that a file names is imported.
+    (lambda c: c['model'].update(name='antigravity:Net'), 'give model=antigravity:Net'),
+    (lambda c: c['class_names'].pop(), 'tensors are not those of a resnet8'),
+    (lambda c: c.update(operating_points=[{'bits': [2]}]), 'an operating point is for'),
+  ],
+)
+def test_manifests_that_lie_are_refused(change, expected, copy: pathlib.Path):
+  rewritten(copy, change)
+  with pytest.raises(ArtifactError, match=expected) as refused:
+    in_jax.onion_of(rings.load(copy))
+  assert str(copy) in str(refused.value)
+  assert '\n' not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    '', '{', '[]', '{"format": 1}', '1' * 5000, '[' * 100_000, '\udcff', '{"format": NaN}',
+    # The manifest of a folder of graphs.
+    '{"format": 1, "bits": [2], "paths": []}',
+  ],
+)  # fmt: skip
+def test_what_is_no_manifest_is_refused(text: str, copy: pathlib.Path):
+  (copy / 'manifest.json').write_text(text, errors='surrogateescape')
+  with pytest.raises(ArtifactError, match=r'manifest\.json'):
+    rings.load(copy)
+
+
+def test_no_depth_is_too_deep_to_be_refused(copy: pathlib.Path):
+  # Some of these can be read, but not written again.
+  for depth in range(800, 1000):
+    text = '{"format": 1, "x": ' + '[' * depth + ']' * depth + '}'
+    (copy / 'manifest.json').write_text(text)
+    with pytest.raises(ArtifactError, match=r'manifest\.json'):
+      rings.load(copy)
+
+
+def test_missing_and_special_files_are_refused(copy: pathlib.Path, tmp_path: pathlib.Path):
+  with pytest.raises(ArtifactError, match=r'nowhere/manifest\.json cannot be read'):
+    rings.load(tmp_path / 'nowhere')
+  ring = copy / 'ring_4.safetensors'
+  ring.unlink()
+  ring.mkdir()
+  with pytest.raises(ArtifactError, match='it is not a file of'):
+    rings.load(copy)
+  manifest = copy / 'manifest.json'
+  manifest.write_bytes(b' ' * (manifest_lib.LARGEST + 1))
+  with pytest.raises(ArtifactError, match='larger than any manifest'):
+    rings.load(copy)
+  manifest.unlink()
+  # Of size 0, and without an end.
+  manifest.symlink_to('/dev/zero')
+  with pytest.raises(ArtifactError, match='no regular file'):
+    rings.load(copy)
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+  """Flips bits, cuts, repeats, inserts, overwrites: what disks, networks and people do."""
+  data = bytearray(content)
+  for _ in range(rng.choice([1, 1, 1, 2, 5])):
+    place = rng.randrange(len(data) + 1)
+    kind = rng.randrange(6)
+    if kind == 0 and data:
+      data[place % len(data)] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+      del data[place:]
+    elif kind == 2:
+      data[place:place] = bytes(rng.randrange(256) for _ in range(rng.randrange(1, 9)))
+    elif kind == 3:
+      del data[place : place + rng.randrange(1, 9)]
+    elif kind == 4:
+      data[place : place + 8] = rng.choice([b'\x00', b'\xff', b'9', b'"', b' ']) * 8
+    else:
+      other = rng.randrange(len(data) + 1)
+      data[place : place + 16] = data[other : other + 16]
+  return bytes(data)
+
+
+def test_mutations_are_refused_or_change_nothing(trained: Frozen, copy: pathlib.Path):
+  rng = random.Random(0)
+  files = {path.name: path.read_bytes() for path in sorted(copy.iterdir())}
+  expected = jax.tree.leaves(trained.variables)
+  bits = trained.onion.bits
+  refused: list[str] = []
+  for _ in range(2000):
+    name = rng.choice(['manifest.json', *files])
+    (copy / name).write_bytes(mutated(files[name], rng))
+    try:
+      read = rings.load(copy)
+    except ArtifactError as error:
+      refused.append(str(error))
+    else:
+      # The same integers and floats in the same network: the same logits.
+      assert read.manifest.quantization == trained.known['quantization']
+      assert read.manifest.model == trained.known['model']
+      assert read.bits == bits
+      for a, b in zip(jax.tree.leaves(read.variables), expected, strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
+    finally:
+      (copy / name).write_bytes(files[name])
+  assert len(refused) > 1800
+  assert not any('\n' in message for message in refused)
+
+
+def test_rings_are_the_integers_of_the_onion(trained: Frozen, folder: pathlib.Path):
+  read = rings.load(folder, max_bits=4)
+  kernel = trained.variables['onion']['stem']['conv']['kernel']
+  np.testing.assert_array_equal(
+    read.variables['onion']['stem']['conv']['kernel'],
+    onion.truncate(kernel, trained.onion.bits, to=4),
+  )
+
+
+def test_a_network_apart_takes_what_its_artifact_would(folder: pathlib.Path, tmp_path):
+  alone = frozen((8,))
+  written = rings.write(tmp_path, alone.variables, **alone.known)
+  (ring,) = written.rings
+  tensors = written.code_bytes(0) + 4 * ring.float_count
+  assert manifest_lib.read(folder).separate_bytes(2) == tensors

@@ -1,0 +1,54 @@
+"""What is written in another way for speed gives the same integers."""
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from dpoq_jax.deploy.onnx import writer as writer_lib
+from dpoq_jax.deploy.onnx.writer import Scale, Tensor, Writer
+
+
+def run(writer: Writer, result: Tensor, x: np.ndarray, features: int) -> Any:
+  """What comes out of a graph of one input `x`, of the same size, both channels last."""
+  last = writer.node('Transpose', result.name, perm=writer_lib.TO_NHWC)
+  writer.output(last, 'y', np.uint8, (*x.shape[1:3], features))
+  session = onnxruntime.InferenceSession(
+    writer.model('test').SerializeToString(), providers=['CPUExecutionProvider']
+  )
+  return session.run(None, {'x': x})[0]
+
+
+def given(writer: Writer, x: np.ndarray) -> Tensor:
+  """The graph's input."""
+  name = writer.input('x', np.uint8, x.shape[1:])
+  return Tensor(writer.node('Transpose', name, perm=writer_lib.TO_NCHW), Scale(0.02, 117))
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3])
+@pytest.mark.parametrize('size', [(1, 1), (3, 3), (3, 4), (2, 2), (5, 7), (1, 11)])
+def test_a_convolution_in_blocks_is_that_convolution(channels: int, size: tuple[int, int]):
+  rng = np.random.default_rng(0)
+  x = rng.integers(0, 256, (2, 6, 12, channels), dtype=np.uint8)
+  # Small enough for kernels of processors without VNNI, which saturate.
+  kernel = rng.integers(-60, 61, (*size, channels, 5))
+  gain, bias = rng.uniform(-0.02, 0.02, 5), rng.normal(size=5)
+  found = []
+  for known in (None, x.shape[1:3]):
+    writer = Writer()
+    y = writer.convolution(given(writer, x), kernel, gain, bias, Scale(0.1, 128), size=known)
+    assert y.name.startswith('transpose' if known else 'quantizelinear')
+    found.append(run(writer, y, x, 5))
+  assert found[0].std() > 5
+  np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_a_convolution_with_ones_changes_nothing_and_pads():
+  x = np.arange(256, dtype=np.uint8).reshape(1, 8, 8, 4)
+  writer = Writer()
+  images = given(writer, x)
+  y = writer.convolution(images, np.eye(4, 8, 2)[None, None], np.ones(8), np.zeros(8), images.scale)
+  found = run(writer, y, x, 8)
+  np.testing.assert_array_equal(found[..., 2:6], x)
+  np.testing.assert_array_equal(found[..., [0, 1, 6, 7]], 117)

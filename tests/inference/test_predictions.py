@@ -1,0 +1,78 @@
+import io
+import json
+
+import numpy as np
+import pytest
+
+from dpoq_jax.data.to_predict import Input
+from dpoq_jax.inference import cascade, predictions
+
+
+class Scripted(cascade.Cascade):
+  """Gives the results of a stream late, as pooling does."""
+
+  def __init__(self, delay):
+    self.delay = delay
+
+  def stream(self, batches, *, operating_point=None, max_precision=None):
+    waiting = []
+    for images in batches:
+      waiting.append(images[:, 0, 0, 0].astype(int))
+      while len(waiting) > self.delay:
+        yield self.result(waiting.pop(0))
+    yield from map(self.result, waiting)
+
+  @staticmethod
+  def result(labels):
+    probabilities = np.eye(3)[labels] * 0.5 + 1 / 6
+    precisions = np.where(labels > 0, 4, 2)
+    return cascade.Result(labels, probabilities, precisions, precisions / 2)
+
+
+def inputs_of(*labels):
+  return tuple(
+    Input(f'{i}.png', None, 'broken') if label is None
+    else Input(f'{i}.png', np.full((1, 1, 1), label, np.uint8))
+    for i, label in enumerate(labels)
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize('delay', [0, 1, 5])
+@pytest.mark.parametrize(
+  'batches', [[(0, None, 1), (2,)], [(None,), (None, None), (1,), (None,)], [(None,)], [(1,), (2,)]]
+)
+def test_a_row_per_input_in_order(delay, batches):
+  given = [inputs_of(*batch) for batch in batches]
+  found = list(predictions.predict(Scripted(delay), iter(given), ['a', 'b', 'c']))
+  expected = [label for batch in batches for label in batch]
+  assert [row.label for row in found] == expected
+  assert [row.input for row in found] == [each.name for batch in given for each in batch]
+  for row in found:
+    if row.label is None:
+      assert row == predictions.Row(row.input, error='broken')
+    else:
+      assert row.class_name == 'abc'[row.label]
+      assert row.probability == pytest.approx(2 / 3)
+      assert (row.precision, row.relative_cost) == ((2, 1.0) if row.label == 0 else (4, 2.0))
+
+
+def test_formats():
+  written = [
+    predictions.Row('a,"b".png', 1, 'b', 0.5, 4, 2.0),
+    predictions.Row('c.png', error='bro\nken'),
+  ]
+  file = io.StringIO()
+  writer = predictions.CsvWriter(file)
+  for row in written:
+    writer.write(row)
+  assert file.getvalue() == (
+    'input,label,class_name,probability,precision,relative_cost,error\n'
+    '"a,""b"".png",1,b,0.5,4,2.0,\n'
+    'c.png,,,,,,"bro\nken"\n'
+  )
+  file = io.StringIO()
+  writer = predictions.JsonLinesWriter(file)
+  for row in written:
+    writer.write(row)
+  lines = [json.loads(line) for line in file.getvalue().splitlines()]
+  assert [predictions.Row(**line) for line in lines] == written

@@ -1,0 +1,218 @@
+import dataclasses
+import functools
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpoq_jax import models, onion
+from dpoq_jax.core import layers, quantizers
+from dpoq_jax.network import baselines, onion_network
+from dpoq_jax.training import objective
+
+BITS = (2, 4, 8)
+CLASSES = 5
+IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8))
+LABELS = jnp.asarray(np.random.default_rng(1).integers(0, CLASSES, 8), jnp.int32)
+
+# For what runs once: compiling it fast is all that counts.
+jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+
+
+def individual(bits: int, quantizer: Any = quantizers.dorefa) -> onion_network.Onion:
+  model = functools.partial(models.MODELS['resnet'], depth=8, width=4)
+  options = layers.LayerOptions(weight_quantizer=quantizer)
+  return onion_network.Onion(model, bits=(bits,), num_classes=CLASSES, options=options)
+
+
+def build(nested: bool) -> baselines.SharedNetwork:
+  quantizer = quantizers.floored if nested else quantizers.dorefa
+  return baselines.SharedNetwork(tuple(individual(b, quantizer) for b in BITS), nested)
+
+
+@functools.lru_cache
+def trained(nested: bool) -> tuple[baselines.SharedNetwork, Any]:
+  """A network whose running statistics have seen a batch."""
+  net = build(nested)
+  return net, with_statistics(net)
+
+
+def with_statistics(net: baselines.Network) -> Any:
+  """Fresh variables with running statistics that have seen a batch."""
+  variables = jit(net.init)(jax.random.key(0), IMAGES)
+  update = jit(lambda v: net.apply(v, IMAGES, train=True, mutable=True)[1])
+  return {**variables, **update(variables)}
+
+
+def test_kernels_and_classifier_are_shared_and_the_rest_is_switchable():
+  net, variables = trained(nested=True)
+  assert net.bits == BITS
+  assert set(variables) == {'params', 'psbn_2', 'psbn_4', 'psbn_8'}
+  assert set(variables['params']) == {'shared', 'path_2', 'path_4', 'path_8'}
+  assert set(variables['params']['shared']['stem']) == {'conv'}
+  assert set(variables['params']['shared']['head']) == {'kernel', 'bias'}
+  assert set(variables['params']['path_2']['stem']['norm']) == {'scale', 'bias'}
+  assert 'head' not in variables['params']['path_2']
+
+
+def test_training_starts_where_an_individual_network_of_this_seed_does():
+  alone = jit(individual(4).init)(jax.random.key(0), IMAGES)['params']['path_4']
+  together = jit(build(nested=False).init)(jax.random.key(0), IMAGES)['params']['shared']
+  np.testing.assert_array_equal(alone['stem']['conv']['latent'], together['stem']['conv']['latent'])
+  np.testing.assert_array_equal(alone['head']['kernel'], together['head']['kernel'])
+
+
+@pytest.mark.parametrize('nested', [True, False])
+def test_gradient_of_shared_weights_is_the_sum_over_individual_networks(nested: bool):
+  net, variables = trained(nested)
+  params = variables['params']
+
+  def loss(params):
+    logits = net.apply({**variables, 'params': params}, IMAGES, train=True)
+    return jnp.sum(objective.cross_entropy(logits, LABELS))
+
+  together = jit(jax.grad(loss))(params)
+  total = None
+  for precision, alone in zip(BITS, net.networks, strict=True):
+    name, statistics = f'path_{precision}', f'psbn_{precision}'
+    # Written out, not by the network's own splitting: stem convolution and norm.
+    own = jax.tree.map(lambda leaf: leaf, params[name])
+    whole = {
+      key: {**params['shared'].get(key, {}), **own.get(key, {})} for key in params['shared'] | own
+    }
+    for key, block in own.items():
+      if key.startswith('stage'):
+        whole[key] = {
+          layer: {**params['shared'][key].get(layer, {}), **block[layer]} for layer in block
+        }
+
+    def loss_alone(p, alone=alone, name=name, statistics=statistics):
+      own = {'params': {name: p}, statistics: variables[statistics]}
+      return jnp.sum(objective.cross_entropy(alone.apply(own, IMAGES, train=True), LABELS))
+
+    gradient = jit(jax.grad(loss_alone))(whole)
+    np.testing.assert_allclose(
+      together[name]['stem']['norm']['scale'], gradient['stem']['norm']['scale'], rtol=1e-4
+    )
+    parts = [gradient['stage2_block1']['conv1']['conv']['latent'], gradient['head']['kernel']]
+    total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
+  for got, expected in zip(
+    [
+      together['shared']['stage2_block1']['conv1']['conv']['latent'],
+      together['shared']['head']['kernel'],
+    ],
+    total or [],
+    strict=True,
+  ):
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6 * float(jnp.max(jnp.abs(got))))
+
+
+@pytest.mark.parametrize('nested', [True, False])
+def test_frozen_logits_are_those_of_the_latents(nested: bool):
+  net, variables = trained(nested)
+  frozen = net.freeze(variables)
+  kernel = frozen['onion']['stem']['conv']['kernel']
+  assert kernel.dtype == (jnp.uint16 if nested else jnp.float32)
+  for index in range(len(BITS)):
+    # Not jitted: another program may round another way.
+    output = net.run_path(frozen, index, IMAGES)
+    assert not output.laterals
+    np.testing.assert_array_equal(output.logits, net.run_path(variables, index, IMAGES).logits)
+  with pytest.raises(ValueError, match='frozen already'):
+    net.freeze(frozen)
+
+
+@settings(deadline=None)
+@given(
+  hnp.arrays(np.float32, hnp.array_shapes(max_dims=2), elements=st.floats(-4, 4, width=32)),
+  st.integers(1, 15),
+  st.integers(1, 15),
+)
+def test_floored_codes_nest_in_those_of_more_bits(latent, low, more):
+  high = min(low + more, 16)
+  fine = np.asarray(quantizers.floored(jnp.asarray(latent), high)).astype(np.uint16)
+  coarse = np.asarray(quantizers.floored(jnp.asarray(latent), low)).astype(np.uint16)
+  np.testing.assert_array_equal(onion.truncate(fine, (high,), to=low), coarse)
+
+
+def test_floored_parts_are_equal_and_gradients_pass_straight_through():
+  # tanh of these, over twice the largest, plus a half: 0, 1/4, 1/2, 3/4 and 1.
+  latent = jnp.arctanh(jnp.asarray([-0.5, -0.25, 0.0, 0.25, 0.5]))
+  np.testing.assert_array_equal(quantizers.floored(latent, 2), [0, 1, 2, 3, 3])
+  gradient = jax.grad(lambda w: jnp.sum(quantizers.floored(w, 2)))(latent)
+  # d(4 u)/dw = 4 (1 - tanh(w)**2) / (2 * 0.5), the largest weight included.
+  np.testing.assert_allclose(gradient, 4 * (1 - jnp.tanh(latent) ** 2), rtol=1e-6)
+
+
+def test_sizes_count_floats_that_do_not_nest():
+  for nested in (True, False):
+    net, variables = trained(nested)
+    sizes = net.stored_bytes(net.freeze(variables))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(net.freeze(variables)['onion']))
+    expected = weights * 4 // 8 if nested else 0
+    assert sizes[8] - sizes[4] > expected
+    assert (sizes[8] > 4 * weights) is not nested
+
+
+def test_bad_networks_and_precisions_are_refused():
+  with pytest.raises(ValueError, match='increasing'):
+    baselines.SharedNetwork((individual(4), individual(2)), nested=False)
+  two = dataclasses.replace(individual(2), bits=(2, 4))
+  with pytest.raises(ValueError, match='one precision'):
+    baselines.SharedNetwork((two,), nested=False)
+  net, variables = trained(nested=True)
+  with pytest.raises(ValueError, match='this network has'):
+    net.apply(variables, IMAGES, precisions=[3])
+  with pytest.raises(ValueError, match='cannot be fixed'):
+    net.apply(variables, IMAGES, fixed=1)
+
+
+@functools.lru_cache
+def individual_frozen() -> tuple[onion_network.Onion, Any]:
+  net = individual(8)
+  return net, net.freeze(with_statistics(net))
+
+
+def test_truncation_keeps_the_high_bits_and_everything_else():
+  net, frozen = individual_frozen()
+  cut, variables = baselines.truncated(net, frozen, to=2)
+  assert cut.bits == (2,)
+  for before, after in zip(
+    jax.tree.leaves(frozen['onion']), jax.tree.leaves(variables['onion']), strict=True
+  ):
+    np.testing.assert_array_equal(np.asarray(before) // 64, after)
+  np.testing.assert_array_equal(
+    frozen['psbn_8']['stem']['norm']['var'], variables['psbn_2']['stem']['norm']['var']
+  )
+  same, unchanged = baselines.truncated(net, frozen, to=8)
+  np.testing.assert_array_equal(same.apply(unchanged, IMAGES), net.apply(frozen, IMAGES))
+  assert not np.array_equal(cut.apply(variables, IMAGES), net.apply(frozen, IMAGES))
+  with pytest.raises(ValueError, match='truncated to 1 to 8'):
+    baselines.truncated(net, frozen, to=9)
+
+
+def test_renewed_statistics_are_means_over_the_batches():
+  net, frozen = individual_frozen()
+  cut, variables = baselines.truncated(net, frozen, to=2)
+  batches = [IMAGES[:4], IMAGES[4:]]
+  renewed = baselines.reestimated(cut, variables, batches)
+  # The stem, by hand: values of pixels and weights, convolved, their moments per channel.
+  kernel = onion.value(variables['onion']['stem']['conv']['kernel'], 2)
+  moments = []
+  for images in batches:
+    pixels = (images.astype(jnp.float32) - 128) / 128
+    y = jax.lax.conv_general_dilated(
+      pixels, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+    moments.append((y.mean((0, 1, 2)), y.var((0, 1, 2))))
+  stem = renewed['psbn_2']['stem']['norm']
+  np.testing.assert_allclose(stem['mean'], (moments[0][0] + moments[1][0]) / 2, rtol=1e-4)
+  np.testing.assert_allclose(stem['var'], (moments[0][1] + moments[1][1]) / 2, rtol=1e-4)
+  assert renewed['params'] is variables['params']
+  with pytest.raises(ValueError, match='no batches'):
+    baselines.reestimated(cut, variables, [])
