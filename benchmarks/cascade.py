@@ -31,7 +31,7 @@ import rich.table
 
 from dpoq_jax.data import in_memory
 from dpoq_jax.inference import cascade as cascade_lib
-from dpoq_jax.inference import engine, operating_point, pools
+from dpoq_jax.inference import engine, operating_point
 from dpoq_jax.runtime import compiler
 from dpoq_jax.runtime.workdir import read_config
 from dpoq_jax.training import restore as trained_lib
@@ -101,7 +101,7 @@ def measure(
 def timed_compaction(run: Callable[[], Any]) -> tuple[float, float]:
   """Seconds spent copying undecided inputs, and in all, in a pass that does one thing at a time."""
   spent = 0.0
-  add, run_path = pools.Pool.add, engine.Paths.run
+  add, run_path = engine.Pool.add, engine.Paths.run
 
   def alone(*arguments):
     return jax.block_until_ready(run_path(*arguments))
@@ -115,7 +115,7 @@ def timed_compaction(run: Callable[[], Any]) -> tuple[float, float]:
     return taken
 
   with (
-    mock.patch.object(pools.Pool, 'add', timed),
+    mock.patch.object(engine.Pool, 'add', timed),
     mock.patch.object(engine.Paths, 'run', alone),
   ):
     started = time.perf_counter()
