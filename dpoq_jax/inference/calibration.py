@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dpoq_jax import onion
-from dpoq_jax.inference import curve, exits, operating_point
+from dpoq_jax.inference import combination, curve, exits, operating_point, temperature
 from dpoq_jax.inference.operating_point import OperatingPoint, Outcome, Provenance, Target
 
 DEFAULT_TARGET = Target(kind='max_accuracy_drop', value=0.005)
@@ -122,7 +122,7 @@ def choose(
   for examples in (calibration, reported):
     exits.check_logits(examples.logits, examples.labels, bits)
   temperatures = temperatures_of(calibration, settings.scale_temperatures)
-  names = exits.COMBINATIONS if settings.combine is None else (settings.combine,)
+  names = combination.COMBINATIONS if settings.combine is None else (settings.combine,)
   record = Provenance(
     dataset=dataset, step=step, calibration=calibration.name, reported=reported.name
   )
@@ -143,7 +143,7 @@ def choose(
 
 def alone(examples: Examples) -> np.ndarray:
   """Whether each precision alone has the label: bool [precisions, examples]."""
-  weights = exits.plain_weights('last', len(examples.logits))
+  weights = combination.plain_weights('last', len(examples.logits))
   return exits.evaluate(examples.logits, examples.labels, weights).correct
 
 
@@ -223,7 +223,7 @@ def temperatures_of(calibration: Examples, fitted: bool) -> tuple[float, ...]:
   """A temperature per precision: fitted, or 1."""
   if not fitted:
     return (1.0,) * len(calibration.logits)
-  return tuple(exits.fit_temperature(each, calibration.labels) for each in calibration.logits)
+  return tuple(temperature.fit_temperature(each, calibration.labels) for each in calibration.logits)
 
 
 def weights_of(combine: str, calibration: Examples, temperatures: Sequence[float]) -> Any:
@@ -233,8 +233,8 @@ def weights_of(combine: str, calibration: Examples, temperatures: Sequence[float
     ValueError: for another name.
   """
   if combine == 'weighted':
-    return exits.fit_weights(calibration.logits, calibration.labels, temperatures)
-  return exits.plain_weights(combine, len(calibration.logits))
+    return combination.fit_weights(calibration.logits, calibration.labels, temperatures)
+  return combination.plain_weights(combine, len(calibration.logits))
 
 
 def _point(
@@ -258,7 +258,7 @@ def _point(
 
 
 def _rank(point: OperatingPoint, target: Target) -> tuple[bool, float, float]:
-  """Sorts the best first; equals stay in the order of `exits.COMBINATIONS`."""
+  """Sorts the best first; equals stay in the order of `combination.COMBINATIONS`."""
   assert point.expected is not None
   inaccuracy, bits = -point.expected.accuracy, point.expected.average_bits
   if target.kind == 'max_accuracy_drop' and point.met:

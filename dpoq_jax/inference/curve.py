@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dpoq_jax import onion
-from dpoq_jax.inference import exits
+from dpoq_jax.inference import combination, exits
 
 ORDERS = ('precision_first', 'confidence_first', 'normalised')
 
@@ -128,8 +128,8 @@ def rerun_curve(
     labels: int [examples].
     bits: the bit list.
     order: one of `ORDERS`.
-    combine: what an exit predicts from, one of `exits.COMBINATIONS`, or weights: row k those of
-      exit k. `weighted` fits them here.
+    combine: what an exit predicts from, one of `combination.COMBINATIONS`, or weights: row k those
+      of exit k. `weighted` fits them here.
     temperatures: one per precision; all 1 by default.
 
   Raises:
@@ -140,8 +140,8 @@ def rerun_curve(
   logits, labels = exits.check_logits(logits, labels, bits)
   bits = onion.check_bits(bits)
   if combine == 'weighted':
-    combine = exits.fit_weights(logits, labels, temperatures)
-  weights = exits.plain_weights(combine, len(bits)) if isinstance(combine, str) else combine
+    combine = combination.fit_weights(logits, labels, temperatures)
+  weights = combination.plain_weights(combine, len(bits)) if isinstance(combine, str) else combine
   confidence, correct = exits.evaluate(logits, labels, weights, temperatures)
 
   moves, key, reachable = _order_of_moves(confidence, bits, order)

@@ -12,7 +12,7 @@ import pydantic
 from pydantic import Field
 
 from dpoq_jax import onion
-from dpoq_jax.inference import curve, exits
+from dpoq_jax.inference import combination, curve, temperature
 
 FILE = 'operating_point.json'
 
@@ -99,7 +99,7 @@ class OperatingPoint(_Record):
     precision: in progress there; with the order `precision_first` only.
     thresholds: an input leaves at a precision if its confidence there is at least this: 0 lets
       everything leave, above 1 nothing. The highest precision lets everything leave.
-    combine: what an exit predicts from, one of `exits.COMBINATIONS`.
+    combine: what an exit predicts from, one of `combination.COMBINATIONS`.
     weights: of the precisions run, for each exit.
     temperatures: what logits are divided by.
     target: what it was chosen for.
@@ -164,7 +164,7 @@ class OperatingPoint(_Record):
 
   def probabilities(self, index: int, logits: np.ndarray) -> np.ndarray:
     """Softmax of precision `index`, from 0, at its temperature: float64 [..., classes]."""
-    return exits.probabilities(logits, self.temperatures[self.bits[index]])
+    return temperature.probabilities(logits, self.temperatures[self.bits[index]])
 
   def leaving(self, index: int, confidence: np.ndarray) -> np.ndarray:
     """Which inputs of this confidence leave at precision `index`: bool, of the same shape."""
@@ -182,7 +182,7 @@ class OperatingPoint(_Record):
 
   def combined(self, run: list[np.ndarray]) -> np.ndarray:
     """Prediction of the exit reached when these probabilities [..., classes] have been run."""
-    return exits.combined(run, self.weights[self.bits[len(run) - 1]])
+    return combination.combined(run, self.weights[self.bits[len(run) - 1]])
 
   def predict(self, logits: np.ndarray) -> Left:
     """What happens to inputs of which the logits of all precisions are known.
@@ -271,7 +271,7 @@ def static(bits: tuple[int, ...], precision: int) -> OperatingPoint:
   Raises:
     ValueError: for a precision that is not in the bit list.
   """
-  weights = exits.plain_weights('last', len(bits))
+  weights = combination.plain_weights('last', len(bits))
   point = from_key(bits, 'confidence_first', curve.NEVER, 'last', weights, (1.0,) * len(bits))
   return point.capped(precision)
 

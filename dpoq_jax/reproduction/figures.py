@@ -5,7 +5,7 @@ import pathlib
 
 from dpoq_jax import from_run
 from dpoq_jax.inference import calibration as calibration_lib
-from dpoq_jax.inference import curve, exits
+from dpoq_jax.inference import combination, curve
 from dpoq_jax.inference.operating_point import OperatingPoint, Target
 from dpoq_jax.reporting import choices, plots
 from dpoq_jax.reproduction import results, tables
@@ -73,7 +73,7 @@ def measure(
     static = calibration_lib.alone(examples.reported).mean(axis=1)
     for b, accuracy in zip(bits, static, strict=True):
       yield results.entry(figure, part, 'static', f'{b} bits', [100 * float(accuracy)], None)
-    for combine in exits.COMBINATIONS:
+    for combine in combination.COMBINATIONS:
       for b in bits:
         value = at_cost(b / bits[0], 'normalised', combine)
         yield results.entry(figure, part, f'dynamic, {combine}', f'{b} bits', [value], None)

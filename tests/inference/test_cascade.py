@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 
 from dpoq_jax import CifarResNet, Onion
-from dpoq_jax.inference import cascade, curve, exits, operating_point, path_programs
+from dpoq_jax.inference import (
+  cascade,
+  combination,
+  curve,
+  operating_point,
+  path_programs,
+  temperature,
+)
 
 MOST = 40  # Inputs in the table below.
 ROWS = 4
@@ -106,7 +113,7 @@ def problems(draw):
 @given(
   problems(),
   st.lists(st.one_of(st.floats(0, 1), st.just(curve.NEVER)), min_size=3, max_size=3),
-  st.sampled_from(exits.COMBINATIONS),
+  st.sampled_from(combination.COMBINATIONS),
   st.sampled_from([None, (0.5, 2.0, 1.5)]),
   st.data(),
 )
@@ -114,7 +121,7 @@ def test_equals_brute_force(problem, thresholds, combine, temperatures, data):
   logits, _, bits = problem
   # Thresholds that are met exactly, too.
   if data.draw(st.booleans()):
-    thresholds[0] = float(exits.probabilities(logits[0, 0], (temperatures or [1])[0]).max())
+    thresholds[0] = float(temperature.probabilities(logits[0, 0], (temperatures or [1])[0]).max())
   temperatures = temperatures and temperatures[: len(bits)]
   point = point_of(bits, thresholds[: len(bits)], combine, temperatures)
   cap = data.draw(st.sampled_from([None, *bits]))
@@ -143,13 +150,15 @@ def test_equals_brute_force(problem, thresholds, combine, temperatures, data):
 
 
 @settings(max_examples=60, deadline=None)
-@given(problems(), st.sampled_from(curve.ORDERS), st.sampled_from(exits.COMBINATIONS), st.data())
+@given(
+  problems(), st.sampled_from(curve.ORDERS), st.sampled_from(combination.COMBINATIONS), st.data()
+)
 def test_measures_what_the_curve_says(problem, order, combine, data):
   logits, labels, bits = problem
   weights = (
-    exits.fit_weights(logits, labels)
+    combination.fit_weights(logits, labels)
     if combine == 'weighted'
-    else exits.plain_weights(combine, len(bits))
+    else combination.plain_weights(combine, len(bits))
   )
   rerun = curve.rerun_curve(logits, labels, bits, order, weights)
   chosen = data.draw(st.sampled_from(list(rerun.points)))
@@ -311,7 +320,7 @@ def test_a_real_network_leaves_where_its_paths_say():
   rerun = curve.rerun_curve(logits, np.zeros(21, int), network.bits, 'normalised')
   middle = rerun.points[len(rerun.points) // 2]
   point = operating_point.from_curve(
-    rerun, middle, 'mean', exits.plain_weights('mean', 3), [1.0] * 3
+    rerun, middle, 'mean', combination.plain_weights('mean', 3), [1.0] * 3
   )
   running = cascade.Cascade(network, variables, point, rows=8)
   left = point.predict(logits)

@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 import numpy as np
 import pytest
 
-from dpoq_jax.inference import curve, exits
+from dpoq_jax.inference import combination, curve, exits
 
 BIT_LISTS = [(2,), (2, 4), (2, 4, 8), (1, 3, 4, 16), (2, 4, 8, 16)]
 
@@ -91,7 +91,7 @@ def test_curve_is_the_literal_rerun(problem):
 def test_thresholds_lead_exactly_to_their_state(problem):
   logits, labels, bits, order = problem
   result = curve.rerun_curve(logits, labels, bits, order)
-  _, correct = exits.evaluate(logits, labels, exits.plain_weights('mean', len(bits)))
+  _, correct = exits.evaluate(logits, labels, combination.plain_weights('mean', len(bits)))
   seen = set()
   for point in result.points:
     thresholds = result.thresholds(point)
