@@ -1,7 +1,7 @@
-"""What an exit knows and predicts: confidence of the precision just run, combination of all run.
+"""Evaluates how confident, and whether correct, every exit is on examples with known logits.
 
-Everything is float64 and row by row, so that an input gets the same numbers in a data set of 50,000
-as in a batch of one.
+Whether an input leaves at a precision depends on the confidence of that precision alone; what the
+exit then predicts is a combination of all precisions up to there.
 """
 
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dpoq_jax import onion
-from dpoq_jax.inference import temperature as temperature_lib
-from dpoq_jax.inference.combination import combined
+from dpoq_jax.inference import combination, temperature
 
-_BLOCK = 2**22  # Numbers per block: bounds the memory that probabilities take.
+# Numbers per block of examples: bounds the memory that their probabilities take.
+_BLOCK = 2**22
 
 
 class Exits(NamedTuple):
-  """What every exit would do with every example, both [precisions, examples].
+  """Holds what every exit would do with every example, both [precisions, examples].
 
   Attributes:
-    confidence: max softmax of the precision alone, float64.
-    correct: whether the exit's combination has the label, bool.
+    confidence: float64, largest probability of the exit's precision alone.
+    correct: bool, whether the combination of the exit predicts the label.
   """
 
   confidence: np.ndarray
@@ -31,33 +31,35 @@ class Exits(NamedTuple):
 def evaluate(
   logits: np.ndarray,
   labels: np.ndarray,
-  weights: Sequence[Sequence[float]],
+  weights: combination.Weights,
   temperatures: Sequence[float] | None = None,
 ) -> Exits:
-  """Confidence and correctness of every example at every exit.
+  """Returns the confidence and the correctness of every exit on every example.
 
   Args:
     logits: [precisions, examples, classes].
-    labels: [examples].
-    weights: row k those of exit k, `k + 1` of them.
+    labels: int [examples].
+    weights: weights of every exit; entry k holds the `k + 1` of exit k.
     temperatures: one per precision; all 1 by default.
   """
   count, examples, classes = logits.shape
+  temperatures = temperature.given_or_ones(temperatures, count)
   confidence = np.empty((count, examples))
   correct = np.empty((count, examples), bool)
   step = max(1, _BLOCK // (count * classes))
   for start in range(0, examples, step):
     block = slice(start, start + step)
     run: list[np.ndarray] = []
-    for k, temperature in enumerate(temperature_lib.given_or_ones(temperatures, count)):
-      run.append(temperature_lib.probabilities(logits[k, block], temperature))
+    for k in range(count):
+      run.append(temperature.probabilities(logits[k, block], temperatures[k]))
       confidence[k, block] = run[k].max(axis=-1)
-      correct[k, block] = combined(run, weights[k]).argmax(axis=-1) == labels[block]
+      predicted = combination.combined(run, weights[k]).argmax(axis=-1)
+      correct[k, block] = predicted == labels[block]
   return Exits(confidence, correct)
 
 
 def check_logits(logits: Any, labels: Any, bits: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-  """Returns logits and labels as arrays.
+  """Returns logits and labels as arrays, after checking that they fit one another and the bits.
 
   Raises:
     ValueError: unless logits are [precisions, examples, classes] with one precision for each of
