@@ -55,7 +55,7 @@ def measure(
   batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
   # A remainder would be another shape of the full pass.
   batches = [batch for batch in batches if len(batch) == batch_size]
-  size = min(batch_size, cascade.rows)
+  size = min(batch_size, cascade.path_batch_size)
   systems = {
     'full': lambda: [np.asarray(full(batch)) for batch in batches],
     'cascade': lambda: [cascade(batch) for batch in batches],
@@ -72,11 +72,11 @@ def measure(
       if round_number:
         seconds[name].append(time.perf_counter() - started)
 
-  before = [list(each) for each in (cascade.counts.inputs, cascade.counts.rows)]
+  before = [list(each) for each in (cascade.counts.inputs, cascade.counts.padded)]
   compaction, total = timed_compaction(systems['cascade'])
-  inputs, rows = (
+  inputs, padded = (
     [now - then for now, then in zip(after, earlier, strict=True)]
-    for after, earlier in zip((cascade.counts.inputs, cascade.counts.rows), before, strict=True)
+    for after, earlier in zip((cascade.counts.inputs, cascade.counts.padded), before, strict=True)
   )
   ideal = len(inputs) * inputs[0] / sum(inputs)
 
@@ -93,7 +93,7 @@ def measure(
     'stream_speedup': ratio('full', 'stream'),
     'efficiency_over_pieces': ratio('in_pieces', 'cascade') / ideal,
     'path_inputs': inputs,
-    'padding_share': 1 - sum(inputs) / sum(rows),
+    'padding_share': 1 - sum(inputs) / sum(padded),
     'compaction_share': compaction / total,
   }
 
@@ -106,11 +106,11 @@ def timed_compaction(run: Callable[[], Any]) -> tuple[float, float]:
   def alone(*arguments):
     return jax.block_until_ready(run_path(*arguments))
 
-  def timed(pool, rows, *arguments):
+  def timed(pool, inputs, *arguments):
     nonlocal spent
     started = time.perf_counter()
-    taken = add(pool, rows, *arguments)
-    jax.block_until_ready(pool.rows)
+    taken = add(pool, inputs, *arguments)
+    jax.block_until_ready(pool.inputs)
     spent += time.perf_counter() - started
     return taken
 
@@ -159,7 +159,7 @@ def main(_: list[str]) -> None:
     return apply(trained.variables, batch)
 
   sizes = sorted(map(int, _BATCH_SIZES.value))
-  rows = {size: measure(full, cascade, images, size) for size in sizes}
+  by_size = {size: measure(full, cascade, images, size) for size in sizes}
   largest = images[: sizes[-1]]
   memory = {
     # A fresh one, so that its pools are counted.
@@ -180,23 +180,23 @@ def main(_: list[str]) -> None:
   )  # fmt: skip
   for column in columns:
     table.add_column(column, justify='right')
-  for size, row in rows.items():
+  for size, measured in by_size.items():
     table.add_row(
       str(size),
-      f'{row["full_ms_per_image"]:.3f}',
-      f'{row["cascade_ms_per_image"]:.3f}',
-      *(f'{row[name]:.3f}' for name in ('speedup', 'ideal_speedup', 'efficiency')),
-      f'{row["stream_speedup"]:.3f}',
-      f'{row["efficiency_over_pieces"]:.3f}',
-      *(f'{row[name]:.1%}' for name in ('padding_share', 'compaction_share')),
+      f'{measured["full_ms_per_image"]:.3f}',
+      f'{measured["cascade_ms_per_image"]:.3f}',
+      *(f'{measured[name]:.3f}' for name in ('speedup', 'ideal_speedup', 'efficiency')),
+      f'{measured["stream_speedup"]:.3f}',
+      f'{measured["efficiency_over_pieces"]:.3f}',
+      *(f'{measured[name]:.1%}' for name in ('padding_share', 'compaction_share')),
     )
   console.print(table)
   if all(memory.values()):
     megabytes = {name: f'{(size or 0) / 1e6:.0f} MB' for name, size in memory.items()}
     console.print(f'peak memory at batch {sizes[-1]}: {megabytes}')
   figures = {
-    'efficiency': {str(size): row['efficiency'] for size, row in rows.items()},
-    'batch_sizes': {str(size): row for size, row in rows.items()},
+    'efficiency': {str(size): measured['efficiency'] for size, measured in by_size.items()},
+    'batch_sizes': {str(size): measured for size, measured in by_size.items()},
     'peak_bytes': memory,
     'model': model,
     'bits': trained.onion.bits,

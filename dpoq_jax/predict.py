@@ -77,11 +77,11 @@ def main() -> None:
     with _written(output) as file, _shown(len(found)) as advance:
       write = predictions.WRITERS[output.suffix if output else '.csv']
       writer = write(file, header=part == 1)
-      for row in predicted:
-        writer.write(row)
+      for prediction in predicted:
+        writer.write(prediction)
         advance()
-        count, unreadable = count + 1, unreadable + (row.error is not None)
-        spent += row.precision or 0
+        count, unreadable = count + 1, unreadable + (prediction.error is not None)
+        spent += prediction.precision or 0
   read = count - unreadable
   if count and not read:
     cli.fail(f'none of {count} images could be read.', status=1)

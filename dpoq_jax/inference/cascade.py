@@ -15,8 +15,8 @@ from dpoq_jax.inference.operating_point import OperatingPoint
 
 # Measured with ResNet-8: two CPU cores need least time per image at 32, as a path then fits their
 # cache; accelerators want to be filled.
-_ROWS = {'cpu': 32}
-_ROWS_OF_ACCELERATORS = 512
+_PATH_BATCH_SIZE = {'cpu': 32}
+_PATH_BATCH_SIZE_OF_ACCELERATORS = 512
 
 
 class Cascade:
@@ -38,7 +38,7 @@ class Cascade:
     variables: Mapping[str, Any],
     operating_point: OperatingPoint,
     *,
-    rows: int | None = None,
+    path_batch_size: int | None = None,
   ):
     """Puts the variables on the device.
 
@@ -46,17 +46,22 @@ class Cascade:
       network: the network.
       variables: frozen.
       operating_point: thresholds and what exits predict.
-      rows: inputs that a path runs at once, a power of two; by default what suits the device.
+      path_batch_size: inputs that a path runs at once, a power of two; by default what suits the
+        device.
 
     Raises:
       ValueError: if the variables are not frozen, the operating point is of another bit list, or
-        `rows` is no power of two.
+        `path_batch_size` is no power of two.
     """
     if 'onion' not in variables:
       raise ValueError('these variables hold latents: freeze them first (Onion.freeze).')
-    if rows is not None and (rows < 1 or rows != path_programs.bucket(rows)):
-      raise ValueError(f'rows={rows}: give a power of two.')
-    self._rows = rows or _ROWS.get(jax.default_backend(), _ROWS_OF_ACCELERATORS)
+    if path_batch_size is not None and (
+      path_batch_size < 1 or path_batch_size != path_programs.bucket(path_batch_size)
+    ):
+      raise ValueError(f'path_batch_size={path_batch_size}: give a power of two.')
+    self._path_batch_size = path_batch_size or _PATH_BATCH_SIZE.get(
+      jax.default_backend(), _PATH_BATCH_SIZE_OF_ACCELERATORS
+    )
     self._paths = Paths(network, variables)
     self.operating_point = self._check(operating_point)
 
@@ -66,9 +71,9 @@ class Cascade:
     return self._paths.counts
 
   @property
-  def rows(self) -> int:
+  def path_batch_size(self) -> int:
     """Inputs that a path runs at once, at most."""
-    return self._rows
+    return self._path_batch_size
 
   def __call__(
     self,
@@ -92,7 +97,9 @@ class Cascade:
     if len(images) == 1 and (result := self._single(images, point)):
       return result
     # Room for no more than there is.
-    engine = Engine(self._paths, point, min(self._rows, path_programs.bucket(len(images))))
+    engine = Engine(
+      self._paths, point, min(self._path_batch_size, path_programs.bucket(len(images)))
+    )
     engine.feed(images)
     engine.flush()
     engine.close()
@@ -123,7 +130,7 @@ class Cascade:
     """
     if max_delay < 0:
       raise ValueError(f'max_delay={max_delay}: give a number of batches, 0 or more.')
-    engine = Engine(self._paths, self._point(operating_point, max_precision), self._rows)
+    engine = Engine(self._paths, self._point(operating_point, max_precision), self._path_batch_size)
     return _stream(engine, batches, max_delay)
 
   def _single(self, image: np.ndarray, point: OperatingPoint) -> Result | None:
@@ -148,7 +155,7 @@ class Cascade:
       if point.leaving(index, run[-1].max(axis=-1))[0]:
         for k in range(int(reached) + 1):
           self.counts.inputs[k] += 1
-          self.counts.rows[k] += 1
+          self.counts.padded[k] += 1
         return result_of(point.bits, np.array([index]), point.combined(run))
     return None
 

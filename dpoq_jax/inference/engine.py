@@ -2,8 +2,8 @@
 
 Undecided inputs wait, with their laterals, in one pool per path, and a path runs whenever its pool
 is full: compaction within a batch and pooling over batches are one mechanism. Programs have a few
-sizes, the powers of two up to `rows`, so there is a bounded number of them, however many inputs
-are undecided; memory on the device is bounded by the pools, not by the batch.
+sizes, the powers of two up to `path_batch_size`, so there is a bounded number of them, however many
+inputs are undecided; memory on the device is bounded by the pools, not by the batch.
 """
 
 import collections
@@ -42,11 +42,11 @@ class Counts:
 
   Attributes:
     inputs: run on each path.
-    rows: the same with the padding of programs.
+    padded: the same with the padding of programs.
   """
 
   inputs: list[int]
-  rows: list[int]
+  padded: list[int]
 
 
 class Pool:
@@ -54,7 +54,7 @@ class Pool:
 
   def __init__(self, capacity: int):
     self._capacity = capacity
-    self.rows: path_programs.Rows | None = None
+    self.inputs: path_programs.PathInputs | None = None
     self.clear()
 
   def clear(self) -> None:
@@ -62,18 +62,22 @@ class Pool:
     self.count, self.ids, self.run = 0, [], []
 
   def add(
-    self, rows: path_programs.Rows, chosen: np.ndarray, ids: np.ndarray, run: list[np.ndarray]
+    self,
+    inputs: path_programs.PathInputs,
+    chosen: np.ndarray,
+    ids: np.ndarray,
+    run: list[np.ndarray],
   ) -> int:
-    """Copies as many of the `chosen` rows as there is room for, in order; returns how many."""
+    """Copies as many of the `chosen` inputs as there is room for, in order; returns how many."""
     taken = min(len(chosen), self._capacity - self.count)
-    if self.rows is None:
-      self.rows = jax.tree.map(
-        lambda leaf: jnp.zeros((self._capacity, *leaf.shape[1:]), leaf.dtype), rows
+    if self.inputs is None:
+      self.inputs = jax.tree.map(
+        lambda leaf: jnp.zeros((self._capacity, *leaf.shape[1:]), leaf.dtype), inputs
       )
-    indices = np.zeros(len(rows.images), np.int32)
+    indices = np.zeros(len(inputs.images), np.int32)
     indices[:taken] = chosen[:taken]
-    self.rows = path_programs.copy_rows(
-      self.rows, rows, indices, np.int32(taken), np.int32(self.count)
+    self.inputs = path_programs.copy_inputs(
+      self.inputs, inputs, indices, np.int32(taken), np.int32(self.count)
     )
     self.ids.append(ids[chosen[:taken]])
     self.run.append([each[chosen[:taken]] for each in run])
@@ -114,19 +118,19 @@ class Paths:
     self._spare[key].append(pools)
 
   def run(
-    self, index: int, rows: path_programs.Rows, size: int, count: int
-  ) -> tuple[jax.Array, path_programs.Rows]:
-    """Starts a path on the first `size` rows, of which `count` are inputs.
+    self, index: int, inputs: path_programs.PathInputs, size: int, count: int
+  ) -> tuple[jax.Array, path_programs.PathInputs]:
+    """Starts a path on the first `size` inputs, of which `count` are inputs.
 
     Returns:
-      Logits, and these rows with the laterals of this path too; before they are computed.
+      Logits, and these inputs with the laterals of this path too; before they are computed.
     """
     self.counts.inputs[index] += count
-    self.counts.rows[index] += size
-    if len(rows.images) > size:
-      rows = path_programs.first_rows(rows, size)
-    logits, handed_up = path_programs.run_path(self.network, index, self.variables[index], rows)
-    return logits, path_programs.Rows(rows.images, {**rows.laterals, **handed_up})
+    self.counts.padded[index] += size
+    if len(inputs.images) > size:
+      inputs = path_programs.first_inputs(inputs, size)
+    logits, handed_up = path_programs.run_path(self.network, index, self.variables[index], inputs)
+    return logits, path_programs.PathInputs(inputs.images, {**inputs.laterals, **handed_up})
 
 
 class _Batch:
@@ -159,15 +163,15 @@ class _Running(NamedTuple):
 
   Attributes:
     index: of the path.
-    logits: [rows, classes], on the device.
-    rows: what it was run on, with its laterals.
-    ids: of the inputs in the first of these rows.
+    logits: [inputs, classes], on the device.
+    inputs: what it was run on, with its laterals.
+    ids: of the inputs in the first of these inputs.
     run: their probabilities at the paths below.
   """
 
   index: int
   logits: jax.Array
-  rows: path_programs.Rows
+  inputs: path_programs.PathInputs
   ids: np.ndarray
   run: list[np.ndarray]
 
@@ -175,15 +179,15 @@ class _Running(NamedTuple):
 class Engine:
   """One stream: the pools, and the batches whose inputs are in them."""
 
-  def __init__(self, paths: Paths, point: OperatingPoint, rows: int):
+  def __init__(self, paths: Paths, point: OperatingPoint, path_batch_size: int):
     """Starts with nothing to do.
 
     Args:
       paths: of the network.
       point: thresholds and what exits predict.
-      rows: inputs that a path runs at once, at most.
+      path_batch_size: inputs that a path runs at once, at most.
     """
-    self._paths, self._point, self._rows = paths, point, rows
+    self._paths, self._point, self._path_batch_size = paths, point, path_batch_size
     # The first path's inputs wait on the host.
     self._images: list[np.ndarray] = []
     self._pools: list[Pool] = []
@@ -205,20 +209,20 @@ class Engine:
       )
     if self._shape is None:
       self._shape = images.shape[1:]
-      self._pools = self._paths.borrow((self._shape, self._rows), self._rows)
+      self._pools = self._paths.borrow((self._shape, self._path_batch_size), self._path_batch_size)
     self._batches.append(_Batch(self._fed, len(images)))
     self._fed += len(images)
-    rows = self._rows
-    if sum(map(len, self._images)) + len(images) < rows:
+    size = self._path_batch_size
+    if sum(map(len, self._images)) + len(images) < size:
       self._images.append(images.copy())
     else:
       waiting = np.concatenate([*self._images, images]) if self._images else images
-      whole = len(waiting) // rows * rows
+      whole = len(waiting) // size * size
       first = self._fed - len(waiting)
       # The next piece is on its way before the results of this one are looked at.
-      running = self._start_images(waiting[:rows], first)
-      for start in range(rows, whole, rows):
-        following = self._start_images(waiting[start : start + rows], first + start)
+      running = self._start_images(waiting[:size], first)
+      for start in range(size, whole, size):
+        following = self._start_images(waiting[start : start + size], first + start)
         self._finish(running)
         running = following
       self._finish(running)
@@ -238,7 +242,7 @@ class Engine:
   def close(self) -> None:
     """Gives the pools back; nothing may wait."""
     if self._pools:
-      self._paths.give_back((self._shape, self._rows), self._pools)
+      self._paths.give_back((self._shape, self._path_batch_size), self._pools)
       self._pools = []
 
   def finished(self) -> Iterator[Result]:
@@ -252,34 +256,39 @@ class Engine:
     size = path_programs.bucket(len(images))
     padded = np.zeros((size, *images.shape[1:]), images.dtype)
     padded[: len(images)] = images
-    return self._start(0, path_programs.Rows(jax.device_put(padded), {}), size, ids, [])
+    return self._start(0, path_programs.PathInputs(jax.device_put(padded), {}), size, ids, [])
 
   def _run_pool(self, index: int) -> None:
     pool = self._pools[index]
-    assert pool.rows is not None
-    rows, ids, count = pool.rows, np.concatenate(pool.ids), pool.count
+    assert pool.inputs is not None
+    inputs, ids, count = pool.inputs, np.concatenate(pool.ids), pool.count
     run = [np.concatenate(each) for each in zip(*pool.run, strict=True)]
     pool.clear()
-    self._finish(self._start(index, rows, path_programs.bucket(count), ids, run))
+    self._finish(self._start(index, inputs, path_programs.bucket(count), ids, run))
 
   def _start(
-    self, index: int, rows: path_programs.Rows, size: int, ids: np.ndarray, run: list[np.ndarray]
+    self,
+    index: int,
+    inputs: path_programs.PathInputs,
+    size: int,
+    ids: np.ndarray,
+    run: list[np.ndarray],
   ) -> '_Running':
-    """Starts a path on the first `len(ids)` rows; returns before it is done."""
-    logits, rows = self._paths.run(index, rows, size, len(ids))
-    return _Running(index, logits, rows, ids, run)
+    """Starts a path on the first `len(ids)` inputs; returns before it is done."""
+    logits, inputs = self._paths.run(index, inputs, size, len(ids))
+    return _Running(index, logits, inputs, ids, run)
 
   def _finish(self, running: '_Running') -> None:
     """Waits for a path; who does not leave waits for the next one."""
-    index, logits, rows, ids, run = running
+    index, logits, inputs, ids, run = running
     run = [*run, self._point.probabilities(index, np.asarray(logits)[: len(ids)])]
     leaves = self._point.leaving(index, run[-1].max(axis=-1))
     self._settle(ids[leaves], index, [each[leaves] for each in run])
     chosen = np.flatnonzero(~leaves)
     while len(chosen):
       pool = self._pools[index + 1]
-      chosen = chosen[pool.add(rows, chosen, ids, run) :]
-      if pool.count == self._rows:
+      chosen = chosen[pool.add(inputs, chosen, ids, run) :]
+      if pool.count == self._path_batch_size:
         self._run_pool(index + 1)
 
   def _settle(self, ids: np.ndarray, index: int, run: list[np.ndarray]) -> None:

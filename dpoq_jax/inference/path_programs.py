@@ -1,4 +1,4 @@
-"""What a cascade runs on the device: one path, all paths nested in conditionals, a copy of rows.
+"""What a cascade runs on the device: one path, all paths nested in conditionals, a copy of inputs.
 
 Programs are compiled once for a network and a size, whichever cascade runs them.
 """
@@ -33,7 +33,7 @@ class Network(Protocol):
     ...
 
 
-class Rows(NamedTuple):
+class PathInputs(NamedTuple):
   """Inputs on the device with what was computed of them; the leading axis is inputs."""
 
   images: Any
@@ -46,51 +46,51 @@ def bucket(count: int) -> int:
 
 
 @functools.partial(compiler.Jitted, static_argnums=(0, 1))
-def run_path(network: Network, index: int, variables: Any, rows: Rows) -> Any:
+def run_path(network: Network, index: int, variables: Any, inputs: PathInputs) -> Any:
   """Logits of a path, and what it hands up."""
-  output = network.run_path(variables, index, rows.images, rows.laterals)
+  output = network.run_path(variables, index, inputs.images, inputs.laterals)
   return output.logits, output.laterals
 
 
 @functools.partial(compiler.Jitted, static_argnums=1)
-def first_rows(rows: Rows, size: int) -> Rows:
-  """The first `size` rows, so that `run_path` has one program for a size whatever the pool."""
-  return jax.tree.map(lambda leaf: leaf[:size], rows)
+def first_inputs(inputs: PathInputs, size: int) -> PathInputs:
+  """The first `size` inputs, so that `run_path` has one program for a size whatever the pool."""
+  return jax.tree.map(lambda leaf: leaf[:size], inputs)
 
 
 @functools.partial(compiler.Jitted, donate_argnums=0)
-def copy_rows(
-  pool: Rows, rows: Rows, indices: jax.Array, count: jax.Array, offset: jax.Array
-) -> Rows:
-  """Writes `rows[indices[:count]]` to the pool, from `offset` on, in place.
+def copy_inputs(
+  pool: PathInputs, inputs: PathInputs, indices: jax.Array, count: jax.Array, offset: jax.Array
+) -> PathInputs:
+  """Writes `inputs[indices[:count]]` to the pool, from `offset` on, in place.
 
   One program for any count: a loop of copies on CPU, where bytes are what costs; elsewhere a gather
   and a scatter of all of them that drops those beyond the count, as there launches are what costs.
   """
 
-  def one_by_one(pool, rows, indices, count, offset):
+  def one_by_one(pool, inputs, indices, count, offset):
     def copy(i, pool):
       return jax.tree.map(
         lambda into, leaf: jax.lax.dynamic_update_slice_in_dim(
           into, jax.lax.dynamic_slice_in_dim(leaf, indices[i], 1), offset + i, 0
         ),
         pool,
-        rows,
+        inputs,
       )
 
     return jax.lax.fori_loop(0, count, copy, pool)
 
-  def at_once(pool, rows, indices, count, offset):
+  def at_once(pool, inputs, indices, count, offset):
     position = jnp.arange(len(indices))
 
     def copy(into, leaf):
       target = jnp.where(position < count, position + offset, len(into))
       return into.at[target].set(jnp.take(leaf, indices, axis=0, mode='clip'), mode='drop')
 
-    return jax.tree.map(copy, pool, rows)
+    return jax.tree.map(copy, pool, inputs)
 
   return jax.lax.platform_dependent(
-    pool, rows, indices, count, offset, cpu=one_by_one, default=at_once
+    pool, inputs, indices, count, offset, cpu=one_by_one, default=at_once
   )
 
 

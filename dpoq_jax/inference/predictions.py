@@ -15,7 +15,7 @@ from dpoq_jax.inference.operating_point import OperatingPoint
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Prediction:
   """What a cascade says of an input; all but name and error are None if it could not be read.
 
   Attributes:
@@ -37,7 +37,7 @@ class Row:
   error: str | None = None
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+COLUMNS = tuple(field.name for field in dataclasses.fields(Prediction))
 
 
 def predict(
@@ -47,7 +47,7 @@ def predict(
   *,
   operating_point: OperatingPoint | None = None,
   max_precision: int | None = None,
-) -> Iterator[Row]:
+) -> Iterator[Prediction]:
   """Rows in the order of the inputs; undecided inputs are pooled over batches.
 
   Args:
@@ -71,12 +71,12 @@ def predict(
 
   results = cascade.stream(images(), operating_point=operating_point, max_precision=max_precision)
 
-  def unreadable() -> Iterator[Row]:
+  def unreadable() -> Iterator[Prediction]:
     while waiting and waiting[0].error is not None:
       each = waiting.popleft()
-      yield Row(each.name, error=each.error)
+      yield Prediction(each.name, error=each.error)
 
-  def rows() -> Iterator[Row]:
+  def rows() -> Iterator[Prediction]:
     for result in results:
       for row in _of_result(result, class_names):
         yield from unreadable()
@@ -94,7 +94,7 @@ class CsvWriter:
     if header:
       self._writer.writerow(COLUMNS)
 
-  def write(self, row: Row) -> None:
+  def write(self, row: Prediction) -> None:
     """Writes a row."""
     self._writer.writerow(dataclasses.astuple(row))
 
@@ -106,7 +106,7 @@ class JsonLinesWriter:
     del header
     self._file = file
 
-  def write(self, row: Row) -> None:
+  def write(self, row: Prediction) -> None:
     """Writes a row."""
     self._file.write(json.dumps(dataclasses.asdict(row)) + '\n')
 
@@ -115,9 +115,9 @@ WRITERS = {'.csv': CsvWriter, '.jsonl': JsonLinesWriter}
 """By the suffix of the file."""
 
 
-def _of_result(result: cascade_lib.Result, class_names: Sequence[str]) -> Iterator[Row]:
+def _of_result(result: cascade_lib.Result, class_names: Sequence[str]) -> Iterator[Prediction]:
   for i, label in enumerate(result.labels.tolist()):
-    yield Row(
+    yield Prediction(
       input='',
       label=label,
       class_name=str(class_names[label]),

@@ -239,17 +239,17 @@ def _listed(by_precision: Mapping[Any, float]) -> str:
   return ', '.join(f'{_percent(share)} at {bits} bits' for bits, share in by_precision.items())
 
 
-def _equal_bits_table(rows: Sequence[EqualBits]) -> list[list[str]]:
+def _equal_bits_table(equal: Sequence[EqualBits]) -> list[list[str]]:
   return [
     [
-      f'{row.bits:g}',
-      _percent(row.static),
-      _percent(row.ensemble),
-      _percent(row.dynamic),
-      f'{row.dynamic_bits:.2f}',
+      f'{each.bits:g}',
+      _percent(each.static),
+      _percent(each.ensemble),
+      _percent(each.dynamic),
+      f'{each.dynamic_bits:.2f}',
     ]
-    for row in rows
-    if row.static is not None and row.ensemble is not None
+    for each in equal
+    if each.static is not None and each.ensemble is not None
   ]
 
 

@@ -48,22 +48,22 @@ def training(rows: Sequence[Mapping[str, Any]]) -> drawing.Plot:
     return drawing.render(figure)
 
 
-def accuracy_vs_bits(rows: Sequence[EqualBits], point: OperatingPoint) -> drawing.Plot:
+def accuracy_vs_bits(equal: Sequence[EqualBits], point: OperatingPoint) -> drawing.Plot:
   """Static, ensemble and dynamic accuracy against average bits (Figure 5), reported examples.
 
   Args:
-    rows: with and without a precision of so many bits.
+    equal: with and without a precision of so many bits.
     point: the current operating point, with its outcomes.
   """
   with drawing.style('accuracy_vs_bits'):
     figure = Figure(figsize=(6, 4.2))
     axes = figure.add_subplot()
-    whole = [row for row in rows if row.static is not None]
-    bits = [row.bits for row in whole]
-    dynamic = sorted((row.dynamic_bits, row.dynamic) for row in rows)
+    whole = [each for each in equal if each.static is not None]
+    bits = [each.bits for each in whole]
+    dynamic = sorted((each.dynamic_bits, each.dynamic) for each in equal)
     axes.plot(*zip(*dynamic, strict=True), color=drawing.colour(0), label='dynamic')
     for index, (marker, name) in enumerate((('s', 'static'), ('^', 'ensemble'))):
-      values = [getattr(row, name) for row in whole]
+      values = [getattr(each, name) for each in whole]
       axes.plot(
         bits,
         values,

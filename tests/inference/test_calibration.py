@@ -128,12 +128,12 @@ def test_halves_are_halves():
 
 def test_equal_bits():
   best = choose('average_bits', 3, combine='mean')[0]
-  rows = list(calibration.equal_bits(best, CALIBRATION, REPORTED, (2, 3, 8)))
+  equal = list(calibration.equal_bits(best, CALIBRATION, REPORTED, (2, 3, 8)))
   right = REPORTED.logits.argmax(-1) == REPORTED.labels
-  assert rows[0].static == rows[0].ensemble == rows[0].dynamic == right[0].mean()
-  assert (rows[1].static, rows[1].ensemble) == (None, None)
-  assert rows[1].dynamic == choose('average_bits', 3, combine='mean')[0].reported.accuracy
-  assert rows[2].static == right[2].mean()
+  assert equal[0].static == equal[0].ensemble == equal[0].dynamic == right[0].mean()
+  assert (equal[1].static, equal[1].ensemble) == (None, None)
+  assert equal[1].dynamic == choose('average_bits', 3, combine='mean')[0].reported.accuracy
+  assert equal[2].static == right[2].mean()
 
 
 def test_one_precision_has_one_point():

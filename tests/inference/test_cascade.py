@@ -23,7 +23,7 @@ from dpoq_jax.inference import (
 )
 
 MOST = 40  # Inputs in the table below.
-ROWS = 4
+PATH_BATCH_SIZE = 4
 
 
 class Output(NamedTuple):
@@ -55,11 +55,11 @@ def images_of(ids):
   return np.asarray(ids, np.uint8).reshape(-1, 1, 1, 1)
 
 
-def make(logits, point, rows=ROWS):
+def make(logits, point, path_batch_size=PATH_BATCH_SIZE):
   padded = np.zeros((len(logits), MOST, logits.shape[2]), np.float32)
   padded[:, : logits.shape[1]] = logits
   variables = {'onion': {}, 'logits': padded}
-  return cascade.Cascade(Table(point.bits), variables, point, rows=rows)
+  return cascade.Cascade(Table(point.bits), variables, point, path_batch_size=path_batch_size)
 
 
 def point_of(bits, thresholds, combine: Any = 'mean', temperatures=None):
@@ -178,13 +178,15 @@ def test_only_undecided_inputs_run_and_programs_are_few():
   _, _, precisions = brute_force(logits, point)
   running = make(logits, point)
   chex.clear_trace_counter()
-  kept: Any = (path_programs.run_path, path_programs.copy_rows, path_programs.first_rows)
+  kept: Any = (path_programs.run_path, path_programs.copy_inputs, path_programs.first_inputs)
   before = [program.jitted._cache_size() for program in kept]
   running(images_of(range(MOST)))
   reached = [MOST, int((precisions > 2).sum()), int((precisions > 4).sum())]
   assert running.counts.inputs == reached
   # Padding: less than a program's worth per path.
-  assert all(0 <= r - i < ROWS for r, i in zip(running.counts.rows, reached, strict=True))
+  assert all(
+    0 <= r - i < PATH_BATCH_SIZE for r, i in zip(running.counts.padded, reached, strict=True)
+  )
   for size in range(1, MOST):
     running(images_of(range(size)))
     running(images_of(range(size)), max_precision=4)
@@ -204,12 +206,12 @@ def test_a_stream_fills_the_last_paths():
   running = make(logits, point)
   batches = [images_of(range(i, i + 5)) for i in range(0, MOST, 5)]
   assert len(list(running.stream(batches))) == len(batches)
-  assert running.counts.inputs == [40, 24] == running.counts.rows
+  assert running.counts.inputs == [40, 24] == running.counts.padded
   one_by_one = make(logits, point)
   for batch in batches:
     one_by_one(batch)
   assert one_by_one.counts.inputs == [40, 24]
-  assert sum(one_by_one.counts.rows) > 64
+  assert sum(one_by_one.counts.padded) > 64
 
 
 def test_a_stream_gives_results_as_soon_as_it_can():
@@ -282,7 +284,7 @@ def test_a_single_input_whose_program_stopped_too_early_is_run_again(monkeypatch
   ('arguments', 'message'),
   [
     ({'variables': {'params': {}}}, 'freeze them first'),
-    ({'rows': 24}, 'rows=24: give a power of two'),
+    ({'path_batch_size': 24}, 'path_batch_size=24: give a power of two'),
     ({'operating_point': point_of((2, 8), (0.5, 0))}, r'for bits=\(2, 8\), the network has'),
   ],
 )
@@ -322,7 +324,7 @@ def test_a_real_network_leaves_where_its_paths_say():
   point = operating_point.from_curve(
     rerun, middle, 'mean', combination.plain_weights('mean', 3), [1.0] * 3
   )
-  running = cascade.Cascade(network, variables, point, rows=8)
+  running = cascade.Cascade(network, variables, point, path_batch_size=8)
   left = point.predict(logits)
   result = running(images)
   np.testing.assert_array_equal(result.precisions, np.take(network.bits, left.exits))
