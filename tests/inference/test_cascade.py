@@ -276,7 +276,7 @@ def test_nan_logits_go_on_and_leave_the_word_to_others():
 def test_a_single_input_whose_program_stopped_too_early_is_run_again(monkeypatch):
   logits = np.zeros((2, 2, 3), np.float32)
   point = point_of((2, 4), (0.9, 0.0))
-  monkeypatch.setattr(cascade.Cascade, '_single', lambda *_: None)
+  monkeypatch.setattr(cascade.Cascade, '_run_single', lambda *_: None)
   assert make(logits, point)(images_of([1])).precisions == [4]
 
 
