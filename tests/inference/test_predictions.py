@@ -56,6 +56,17 @@ def test_a_prediction_per_input_in_order(delay, batches):
       assert (each.precision, each.relative_cost) == ((2, 1.0) if each.label == 0 else (4, 2.0))
 
 
+def test_bad_arguments_are_refused_before_anything_is_read():
+  class Refuses(Scripted):
+    def stream(self, batches, *, operating_point=None, max_precision=None):
+      raise ValueError(f'precision {max_precision}')
+
+  batches = iter([inputs_of(0)])
+  with pytest.raises(ValueError, match='precision 3'):
+    predictions.predict(Refuses(0), batches, ['a'], max_precision=3)
+  assert len(list(batches)) == 1
+
+
 def test_formats():
   written = [
     predictions.Prediction('a,"b".png', 1, 'b', 0.5, 4, 2.0),
