@@ -149,7 +149,7 @@ def main(_: list[str]) -> None:
   logging.set_verbosity(logging.ERROR)
   workdir = pathlib.Path(_WORKDIR.value)
   point = operating_point.read(workdir)
-  trained = trained_lib.load(workdir, point.check(read_config(workdir).data.name, None))
+  trained = trained_lib.load(workdir, point.checkpoint_for(read_config(workdir).data.name, None))
   data = trained.config.data
   images = in_memory.load(data.name, 'test', _DATA_DIR.value or data.dir).images[: _IMAGES.value]
   cascade = cascade_lib.Cascade(trained.onion, trained.variables, point)

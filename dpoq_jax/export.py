@@ -47,7 +47,9 @@ def main() -> None:
     given = pathlib.Path(_POINT.value or directory / operating_point.FILE)
     point = operating_point.read(given) if _POINT.value or given.exists() else None
     step = cli.checkpoint_step(_STEP.value)
-    network = restore.load(directory, point.check(config.data.name, step) if point else step)
+    network = restore.load(
+      directory, point.checkpoint_for(config.data.name, step) if point else step
+    )
     if point and point.bits != network.onion.bits:
       raise ValueError(
         f'the operating point in {given} is for bits={point.bits}, the network has '

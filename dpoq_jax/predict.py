@@ -62,7 +62,7 @@ def main() -> None:
       point = operating_point.static(config.quantization.bits, _PRECISION.value)
     else:
       point = operating_point.read(pathlib.Path(_POINT.value or directory))
-      step = point.check(config.data.name, step)
+      step = point.checkpoint_for(config.data.name, step)
       if not point.met:
         cli.warn('this operating point did not meet its target when it was chosen.')
     network = restore.load(directory, step)

@@ -36,7 +36,9 @@ def main() -> None:
     given = pathlib.Path(_POINT.value or directory / operating_point.FILE)
     point = operating_point.read(given) if _POINT.value or given.exists() else None
     step = cli.checkpoint_step(_STEP.value)
-    network = restore.load(directory, point.check(config.data.name, step) if point else step)
+    network = restore.load(
+      directory, point.checkpoint_for(config.data.name, step) if point else step
+    )
     examples = from_run.run(network, _DATA_DIR.value)
     if point is None:
       point = calibration.choose(

@@ -45,7 +45,9 @@ def measure(
   examples = from_run.run(network, data_dir)
   bits = network.onion.bits
 
-  def choose(target: Target, order: str, combine: str | None) -> OperatingPoint:
+  def choose(
+    target: Target, order: curve.Order, combine: combination.Combination | None
+  ) -> OperatingPoint:
     return calibration_lib.choose(
       examples.calibration,
       examples.reported,
@@ -55,7 +57,7 @@ def measure(
       step=network.step,
     )[0]
 
-  def at_cost(cost: float, order: str, combine: str) -> float:
+  def at_cost(cost: float, order: curve.Order, combine: combination.Combination) -> float:
     point = choose(Target(kind='relative_cost', value=cost), order, combine)
     assert point.reported is not None
     return 100 * point.reported.accuracy

@@ -1,3 +1,4 @@
+import doctest
 import heapq
 import time
 
@@ -123,6 +124,12 @@ def test_cost_rises_from_one_to_the_ratio_of_bits(problem):
   assert (np.diff(result.cost) > 0).all()
   if order != 'precision_first':
     assert (np.diff(result.key) >= 0).all()
+
+
+def test_the_example_in_the_documentation_runs():
+  outcome = doctest.testmod(curve)
+  assert outcome.attempted
+  assert not outcome.failed
 
 
 def test_a_worked_example():
