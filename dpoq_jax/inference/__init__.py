@@ -1,1 +1,1 @@
-"""Dynamic inference: thresholds chosen on data, inputs that leave early."""
+"""Runs dynamic inference: thresholds are chosen on data, and inputs leave where they are confident."""
