@@ -15,7 +15,6 @@ from typing import Any
 
 from absl import flags
 import rich.console
-import rich.table
 
 from dpoq_jax import cli
 from dpoq_jax.runtime import workdir
@@ -53,7 +52,7 @@ def main() -> None:
     # Imported once there is something to do, since JAX takes seconds.
     workdir.read_config(directory)
     from dpoq_jax import from_run
-    from dpoq_jax.inference import calibration, operating_point
+    from dpoq_jax.inference import calibration, operating_point, tables
     from dpoq_jax.training import restore
 
     target, precision = _target()
@@ -81,10 +80,17 @@ def main() -> None:
     workdir.write_whole(output, best.to_json())
     bits = network.onion.bits
     between = [(low + high) / 2 for low, high in itertools.pairwise(bits)]
-    rows = calibration.equal_bits(
+    equal = calibration.equal_bits(
       best, examples.calibration, examples.reported, sorted([*bits, *between])
     )
-    _show(compared, list(rows), output)
+    console = rich.console.Console()
+    console.print(
+      f'chosen on {examples.calibration.name}; reported on {examples.reported.name}', soft_wrap=True
+    )
+    console.print(tables.comparison(compared))
+    console.print(tables.equal_bits(best, equal))
+    console.print(tables.best(compared))
+    console.print(f'written to {output}', soft_wrap=True)
   if not best.met:
     target = settings.target
     cli.fail(
@@ -112,49 +118,6 @@ def _target() -> tuple[dict[str, Any] | None, int | None]:
   if not 0 <= value < float('inf'):
     raise ValueError(f'--{kind}={value}: give a number from 0 up.')
   return {'kind': kind, 'value': value}, precision
-
-
-def _show(compared: list[Any], rows: list[Any], output: pathlib.Path) -> None:
-  """Prints what was compared, what was chosen and what it is worth."""
-  console, best = rich.console.Console(), compared[0]
-  bits = best.bits
-  console.print(
-    f'chosen on {best.data.calibration}; reported on {best.data.reported}', soft_wrap=True
-  )
-  table = rich.table.Table(title=f'Target: {best.target.kind} = {best.target.value:g}')
-  for column in ('combination', 'chosen on: top-1 %', 'bits', 'reported: top-1 %', 'bits', 'met'):
-    table.add_column(column, justify='right')
-  for point in compared:
-    outcomes = (point.expected, point.reported)
-    figures = [f'{v:.2f}' for o in outcomes for v in (100 * o.accuracy, o.average_bits)]
-    table.add_row(point.combine, *figures, 'yes' if point.met else 'no')
-  console.print(table)
-
-  table = rich.table.Table(title='Top-1 % on the reported examples, at equal average bits')
-  for column in ('bits', 'static', f'ensemble ({best.combine})', 'dynamic', 'its bits'):
-    table.add_column(column, justify='right')
-  for row in rows:
-    accuracies = (row.static, row.ensemble, row.dynamic)
-    figures = ['' if a is None else f'{100 * a:.2f}' for a in accuracies]
-    table.add_row(f'{row.bits:g}', *figures, f'{row.dynamic_bits:.2f}')
-  console.print(table)
-
-  why = 'the best of those on the calibration examples' if len(compared) > 1 else 'as asked for'
-  table = rich.table.Table(title=f'Kept: {best.combine}, {why}')
-  for column in ('bits', 'leave from confidence', 'share that leaves %', 'temperature', 'weights'):
-    table.add_column(column, justify='right')
-  for b in bits:
-    weights = ' '.join(f'{w:.2f}' for w in best.weights[b])
-    threshold = best.thresholds[b]
-    table.add_row(
-      str(b),
-      'never' if threshold > 1 else f'{threshold:.4f}',
-      f'{100 * best.reported.exits[b]:.1f}',
-      f'{best.temperatures[b]:.3f}',
-      weights,
-    )
-  console.print(table)
-  console.print(f'written to {output}', soft_wrap=True)
 
 
 if __name__ == '__main__':

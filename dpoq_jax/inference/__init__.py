@@ -1,1 +1,1 @@
-"""Runs dynamic inference: thresholds are chosen on data, and inputs leave where they are confident."""
+"""Runs dynamic inference: chooses thresholds on examples, lets inputs leave where they are sure."""
