@@ -11,7 +11,7 @@ nearest point, marked so.
 
 import itertools
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 from absl import flags
 import rich.console
@@ -52,14 +52,14 @@ def main() -> None:
     # Imported once there is something to do, since JAX takes seconds.
     workdir.read_config(directory)
     from dpoq_jax import from_run
-    from dpoq_jax.inference import calibration, operating_point, tables
+    from dpoq_jax.inference import calibration, combination, curve, operating_point, tables
     from dpoq_jax.training import restore
 
     target, precision = _target()
     settings = calibration.Settings(
       target=operating_point.Target(**target) if target else calibration.DEFAULT_TARGET,
-      order=_ORDER.value,
-      combine=_COMBINE.value,
+      order=cast(curve.Order, _ORDER.value),
+      combine=cast(combination.Combination | None, _COMBINE.value),
       scale_temperatures=_TEMPERATURE.value,
       precision=precision,
     )

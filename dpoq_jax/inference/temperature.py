@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.optimize  # pyright: ignore[reportMissingTypeStubs]
-import scipy.special  # pyright: ignore[reportMissingTypeStubs]
+import scipy  # pyright: ignore[reportMissingTypeStubs]
 
-# SciPy comes without types.
-_optimize: Any = scipy.optimize
-_special: Any = scipy.special
+# SciPy comes without types. It loads a module when that is first used, so that only those who fit a
+# temperature wait for its minimisers.
+_scipy: Any = scipy
 
 _LOWEST, _HIGHEST = 0.05, 20.0
 
@@ -59,9 +58,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
   relative = known - np.take_along_axis(known, labels[:, None], axis=-1)
 
   def cross_entropy(log_temperature: float) -> float:
-    return float(_special.logsumexp(relative * np.exp(-log_temperature), axis=-1).mean())
+    return float(_scipy.special.logsumexp(relative * np.exp(-log_temperature), axis=-1).mean())
 
-  found = _optimize.minimize_scalar(
+  found = _scipy.optimize.minimize_scalar(
     cross_entropy,
     bounds=(np.log(_LOWEST), np.log(_HIGHEST)),
     method='bounded',

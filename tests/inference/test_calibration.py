@@ -23,7 +23,7 @@ def choose(kind, value, **settings) -> Any:
   )
 
 
-def all_curves(order='normalised'):
+def all_curves(order: curve.Order = 'normalised'):
   for combine in combination.COMBINATIONS:
     rerun = curve.rerun_curve(CALIBRATION.logits, CALIBRATION.labels, problems.BITS, order, combine)
     yield combine, rerun

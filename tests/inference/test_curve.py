@@ -1,6 +1,7 @@
 import doctest
 import heapq
 import time
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -136,7 +137,7 @@ def test_a_worked_example():
   # Two inputs, two classes; confidences 0.9 and 0.6 at 2 bits, 0.7 and 0.8 at 4.
   confidence = np.array([[0.9, 0.6], [0.7, 0.8], [0.5, 0.5]])
   logits = np.log(np.stack([confidence, 1 - confidence], axis=-1))
-  expected_moves = {
+  expected_moves: dict[curve.Order, Any] = {
     # 2 bits: 0.6 (input 1), 0.9 (input 0); then 4 bits: 0.7 (input 0), 0.8 (input 1).
     'precision_first': ([0.6, 0.9, 0.7, 0.8], [1, 1, 1, 1, 1]),
     # Input 1 (0.6, then 0.8) goes through before input 0, which drops to 0.7 after it moved.

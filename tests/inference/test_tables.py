@@ -46,7 +46,7 @@ def test_comparison_has_a_line_per_combination():
 
 def test_equal_bits_leaves_out_what_no_precision_has():
   best, *_ = choose(combine='mean')
-  accuracies = list(calibration.equal_bits(best, CALIBRATION, REPORTED, (2, 3)))
+  accuracies: list[Any] = list(calibration.equal_bits(best, CALIBRATION, REPORTED, (2, 3)))
   table = tables.equal_bits(best, accuracies)
   assert table.title == 'Top-1 % on the reported examples, at equal average bits'
   assert headers(table)[2] == 'ensemble (mean)'
