@@ -81,10 +81,13 @@ def measure(
         yield results.entry(figure, part, f'dynamic, {combine}', f'{b} bits', [value], None)
 
   point = choose(calibration_lib.DEFAULT_TARGET, 'normalised', None)
-  known = choices.know(point, examples.calibration, examples.reported)
+  evaluated = choices.evaluated_exits(point, examples.calibration, examples.reported)
   if figure == 'figure3':
-    offers = [choices.along(point, order, examples.calibration, known, 2) for order in curve.ORDERS]
-    drawn, _ = plots.rerun_curves(offers, choices.measured(point, known))
+    offered = [
+      choices.choices_of_order(point, order, examples.calibration, evaluated, 2)
+      for order in curve.ORDERS
+    ]
+    drawn, _ = plots.rerun_curves(offered, choices.with_outcomes(point, evaluated))
     return list(figure3()), drawn.png
   between = [b * f for b in bits[:-1] for f in (1, 1.25, 1.5, 1.75)] + [bits[-1]]
   equal = calibration_lib.equal_bits(
