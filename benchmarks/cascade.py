@@ -1,15 +1,15 @@
-"""What early exit saves: a cascade against the full forward pass, on a trained network.
+"""Measures what early exit saves: a cascade against the full forward pass, on a trained network.
 
     python -m benchmarks.cascade --workdir=DIR [--json=FILE] [--images=N] [--rounds=N]
         [--batch_sizes=1,256,1024]
 
-DIR is a run with an operating point (`python -m dpoq_jax.calibrate`). Both get the test images in
-batches of the same size, in turn, round after round; figures are medians over rounds. The ideal
-speed-up counts path computations: all of them over those that inputs needed. `efficiency` is the
-measured speed-up over the ideal one. A cascade runs in small pieces, which is faster in itself;
-`in_pieces` is the full pass in pieces of that size, so that the two can be told apart. Memory is
-the process's own, at its peak while one batch of the largest size runs, over what it was before
-(Linux).
+DIR is a run with an operating point (`python -m dpoq_jax.calibrate`). The cascade and the full pass
+get the test images in batches of the same size, in turn, for several rounds; figures are medians
+over rounds. The ideal speed-up is the number of path computations of the full pass over the number
+that the cascade needed; `efficiency` is the measured speed-up over the ideal one. A cascade runs a
+batch in small pieces, which alone makes it faster: `in_pieces` is the full pass in pieces of that
+size, to tell the two effects apart. Memory is that of the process (on Linux): its peak while one
+batch of the largest size runs, less what it held before.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ from dpoq_jax.inference import cascade as cascade_lib
 from dpoq_jax.inference import engine, operating_point
 from dpoq_jax.runtime import compiler
 from dpoq_jax.runtime.workdir import read_config
-from dpoq_jax.training import restore as trained_lib
+from dpoq_jax.training import restore
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run', required=True)
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
@@ -51,9 +51,9 @@ def measure(
   images: np.ndarray,
   batch_size: int,
 ) -> dict[str, Any]:
-  """Figures of one batch size."""
+  """Returns the figures of one batch size."""
   batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-  # A remainder would be another shape of the full pass.
+  # A remainder would have the full pass compiled for another shape.
   batches = [batch for batch in batches if len(batch) == batch_size]
   size = min(batch_size, cascade.path_batch_size)
   systems = {
@@ -99,17 +99,17 @@ def measure(
 
 
 def timed_compaction(run: Callable[[], Any]) -> tuple[float, float]:
-  """Seconds spent copying undecided inputs, and in all, in a pass that does one thing at a time."""
+  """Returns the seconds spent on copies into pools, and in all, in a pass without overlap."""
   spent = 0.0
   add, run_path = engine.Pool.add, engine.Paths.run
 
-  def alone(*arguments):
+  def alone(*arguments: Any) -> Any:
     return jax.block_until_ready(run_path(*arguments))
 
-  def timed(pool, inputs, *arguments):
+  def timed(pool: engine.Pool, *arguments: Any) -> int:
     nonlocal spent
     started = time.perf_counter()
-    taken = add(pool, inputs, *arguments)
+    taken = add(pool, *arguments)
     jax.block_until_ready(pool.inputs)
     spent += time.perf_counter() - started
     return taken
@@ -124,11 +124,11 @@ def timed_compaction(run: Callable[[], Any]) -> tuple[float, float]:
 
 
 def peak_memory(run: Callable[[], Any]) -> int | None:
-  """Bytes that the process grew by at its peak while `run` ran once more; None but on Linux."""
+  """Returns the bytes that a second `run` adds to the process at its peak; None but on Linux."""
   run()
   gc.collect()
   try:
-    # What was freed before would otherwise be used again, unseen.
+    # Memory that was freed but not returned would be used again without being counted.
     ctypes.CDLL(None).malloc_trim(0)
     pathlib.Path('/proc/self/clear_refs').write_text('5')
     before = _status('VmRSS')
@@ -139,40 +139,41 @@ def peak_memory(run: Callable[[], Any]) -> int | None:
 
 
 def _status(field: str) -> int:
+  """Returns a figure of this process in bytes, from Linux."""
   lines = pathlib.Path('/proc/self/status').read_text().splitlines()
   (line,) = (line for line in lines if line.startswith(field))
   return 1024 * int(line.split()[1])
 
 
 def main(_: list[str]) -> None:
-  """Measures, prints the table, writes the figures."""
+  """Measures, prints a table and writes the figures."""
   logging.set_verbosity(logging.ERROR)
   workdir = pathlib.Path(_WORKDIR.value)
   point = operating_point.read(workdir)
-  trained = trained_lib.load(workdir, point.checkpoint_for(read_config(workdir).data.name, None))
-  data = trained.config.data
+  network = restore.load(workdir, point.checkpoint_for(read_config(workdir).data.name, None))
+  data = network.config.data
   images = in_memory.load(data.name, 'test', _DATA_DIR.value or data.dir).images[: _IMAGES.value]
-  cascade = cascade_lib.Cascade(trained.onion, trained.variables, point)
-  apply = jax.jit(trained.onion.apply, compiler_options=compiler.options())
+  cascade = cascade_lib.Cascade(network.onion, network.variables, point)
+  apply = jax.jit(network.onion.apply, compiler_options=compiler.options())
 
   def full(batch: np.ndarray) -> Any:
-    return apply(trained.variables, batch)
+    return apply(network.variables, batch)
 
   sizes = sorted(map(int, _BATCH_SIZES.value))
   by_size = {size: measure(full, cascade, images, size) for size in sizes}
   largest = images[: sizes[-1]]
   memory = {
-    # A fresh one, so that its pools are counted.
+    # A new cascade, so that its pools are counted.
     'cascade': peak_memory(
-      lambda: cascade_lib.Cascade(trained.onion, trained.variables, point)(largest)
+      lambda: cascade_lib.Cascade(network.onion, network.variables, point)(largest)
     ),
     'full': peak_memory(lambda: np.asarray(full(largest))),
   }
 
   console = rich.console.Console()
-  model = trained.config.model.label
+  model = network.config.model.label
   table = rich.table.Table(
-    title=f'{model}, bits {trained.onion.bits}, key {point.key:.3f}; ms per image'
+    title=f'{model}, bits {network.onion.bits}, key {point.key:.3f}; ms per image'
   )
   columns = (
     'batch', 'full', 'cascade', 'speed-up', 'ideal', 'efficiency', 'as a stream', 'over pieces',
@@ -199,7 +200,7 @@ def main(_: list[str]) -> None:
     'batch_sizes': {str(size): measured for size, measured in by_size.items()},
     'peak_bytes': memory,
     'model': model,
-    'bits': trained.onion.bits,
+    'bits': network.onion.bits,
     'operating_point': json.loads(point.to_json()),
     'rounds': _ROUNDS.value,
     'device': jax.devices()[0].device_kind,
