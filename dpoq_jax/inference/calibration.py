@@ -82,7 +82,7 @@ class EqualBits:
 
 
 def split(examples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-  """Splits examples at random in two halves: indices to calibrate on, and indices to report on.
+  """Returns two random halves of the examples, as indices to calibrate on and to report on.
 
   Raises:
     ValueError: if there are fewer than two examples.

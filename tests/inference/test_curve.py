@@ -31,7 +31,7 @@ def key_of(confidence, bits, lowest, order):
 def literal_rerun(logits, labels, bits, order):
   """Upgrades the input with the smallest key, one at a time; the state after each."""
   count, examples, _ = logits.shape
-  probabilities = np.array([[softmax(row.astype(float)) for row in each] for each in logits])
+  probabilities = np.array([[softmax(one.astype(float)) for one in each] for each in logits])
   confidence = probabilities.max(axis=-1)
   at = np.zeros(examples, int)
 

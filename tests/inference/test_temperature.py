@@ -13,10 +13,10 @@ def test_probabilities_are_the_softmax():
 
 
 @pytest.mark.parametrize(
-  'row', [[np.nan, 1, 2], [np.inf, 1, 2], [np.inf, -np.inf, 0], [-np.inf] * 3, [np.nan] * 3]
+  'logits', [[np.nan, 1, 2], [np.inf, 1, 2], [np.inf, -np.inf, 0], [-np.inf] * 3, [np.nan] * 3]
 )
-def test_logits_that_say_nothing_are_uniform(row):
-  np.testing.assert_array_equal(temperature.probabilities(np.array(row)), [1 / 3] * 3)
+def test_logits_that_say_nothing_are_uniform(logits):
+  np.testing.assert_array_equal(temperature.probabilities(np.array(logits)), [1 / 3] * 3)
 
 
 def test_minus_infinity_is_an_impossible_class():
