@@ -152,8 +152,8 @@ def main(_: list[str]) -> None:
   trained = trained_lib.load(workdir, point.check(read_config(workdir).data.name, None))
   data = trained.config.data
   images = in_memory.load(data.name, 'test', _DATA_DIR.value or data.dir).images[: _IMAGES.value]
-  cascade = cascade_lib.Cascade(trained.onion, trained.variables, point)
-  apply = jax.jit(trained.onion.apply, compiler_options=compiler.options())
+  cascade = cascade_lib.Cascade(trained.network, trained.variables, point)
+  apply = jax.jit(trained.network.apply, compiler_options=compiler.options())
 
   def full(batch: np.ndarray) -> Any:
     return apply(trained.variables, batch)
@@ -164,7 +164,7 @@ def main(_: list[str]) -> None:
   memory = {
     # A fresh one, so that its pools are counted.
     'cascade': peak_memory(
-      lambda: cascade_lib.Cascade(trained.onion, trained.variables, point)(largest)
+      lambda: cascade_lib.Cascade(trained.network, trained.variables, point)(largest)
     ),
     'full': peak_memory(lambda: np.asarray(full(largest))),
   }
@@ -172,7 +172,7 @@ def main(_: list[str]) -> None:
   console = rich.console.Console()
   model = trained.config.model.label
   table = rich.table.Table(
-    title=f'{model}, bits {trained.onion.bits}, key {point.key:.3f}; ms per image'
+    title=f'{model}, bits {trained.network.bits}, key {point.key:.3f}; ms per image'
   )
   columns = (
     'batch', 'full', 'cascade', 'speed-up', 'ideal', 'efficiency', 'as a stream', 'over pieces',
@@ -199,7 +199,7 @@ def main(_: list[str]) -> None:
     'batch_sizes': {str(size): row for size, row in rows.items()},
     'peak_bytes': memory,
     'model': model,
-    'bits': trained.onion.bits,
+    'bits': trained.network.bits,
     'operating_point': json.loads(point.to_json()),
     'rounds': _ROUNDS.value,
     'device': jax.devices()[0].device_kind,

@@ -7,9 +7,10 @@ start without JAX.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dpoq_jax.core.spec import LayerOptions, Merge
+
 if TYPE_CHECKING:
   from dpoq_jax import onion
-  from dpoq_jax.core.layers import LayerOptions, Merge
   from dpoq_jax.inference.cascade import Cascade
   from dpoq_jax.inference.operating_point import OperatingPoint
   from dpoq_jax.models.resnet import CifarResNet

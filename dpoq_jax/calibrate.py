@@ -18,7 +18,7 @@ import rich.console
 import rich.table
 
 from dpoq_jax import cli
-from dpoq_jax.runtime import workdir
+from dpoq_jax.runtime import files, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
 _TARGETS = {
@@ -66,20 +66,20 @@ def main() -> None:
     )
     if _STEP.value == 'best':
       cli.warn('the best checkpoint was found on the whole test split, the reported half included.')
-    network = restore.load(directory, cli.checkpoint_step(_STEP.value))
-    examples = from_run.run(network, _DATA_DIR.value)
+    trained = restore.load(directory, cli.checkpoint_step(_STEP.value))
+    examples = from_run.run(trained, _DATA_DIR.value)
     compared = calibration.choose(
       examples.calibration,
       examples.reported,
-      network.onion.bits,
+      trained.network.bits,
       settings,
-      dataset=network.config.data.name,
-      step=network.step,
+      dataset=trained.config.data.name,
+      step=trained.step,
     )
     best = compared[0]
     output = pathlib.Path(_OUTPUT.value or directory / operating_point.FILE)
-    workdir.write_whole(output, best.to_json())
-    bits = network.onion.bits
+    files.write_whole(output, best.to_json())
+    bits = trained.network.bits
     between = [(low + high) / 2 for low, high in itertools.pairwise(bits)]
     rows = calibration.equal_bits(
       best, examples.calibration, examples.reported, sorted([*bits, *between])

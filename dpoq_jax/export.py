@@ -47,65 +47,65 @@ def main() -> None:
     given = pathlib.Path(_POINT.value or directory / operating_point.FILE)
     point = operating_point.read(given) if _POINT.value or given.exists() else None
     step = cli.checkpoint_step(_STEP.value)
-    network = restore.load(directory, point.check(config.data.name, step) if point else step)
-    if point and point.bits != network.onion.bits:
+    trained = restore.load(directory, point.check(config.data.name, step) if point else step)
+    if point and point.bits != trained.network.bits:
       raise ValueError(
         f'the operating point in {given} is for bits={point.bits}, the network has '
-        f'{network.onion.bits}.'
+        f'{trained.network.bits}.'
       )
-    if point and point.data and point.data.step != network.step:
-      cli.warn(f'the operating point was chosen at step {point.data.step}, not {network.step}.')
-    variables = jax.device_get(network.variables)
+    if point and point.data and point.data.step != trained.step:
+      cli.warn(f'the operating point was chosen at step {point.data.step}, not {trained.step}.')
+    variables = jax.device_get(trained.variables)
     points = (json.loads(point.to_json()),) if point else ()
     write = {'onion': _write_onion, 'onnx': _write_onnx, 'stablehlo': _write_stablehlo}
     with export_folder.emptied_on_failure(output):
-      write[_FORMAT.value](output, network, variables, points)
+      write[_FORMAT.value](output, trained, variables, points)
   rich.console.Console().print(f'written to {output}', soft_wrap=True)
 
 
-def _write_onion(output: pathlib.Path, network: Any, variables: Any, points: tuple) -> None:
+def _write_onion(output: pathlib.Path, trained: Any, variables: Any, points: tuple) -> None:
   from dpoq_jax.deploy.artifact import rings, table
   from dpoq_jax.deploy.artifact.manifest import Source
   from dpoq_jax.network import costs
   from dpoq_jax.training import metrics
 
-  config, shape = network.config, network.facts.image_shape
-  cost = costs.path_cost(network.onion, shape)
+  config, shape = trained.config, trained.facts.image_shape
+  cost = costs.path_cost(trained.network, shape)
   manifest = rings.write(
     output,
     variables,
-    top1=metrics.top1_at(metrics.read_rows(cli.required_path(_WORKDIR)), network.step),
+    top1=metrics.top1_at(metrics.read_rows(cli.required_path(_WORKDIR)), trained.step),
     model=config.model,
     quantization=config.quantization,
-    class_names=network.facts.class_names,
+    class_names=trained.facts.class_names,
     image_shape=shape,
     multiply_accumulates=sum(c.multiply_accumulates for c in cost.convolutions),
     operating_points=points,
-    source=Source(dataset=config.data.name, step=network.step),
+    source=Source(dataset=config.data.name, step=trained.step),
   )
   rich.console.Console().print(table.table(manifest))
 
 
-def _write_onnx(output: pathlib.Path, network: Any, variables: Any, points: tuple) -> None:
+def _write_onnx(output: pathlib.Path, trained: Any, variables: Any, points: tuple) -> None:
   from dpoq_jax.deploy.onnx import export
 
-  images = network.with_data_in(_DATA_DIR.value).training_images(_CALIBRATION.value)
-  export.write(output, network.onion, variables, images, **_known(network, points))
+  images = trained.with_data_in(_DATA_DIR.value).training_images(_CALIBRATION.value)
+  export.write(output, trained.network, variables, images, **_known(trained, points))
 
 
-def _write_stablehlo(output: pathlib.Path, network: Any, variables: Any, points: tuple) -> None:
+def _write_stablehlo(output: pathlib.Path, trained: Any, variables: Any, points: tuple) -> None:
   from dpoq_jax.deploy import stablehlo
 
-  shape = network.facts.image_shape
-  stablehlo.write(output, network.onion, variables, shape, **_known(network, points))
+  shape = trained.facts.image_shape
+  stablehlo.write(output, trained.network, variables, shape, **_known(trained, points))
 
 
-def _known(network: Any, points: tuple) -> dict[str, Any]:
+def _known(trained: Any, points: tuple) -> dict[str, Any]:
   """What a folder of graphs says beside them."""
   return {
-    'class_names': network.facts.class_names,
+    'class_names': trained.facts.class_names,
     'operating_points': points,
-    'source': {'dataset': network.config.data.name, 'step': network.step},
+    'source': {'dataset': trained.config.data.name, 'step': trained.step},
   }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from dpoq_jax.data import corrupt, examples
 from dpoq_jax.inference.calibration import Examples, split
-from dpoq_jax.training import experiment
+from dpoq_jax.training import splits
 from dpoq_jax.training.restore import Trained
 
 
@@ -45,7 +45,7 @@ def run(trained: Trained, data_dir: str | None = None, seed: int = 0) -> HeldOut
   """
   config = trained.with_data_in(data_dir).config
   tally = corrupt.Tally(config.data.max_corrupt)
-  test_set = experiment.load_test(config, tally)
+  test_set = splits.load_test(config, tally)
   facts = trained.facts
   if (test_set.image_shape, test_set.class_names) != (facts.image_shape, facts.class_names):
     raise ValueError(
@@ -54,7 +54,7 @@ def run(trained: Trained, data_dir: str | None = None, seed: int = 0) -> HeldOut
       f'{len(facts.class_names)}, or of other names.'
     )
   if config.data.holdout:
-    _, holdout_set = experiment.load_train(config, tally)
+    _, holdout_set = splits.load_train(config, tally)
     calibration, _ = _examples(trained, holdout_set)
     reported, intact = _examples(trained, test_set)
     return HeldOut(

@@ -27,7 +27,7 @@ import rich.console
 import rich.progress
 
 from dpoq_jax import cli
-from dpoq_jax.runtime import workdir
+from dpoq_jax.runtime import files, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
 _IMAGES = flags.DEFINE_string('images', None, 'folder of images, one image, or a .npy file')
@@ -65,8 +65,8 @@ def main() -> None:
       step = point.check(config.data.name, step)
       if not point.met:
         cli.warn('this operating point did not meet its target when it was chosen.')
-    network = restore.load(directory, step)
-    running = cascade.Cascade(network.onion, network.variables, point)
+    trained = restore.load(directory, step)
+    running = cascade.Cascade(trained.network, trained.variables, point)
     predicted = predictions.predict(
       running,
       found.batches(_BATCH_SIZE.value),
@@ -103,7 +103,7 @@ def _shard(given: str) -> tuple[int, int]:
 def _written(output: pathlib.Path | None) -> contextlib.AbstractContextManager[TextIO]:
   """The file to write, which gets its name once it is whole; stdout without one."""
   if output is not None:
-    return workdir.whole_file(output)
+    return files.whole_file(output)
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors='surrogateescape')
   return contextlib.nullcontext(sys.stdout)

@@ -36,25 +36,25 @@ def main() -> None:
     given = pathlib.Path(_POINT.value or directory / operating_point.FILE)
     point = operating_point.read(given) if _POINT.value or given.exists() else None
     step = cli.checkpoint_step(_STEP.value)
-    network = restore.load(directory, point.check(config.data.name, step) if point else step)
-    examples = from_run.run(network, _DATA_DIR.value)
+    trained = restore.load(directory, point.check(config.data.name, step) if point else step)
+    examples = from_run.run(trained, _DATA_DIR.value)
     if point is None:
       point = calibration.choose(
         examples.calibration,
         examples.reported,
-        network.onion.bits,
+        trained.network.bits,
         calibration.Settings(),
         dataset=config.data.name,
-        step=network.step,
+        step=trained.step,
       )[0]
     page = page_lib.write(
       pathlib.Path(_OUTPUT.value or directory / 'report'),
       title=f'{config.model.label} on {config.data.name}',
-      rows=metrics.read_rows(directory, up_to=network.step),
+      rows=metrics.read_rows(directory, up_to=trained.step),
       calibration=examples.calibration,
       reported=examples.reported,
       images=examples.images,
-      class_names=network.facts.class_names,
+      class_names=trained.facts.class_names,
       point=point,
     )
   print(f'written to {page}')

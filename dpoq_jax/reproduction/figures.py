@@ -43,7 +43,7 @@ def measure(
   """
   network = restore.load(workdir)
   examples = from_run.run(network, data_dir)
-  bits = network.onion.bits
+  bits = network.network.bits
 
   def choose(target: Target, order: str, combine: str | None) -> OperatingPoint:
     return calibration_lib.choose(
