@@ -143,7 +143,8 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
     raise ValueError(f'unknown split {split!r}: a data set has {" and ".join(SPLITS)}.')
   if spec.tfds_version is None:
     return _load_digits(split)
-  path = check_prepared(name, data_dir)
+  path = prepared_dir(name, spec.tfds_version, data_dir)
+  check_prepared(name, path)
   try:
     return _load_tfds(path, split)
   except RuntimeError as error:  # What array_record raises for bytes that fail their checksum.
@@ -166,28 +167,23 @@ def find_spec(name: str) -> DatasetSpec:
   return DATASETS[name]
 
 
-def prepared_dir(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+def prepared_dir(name: str, version: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   """Returns where TFDS keeps the data set, whether or not it is there."""
-  version = find_spec(name).tfds_version
-  if version is None:
-    raise ValueError(f'data set {name} is embedded: it has no directory.')
   return root_dir(data_dir) / name / version
 
 
-def check_prepared(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-  """Returns the directory of a data set that is there, whole, and readable without TensorFlow.
+def check_prepared(name: str, path: pathlib.Path) -> None:
+  """Checks that a data set which `prepare` writes is there, whole, and readable without TensorFlow.
 
   Raises:
     FileNotFoundError: if it is absent or files are missing.
     ValueError: if it is stored in another format than array_record.
   """
-  path = prepared_dir(name, data_dir)
   root = path.parent.parent
   if not path.exists():
     raise FileNotFoundError(f'data set {name} not found in {root}: run {_command(name, root)}')
   convert = f'keep it and run {_command(name, "OTHER_DIRECTORY")}'
   check_directory(name, path, repair=_repair(name, path), convert=convert)
-  return path
 
 
 def check_directory(name: str, path: pathlib.Path, *, repair: str, convert: str) -> None:

@@ -124,11 +124,12 @@ def prepare(name: str, data_dir: str | None = None, source: str | None = None) -
     FileNotFoundError: for a file that is missing, or a data set that is there but not whole.
     ConnectionError: if the archive cannot be downloaded.
   """
-  if in_memory.find_spec(name).tfds_version is None:
+  version = in_memory.find_spec(name).tfds_version
+  if version is None:
     return f'data set {name} is embedded: it needs no files and no preparation'
-  path = in_memory.prepared_dir(name, data_dir)
+  path = in_memory.prepared_dir(name, version, data_dir)
   if path.exists():
-    in_memory.check_prepared(name, data_dir)
+    in_memory.check_prepared(name, path)
     return f'data set {name} is already in {path}'
   archive = ARCHIVES[name]
   root = path.parent.parent
