@@ -25,7 +25,7 @@ import urllib.request
 
 import numpy as np
 
-from dpoq_jax.data import in_memory
+from dpoq_jax.data import in_memory, tfds_directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +127,9 @@ def prepare(name: str, data_dir: str | None = None, source: str | None = None) -
   version = in_memory.find_spec(name).tfds_version
   if version is None:
     return f'data set {name} is embedded: it needs no files and no preparation'
-  path = in_memory.prepared_dir(name, version, data_dir)
+  path = tfds_directory.prepared_dir(name, version, data_dir)
   if path.exists():
-    in_memory.check_prepared(name, path)
+    tfds_directory.check_prepared(name, path)
     return f'data set {name} is already in {path}'
   archive = ARCHIVES[name]
   root = path.parent.parent

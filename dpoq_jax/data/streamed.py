@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from dpoq_jax.data import corrupt, decode, in_memory, workers
+from dpoq_jax.data import corrupt, decode, in_memory, tfds_directory, workers
 from dpoq_jax.data import examples as examples_lib
 
 # What data sets call the file that a record was made of.
@@ -206,7 +206,7 @@ def load(
       a class each.
   """
   path = find(name, data_dir)
-  in_memory.check_directory(
+  tfds_directory.check_directory(
     name,
     path,
     repair='copy or prepare it again.',
@@ -242,7 +242,7 @@ def find(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   Raises:
     FileNotFoundError: if there is none.
   """
-  root = in_memory.root_dir(data_dir)
+  root = tfds_directory.root_dir(data_dir)
   # An absolute name stays as it is.
   path = root / pathlib.Path(name.replace(':', '/')).expanduser()
   if (path / 'dataset_info.json').exists():
