@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import shlex
 from typing import Any, cast
 
 import numpy as np
@@ -210,8 +209,7 @@ def load(
     name,
     path,
     repair='copy or prepare it again.',
-    # Of the two converters that TFDS has, the one it documents.
-    convert=f'where TensorFlow is installed, run {_conversion(path)}',
+    convert=f'where TensorFlow is installed, run {tfds_directory.conversion_command(path)}',
   )
   import tensorflow_datasets as tfds
 
@@ -237,25 +235,17 @@ def load(
 
 
 def find(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-  """The version directory of a data set; see `load`.
+  """Returns the version directory of a data set named as in `load`.
 
   Raises:
     FileNotFoundError: if there is none.
   """
-  root = tfds_directory.root_dir(data_dir)
-  # An absolute name stays as it is.
-  path = root / pathlib.Path(name.replace(':', '/')).expanduser()
-  if (path / 'dataset_info.json').exists():
-    return path
-  versions = [info.parent for info in path.glob('*/dataset_info.json')]
-  numbered = {tuple(map(int, v.name.split('.'))): v for v in versions if _is_version(v.name)}
-  if numbered:
-    return numbered[max(numbered)]
-  where = path if path.is_absolute() and not path.is_relative_to(root) else f'{name} in {root}'
-  raise FileNotFoundError(
-    f'data set {where} not found: config.data.name is one of {", ".join(in_memory.DATASETS)}, a '
-    'TFDS data set that is in config.data.dir, or the directory of a version of one.'
+  known = ', '.join(in_memory.DATASETS)
+  allowed = (
+    f'config.data.name is one of {known}, a TFDS data set that is in config.data.dir, or the '
+    'directory of a version of one.'
   )
+  return tfds_directory.newest_version(name, data_dir, allowed=allowed)
 
 
 # A batch, and the corrupt records met while it was loaded.
@@ -338,12 +328,3 @@ def _blank(examples: int, size: int) -> examples_lib.Batch:
 
 def _text(value: Any) -> str:
   return value.decode(errors='replace') if isinstance(value, bytes) else str(value)
-
-
-def _is_version(name: str) -> bool:
-  return all(part.isdigit() for part in name.split('.'))
-
-
-def _conversion(path: pathlib.Path) -> str:
-  directory = shlex.quote(str(path))
-  return f'tfds convert_format --dataset_version_dir={directory} --out_file_format=array_record'

@@ -302,16 +302,6 @@ class TestErrors:
     with pytest.raises(FileNotFoundError, match=r'data set /no/such/1\.0\.0 not found'):
       streamed.load('/no/such/1.0.0', 'train', tmp_path, OPTIONS, corrupt.Tally(0))
 
-  def test_names_of_all_kinds(self, jpeg_data_dir: pathlib.Path, tmp_path: pathlib.Path):
-    version = jpeg_data_dir / NAME / '1.0.0'
-    for name in (NAME, f'{NAME}/1.0.0', f'{NAME}:1.0.0', str(version)):
-      assert streamed.find(name, jpeg_data_dir) == version
-    # The newest version, by number.
-    for number in ('1.9.0', '1.10.0'):
-      (tmp_path / NAME / 'config' / number).mkdir(parents=True)
-      (tmp_path / NAME / 'config' / number / 'dataset_info.json').touch()
-    assert streamed.find(f'{NAME}/config', tmp_path).name == '1.10.0'
-
   def test_tfrecords_are_refused_with_the_command_that_converts_them(self, copied: pathlib.Path):
     version = copied / NAME / '1.0.0'
     info = json.loads((version / 'dataset_info.json').read_text())

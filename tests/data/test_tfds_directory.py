@@ -6,8 +6,21 @@ import shlex
 
 import pytest
 
-from dpoq_jax.data import in_memory, prepare
+from dpoq_jax.data import in_memory, prepare, tfds_directory
 from tests.data.tiny_cifar import TinyCifar, prepared
+
+NAME = 'tiny_imagenet'
+
+
+def test_names_of_all_kinds(jpeg_data_dir: pathlib.Path, tmp_path: pathlib.Path):
+  version = jpeg_data_dir / NAME / '1.0.0'
+  for name in (NAME, f'{NAME}/1.0.0', f'{NAME}:1.0.0', str(version)):
+    assert tfds_directory.newest_version(name, jpeg_data_dir, allowed='') == version
+  # The newest version, by number.
+  for number in ('1.9.0', '1.10.0'):
+    (tmp_path / NAME / 'config' / number).mkdir(parents=True)
+    (tmp_path / NAME / 'config' / number / 'dataset_info.json').touch()
+  assert tfds_directory.newest_version(f'{NAME}/config', tmp_path, allowed='').name == '1.10.0'
 
 
 class TestPrepared:
