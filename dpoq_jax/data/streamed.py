@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from dpoq_jax.data import corrupt, decode, in_memory, tfds_directory, workers
+from dpoq_jax.data import corrupt, crop, in_memory, tfds_directory, workers
 from dpoq_jax.data import examples as examples_lib
 
 # What data sets call the file that a record was made of.
@@ -71,7 +71,7 @@ class Records:
     return builder.as_data_source(self.split, decoders={'image': tfds.decode.SkipDecoding()})
 
   def load(
-    self, index: int, crop: Callable[[bytes], np.ndarray]
+    self, index: int, crop_image: Callable[[bytes], np.ndarray]
   ) -> tuple[np.ndarray, int] | Corrupt:
     """The cropped image and the label of a record, or what is wrong with it."""
     name = f'{self.split} record {index}'
@@ -81,7 +81,7 @@ class Records:
       label, classes = int(record['label']), self.source.dataset_info.features['label'].num_classes
       if not 0 <= label < classes:
         raise ValueError(f'label {label} is none of {classes} classes')
-      return crop(record['image']), label
+      return crop_image(record['image']), label
     except MemoryError:
       raise
     # Readers and decoders raise whatever broken bytes make them raise.
@@ -269,10 +269,10 @@ class _TrainingBatch:
     for row, position in enumerate(positions):
       # Three words seed the order of an epoch and the holdout; zeros at the end count as absent.
       rng = np.random.default_rng((self.order.seed, epoch, 1, position))
-      crop = functools.partial(decode.training_crop, size=self.options.image_size, rng=rng)
+      crop_image = functools.partial(crop.training_crop, size=self.options.image_size, rng=rng)
       for following in range(position, position + len(shuffled)):
         index = int(self.chosen[shuffled[following % len(shuffled)]])
-        loaded = corrupted.get(index) or self.records.load(index, crop)
+        loaded = corrupted.get(index) or self.records.load(index, crop_image)
         if not isinstance(loaded, Corrupt):
           batch['image'][row], batch['label'][row] = loaded
           batch['index'][row] = index
@@ -302,12 +302,12 @@ class _EvaluationBatch:
   def __call__(self, number: int) -> _Loaded:
     batch, corrupted = _blank(self.batch_size, self.options.image_size), []
     batch['mask'] = np.zeros(self.batch_size, bool)
-    crop = functools.partial(
-      decode.evaluation_crop, size=self.options.image_size, shorter_side=self.options.resize
+    crop_image = functools.partial(
+      crop.evaluation_crop, size=self.options.image_size, shorter_side=self.options.resize
     )
     first = number * self.batch_size
     for row, index in enumerate(self.chosen[first : first + self.batch_size].tolist()):
-      loaded = self.records.load(index, crop)
+      loaded = self.records.load(index, crop_image)
       if not isinstance(loaded, Corrupt):
         batch['image'][row], batch['label'][row] = loaded
         batch['index'][row], batch['mask'][row] = index, True

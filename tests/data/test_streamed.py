@@ -16,7 +16,7 @@ from PIL import Image
 import pytest
 import tensorflow_datasets as tfds
 
-from dpoq_jax.data import corrupt, decode, examples, streamed
+from dpoq_jax.data import corrupt, crop, examples, streamed
 from tests import conftest
 from tests.data import jpegs, read_shard
 
@@ -184,7 +184,7 @@ class TestEvaluation:
     assert not images[13:].any()
     for number, found in enumerate(images[:13]):
       encoded = test.records.source[number]['image']
-      np.testing.assert_array_equal(found, decode.evaluation_crop(encoded, 32, 36))
+      np.testing.assert_array_equal(found, crop.evaluation_crop(encoded, 32, 36))
 
   def test_reports_on_the_validation_split_unless_told_otherwise(self, jpeg_data_dir: pathlib.Path):
     assert load(jpeg_data_dir, 'test').records.split == 'validation'
