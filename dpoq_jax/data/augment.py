@@ -1,4 +1,9 @@
-"""Augmentation on the device, inside the jitted training step."""
+"""Augments batches on the device, inside the jitted training step: a random shift and a flip.
+
+That is the augmentation of images that are all of one size (CIFAR). Streamed sets (ImageNet) get
+their random crop on the host, while an image is decoded: `crop.training_crop`; only the flip of
+those is done here.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dpoq_jax.data import crop, examples
+from dpoq_jax.data import crop, decode, examples
 
 # Pillow has Ghostscript run what is in these.
 _PROGRAMS = ('.eps', '.ps')
@@ -81,7 +81,7 @@ class Inputs:
     name = file.relative_to(self.root).as_posix()
     try:
       with Image.open(file) as opened:
-        crop.check_size(opened)
+        decode.check_size(opened)
         return Input(name, self._pixels(opened))
     # Decoders raise whatever a broken file makes them raise.
     except Exception as error:
@@ -92,7 +92,7 @@ class Inputs:
     from PIL import Image, ImageOps
 
     height, width, channels = self.shape
-    image = crop.as_bytes(ImageOps.exif_transpose(opened), channels)
+    image = decode.as_bytes(ImageOps.exif_transpose(opened), channels)
     if self.shorter_side:
       image = crop.central_crop(image, height, self.shorter_side)
     elif image.size != (width, height):

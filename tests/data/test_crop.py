@@ -1,6 +1,9 @@
 """Tests of `dpoq_jax.data.crop`."""
 
 import io
+import pathlib
+import subprocess
+import sys
 
 import hypothesis
 from hypothesis import strategies
@@ -79,33 +82,6 @@ def test_a_large_jpeg_is_decoded_smaller_with_nearly_the_same_result():
   assert np.abs(crops[0].astype(int) - crops[1]).max() <= 4
 
 
-@pytest.mark.parametrize('mode', ['L', 'CMYK', 'RGBA', 'P', '1', 'LA', 'I;16'])
-def test_every_kind_of_image_becomes_rgb(mode):
-  colour = jpegs.picture(np.random.default_rng(0), 60, 50)
-  if mode == 'I;16':
-    image = Image.fromarray(np.asarray(colour.convert('L')).astype(np.uint16) * 257)
-  else:
-    image = colour.convert(mode)
-  kind = 'jpeg' if mode == 'CMYK' else 'png'
-  for cropped in (
-    crop.evaluation_crop(jpegs.encode(image, kind), 32, 40),
-    crop.training_crop(jpegs.encode(image, kind), 32, np.random.default_rng(0)),
-  ):
-    assert cropped.shape == (32, 32, 3)
-    assert cropped.dtype == np.uint8
-  if mode in ('L', 'I;16'):
-    grey = crop.evaluation_crop(jpegs.encode(colour.convert('L'), 'png'), 32, 40)
-    np.testing.assert_array_equal(crop.evaluation_crop(jpegs.encode(image, kind), 32, 40), grey)
-
-
-@pytest.mark.parametrize('damage', ['truncated', 'no image'])
-def test_broken_images_raise(damage):
-  encoded = jpegs.encode(jpegs.picture(np.random.default_rng(0), 60, 50))
-  broken = encoded[: len(encoded) // 2] if damage == 'truncated' else b'no image'
-  with pytest.raises(OSError, match=r'(?i)truncated|cannot identify'):
-    crop.evaluation_crop(broken, 32, 40)
-
-
 @pytest.mark.parametrize('size', [(60_000, 1), (1, 60_000)])
 def test_a_line_of_pixels_is_refused_in_evaluation(size):
   # Its shorter side resized to 256, it would have 4e9 pixels.
@@ -114,3 +90,11 @@ def test_a_line_of_pixels_is_refused_in_evaluation(size):
     crop.evaluation_crop(line, 224, 256)
   cropped = crop.training_crop(line, 224, np.random.default_rng(0))
   assert cropped.shape == (224, 224, 3)
+
+
+def test_worker_processes_import_neither_jax_nor_tfds():
+  script = (
+    'import sys; from dpoq_jax.data import corrupt, crop, decode; '
+    'sys.exit("jax" in sys.modules or "tensorflow_datasets" in sys.modules)'
+  )
+  subprocess.run([sys.executable, '-c', script], check=True, cwd=pathlib.Path(__file__).parents[2])
