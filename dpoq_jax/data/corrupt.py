@@ -1,7 +1,21 @@
 """Records that cannot be read or decoded: named once each, counted, too many are an error."""
 
 from collections.abc import Mapping
+import dataclasses
 import warnings
+
+
+@dataclasses.dataclass(frozen=True)
+class CorruptRecord:
+  """A record that could not be read or decoded.
+
+  Attributes:
+    name: split, number and, where it could be read, file name.
+    reason: what was raised.
+  """
+
+  name: str
+  reason: str
 
 
 class CorruptRecordsError(RuntimeError):

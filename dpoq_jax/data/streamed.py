@@ -6,7 +6,7 @@ function for one step after another, in worker processes or threads, and hands b
 order; how many workers there are changes nothing.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 import dataclasses
 import functools
 import os
@@ -17,9 +17,7 @@ import numpy as np
 
 from dpoq_jax.data import corrupt, crop, in_memory, tfds_directory, workers
 from dpoq_jax.data import examples as examples_lib
-
-# What data sets call the file that a record was made of.
-_FILE_NAMES = ('file_name', 'filename', 'image/filename')
+from dpoq_jax.data.records import Records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,58 +33,6 @@ class Options:
   image_size: int
   resize: int
   workers: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Corrupt:
-  """A record that could not be read or decoded.
-
-  Attributes:
-    name: split, number and, where it could be read, file name.
-    reason: what was raised.
-  """
-
-  name: str
-  reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Records:
-  """One split of a TFDS directory, opened when it is first read; small enough to be pickled.
-
-  Attributes:
-    path: the version directory.
-    split: name of the split.
-  """
-
-  path: str
-  split: str
-
-  @functools.cached_property
-  def source(self) -> Any:
-    """What gives a record, its image still encoded, for an index."""
-    import tensorflow_datasets as tfds
-
-    builder = cast(Any, tfds.builder_from_directory(self.path))
-    return builder.as_data_source(self.split, decoders={'image': tfds.decode.SkipDecoding()})
-
-  def load(
-    self, index: int, crop_image: Callable[[bytes], np.ndarray]
-  ) -> tuple[np.ndarray, int] | Corrupt:
-    """The cropped image and the label of a record, or what is wrong with it."""
-    name = f'{self.split} record {index}'
-    try:
-      record = self.source[index]
-      name += ''.join(f' ({_text(record[key])})' for key in _FILE_NAMES if key in record)
-      label, classes = int(record['label']), self.source.dataset_info.features['label'].num_classes
-      if not 0 <= label < classes:
-        raise ValueError(f'label {label} is none of {classes} classes')
-      return crop_image(record['image']), label
-    except MemoryError:
-      raise
-    # Readers and decoders raise whatever broken bytes make them raise.
-    except Exception as error:
-      return Corrupt(name, ' '.join(str(error).split()) or type(error).__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -249,7 +195,7 @@ def find(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
 
 
 # A batch, and the corrupt records met while it was loaded.
-_Loaded = tuple[examples_lib.Batch, list[Corrupt]]
+_Loaded = tuple[examples_lib.Batch, list[corrupt.CorruptRecord]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -273,7 +219,7 @@ class _TrainingBatch:
       for following in range(position, position + len(shuffled)):
         index = int(self.chosen[shuffled[following % len(shuffled)]])
         loaded = corrupted.get(index) or self.records.load(index, crop_image)
-        if not isinstance(loaded, Corrupt):
+        if not isinstance(loaded, corrupt.CorruptRecord):
           batch['image'][row], batch['label'][row] = loaded
           batch['index'][row] = index
           break
@@ -308,7 +254,7 @@ class _EvaluationBatch:
     first = number * self.batch_size
     for row, index in enumerate(self.chosen[first : first + self.batch_size].tolist()):
       loaded = self.records.load(index, crop_image)
-      if not isinstance(loaded, Corrupt):
+      if not isinstance(loaded, corrupt.CorruptRecord):
         batch['image'][row], batch['label'][row] = loaded
         batch['index'][row], batch['mask'][row] = index, True
         continue
@@ -324,7 +270,3 @@ def _blank(examples: int, size: int) -> examples_lib.Batch:
     'label': np.zeros(examples, np.int32),
     'index': np.zeros(examples, np.int64),
   }
-
-
-def _text(value: Any) -> str:
-  return value.decode(errors='replace') if isinstance(value, bytes) else str(value)
