@@ -3,23 +3,37 @@
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from dpoq_jax.data import corrupt
+from dpoq_jax.data.corrupt import CorruptRecord
 
-# What data sets call the file that a record was made of.
+# Features in which data sets keep the name of the file that a record was made of.
 _FILE_NAMES = ('file_name', 'filename', 'image/filename')
+
+
+class Example(NamedTuple):
+  """Holds one decoded record.
+
+  Attributes:
+    image: uint8 [height, width, channels].
+    label: Number of its class.
+  """
+
+  image: np.ndarray
+  label: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-  """One split of a TFDS directory, opened when it is first read; small enough to be pickled.
+  """Reads the records of one split of a TFDS directory.
+
+  Their files are opened at the first read, so that an instance can be sent to worker processes.
 
   Attributes:
-    path: the version directory.
-    split: name of the split.
+    path: Version directory.
+    split: Name of the split.
   """
 
   path: str
@@ -27,16 +41,19 @@ class Records:
 
   @functools.cached_property
   def source(self) -> Any:
-    """What gives a record, its image still encoded, for an index."""
+    """Returns the opened records: a sequence of dictionaries whose image is still encoded."""
     import tensorflow_datasets as tfds
 
     builder = cast(Any, tfds.builder_from_directory(self.path))
     return builder.as_data_source(self.split, decoders={'image': tfds.decode.SkipDecoding()})
 
-  def load(
-    self, index: int, crop_image: Callable[[bytes], np.ndarray]
-  ) -> tuple[np.ndarray, int] | corrupt.CorruptRecord:
-    """The cropped image and the label of a record, or what is wrong with it."""
+  def load(self, index: int, crop_image: Callable[[bytes], np.ndarray]) -> Example | CorruptRecord:
+    """Reads and decodes a record, or returns what is wrong with it.
+
+    Args:
+      index: Number of the record in the split.
+      crop_image: Function that decodes and crops an encoded image.
+    """
     name = f'{self.split} record {index}'
     try:
       record = self.source[index]
@@ -44,12 +61,12 @@ class Records:
       label, classes = int(record['label']), self.source.dataset_info.features['label'].num_classes
       if not 0 <= label < classes:
         raise ValueError(f'label {label} is none of {classes} classes')
-      return crop_image(record['image']), label
+      return Example(crop_image(record['image']), label)
     except MemoryError:
       raise
-    # Readers and decoders raise whatever broken bytes make them raise.
+    # Broken bytes may make a reader or a decoder raise any exception.
     except Exception as error:
-      return corrupt.CorruptRecord(name, ' '.join(str(error).split()) or type(error).__name__)
+      return CorruptRecord(name, ' '.join(str(error).split()) or type(error).__name__)
 
 
 def _text(value: Any) -> str:
