@@ -32,9 +32,12 @@ def as_bytes(image: 'Image.Image', channels: int) -> 'Image.Image':
 
 
 def check_size(image: 'Image.Image') -> None:
-  """Raises a ValueError if an image has too many pixels to be decoded.
+  """Checks that an image does not have too many pixels to be decoded.
 
-  Pillow only warns from `Image.MAX_IMAGE_PIXELS` on, and raises from twice that number on.
+  Pillow itself only warns above `Image.MAX_IMAGE_PIXELS`, and raises above twice that number.
+
+  Raises:
+    ValueError: if it has more than `Image.MAX_IMAGE_PIXELS` pixels.
   """
   from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Data sets in memory: uint8 images and int32 labels, decoded once.
+"""Loads small data sets into memory, as uint8 images and int32 labels that are decoded once.
 
 A batch of 128 CIFAR images is gathered in well under a tenth of a millisecond, so there are no
 workers and no queues.
@@ -20,11 +20,11 @@ SPLITS = ('train', 'test')
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-  """What is known of a data set before it is read.
+  """Describes a data set before it is read.
 
   Attributes:
     num_classes: Number of classes.
-    image_shape: (height, width, channels).
+    image_shape: (height, width, channels) of every image.
     tfds_version: Version of the TFDS data set; None for one that needs no files.
   """
 
@@ -33,6 +33,7 @@ class DatasetSpec:
   tfds_version: str | None
 
 
+# The data sets that are kept in memory, by name; a set of any other name is streamed.
 DATASETS = {
   'digits': DatasetSpec(10, (8, 8, 1), None),
   'cifar10': DatasetSpec(10, (32, 32, 3), '3.0.2'),
@@ -42,7 +43,7 @@ DATASETS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSet:
-  """A labelled set of images; a `pipeline.ExampleSet`.
+  """Holds a labelled set of images in memory; an `examples.ExampleSet`.
 
   Attributes:
     images: uint8 [examples, height, width, channels].
@@ -50,14 +51,14 @@ class ImageSet:
     class_names: One name per class.
 
   Raises:
-    ValueError: if shapes, dtypes or labels are not those.
+    ValueError: if a shape, a dtype or a label differs from these.
   """
 
   images: np.ndarray
   labels: np.ndarray
   class_names: tuple[str, ...]
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     """Checks the invariants above."""
     if self.images.ndim != 4 or self.images.dtype != np.uint8:
       raise ValueError(
@@ -81,26 +82,26 @@ class ImageSet:
 
   @property
   def num_classes(self) -> int:
-    """Number of classes."""
+    """Returns the number of classes."""
     return len(self.class_names)
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """(height, width, channels)."""
+    """Returns (height, width, channels) of every image."""
     height, width, channels = self.images.shape[1:]
     return height, width, channels
 
   def take(self, chosen: np.ndarray) -> 'ImageSet':
-    """The examples of these indices, in this order."""
+    """Returns the set of the examples with these indices, in this order."""
     return ImageSet(self.images[chosen], self.labels[chosen], self.class_names)
 
   def training_batches(self, order: examples.Order, start: int = 0) -> examples.Batches:
-    """See `pipeline.ExampleSet`."""
+    """Yields training batches; see `examples.ExampleSet`."""
     order.check_start(start)
     return (self._training_batch(order, step) for step in range(start, order.steps))
 
   def evaluation_batches(self, batch_size: int) -> examples.Batches:
-    """See `pipeline.ExampleSet`."""
+    """Yields evaluation batches; see `examples.ExampleSet`."""
     slices = examples.evaluation_slices(len(self), batch_size)
     return (self._padded(chosen, batch_size) for chosen in slices)
 
@@ -125,14 +126,15 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
     name: One of `DATASETS`. `digits` are scikit-learn's 1,797 handwritten digits, which need no
       files; the others are read from where `dpoq_jax.data.prepare` (or TFDS) wrote them.
     split: 'train' or 'test'.
-    data_dir: TFDS directory; None for TFDS's own default, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    data_dir: Directory of all TFDS data sets; None for TFDS's own default, $TFDS_DATA_DIR or
+      ~/tensorflow_datasets.
 
   Returns:
     The split, in the order in which it is stored.
 
   Raises:
-    ValueError: for an unknown name or split, or files that cannot be read without TensorFlow or
-      at all.
+    ValueError: for an unknown name or split, or files that are damaged or that only TensorFlow
+      reads.
     FileNotFoundError: if the data set is not there or not whole; the message holds the command
       that writes it.
   """
@@ -145,14 +147,14 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
   tfds_directory.check_prepared(name, path)
   try:
     return _load_tfds(path, split)
-  except RuntimeError as error:  # What array_record raises for bytes that fail their checksum.
+  except RuntimeError as error:  # Raised by array_record for bytes that fail their checksum.
     raise ValueError(
       f'data set {name} in {path} is damaged: {tfds_directory.how_to_repair(name, path)} ({error})'
     ) from error
 
 
 def find_spec(name: str) -> DatasetSpec:
-  """Returns the entry of `DATASETS`.
+  """Returns the entry of a data set in `DATASETS`.
 
   Raises:
     ValueError: for an unknown name, naming the known ones and the nearest of them.
@@ -175,11 +177,11 @@ def _load_tfds(path: pathlib.Path, split: str) -> ImageSet:
 
   builder = cast(Any, tfds.builder_from_directory(path))
   features = builder.info.features
-  # TFDS's own decoder needs nearly twice the time.
+  # Decoding with TFDS takes nearly twice as long.
   source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
   images = np.empty((len(source), *features['image'].shape), np.uint8)
   labels = np.empty(len(source), np.int32)
-  block = 1000  # Records read in one go; all of them at once would double the memory.
+  block = 1000  # Records read at once; reading all of them at once would double the memory.
   for first in range(0, len(source), block):
     positions = range(first, min(first + block, len(source)))
     for position, example in zip(positions, source.__getitems__(list(positions)), strict=True):
@@ -190,14 +192,14 @@ def _load_tfds(path: pathlib.Path, split: str) -> ImageSet:
 
 
 def _load_digits(split: str) -> ImageSet:
-  """Reads the digits of scikit-learn, 80 % of every class for training, drawn with seed 0."""
+  """Loads scikit-learn's digits; 80 % of each class, drawn with seed 0, are for training."""
   from sklearn import datasets, model_selection
 
-  pixels, labels = datasets.load_digits(return_X_y=True)
-  train, test = model_selection.train_test_split(
+  pixels, labels = cast(Any, datasets).load_digits(return_X_y=True)
+  train, test = cast(Any, model_selection).train_test_split(
     np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0
   )
   chosen = train if split == 'train' else test
-  # Their pixels run from 0 to 16.
+  # The pixels of the original run from 0 to 16.
   images = np.rint(pixels[chosen].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
   return ImageSet(images, labels[chosen].astype(np.int32), tuple('0123456789'))

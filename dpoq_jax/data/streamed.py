@@ -183,7 +183,7 @@ def load(
   return StreamedSet(
     Records(str(path), split),
     np.arange(info.splits[split].num_examples),
-    tuple(features['label'].names),
+    tuple(cast(Any, label).names),
     options,
     tally,
   )
@@ -242,8 +242,8 @@ class _TrainingBatch:
     Raises:
       CorruptRecordsError: if no record is intact.
     """
-    # Unlike the seeds of an epoch's order, (seed, epoch), and of the holdout, (seed, 0, holdout). The
-    # third number is not 0, as zeros at the end of a seed count as absent.
+    # Differs from the seeds of an epoch's order, (seed, epoch), and of the holdout, (seed, 0,
+    # holdout). The third number is not 0, as zeros at the end of a seed count as absent.
     rng = np.random.default_rng((self.order.seed, epoch, 1, position))
     crop_image = functools.partial(crop.training_crop, size=self.options.image_size, rng=rng)
     shuffled = self.order.epoch(epoch)
