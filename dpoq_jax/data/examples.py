@@ -116,9 +116,13 @@ class Order:
     """Checks the bounds above."""
     steps_per_epoch(self.num_examples, self.batch_size)
     if self.seed < 0 or self.epochs < 1:
-      raise ValueError(f'seed={self.seed}, epochs={self.epochs}: from 0 and from 1 up.')
+      raise ValueError(
+        f'seed={self.seed}, epochs={self.epochs}: a seed is 0 or more, epochs are 1 or more.'
+      )
     if not 0 <= self.process < self.processes:
-      raise ValueError(f'process={self.process}: there are {self.processes}, counted from 0.')
+      raise ValueError(
+        f'process={self.process}: there are {self.processes} processes, counted from 0.'
+      )
     if self.batch_size % self.processes:
       raise ValueError(
         f'batch_size={self.batch_size} is not divisible by the {self.processes} processes.'

@@ -182,7 +182,7 @@ def load(
     raise ValueError(f'data set {name} has no split {split!r}: it has {", ".join(info.splits)}.')
   return StreamedSet(
     Records(str(path), split),
-    np.arange(info.splits[split].num_examples),
+    np.arange(int(info.splits[split].num_examples)),
     tuple(cast(Any, label).names),
     options,
     tally,

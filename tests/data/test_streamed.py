@@ -1,4 +1,4 @@
-"""Tests of `dpoq_jax.data.streamed`, `workers` and `corrupt`, on a TFDS directory of JPEGs."""
+"""Tests of `dpoq_jax.data.streamed`, `records`, `workers` and `corrupt`, on a TFDS directory."""
 
 import json
 import multiprocessing
@@ -77,8 +77,8 @@ class TestTraining:
     batches = list(train.training_batches(order))
     expected = [order.epoch(epoch)[:56].reshape(8, 7) for epoch in range(2)]
     np.testing.assert_array_equal([batch['index'] for batch in batches], np.concatenate(expected))
-    rows = [(i, label) for b in batches for i, label in zip(b['index'], b['label'], strict=True)]
-    for index, label in rows[:56]:
+    pairs = [(i, label) for b in batches for i, label in zip(b['index'], b['label'], strict=True)]
+    for index, label in pairs[:56]:
       name = train.records.source[int(index)]['file_name'].decode()
       assert int(name[-8:-5]) % 3 == label
     assert batches[0]['image'].shape == (7, 32, 32, 3)
@@ -265,11 +265,11 @@ class TestCorruptRecords:
     assert resumed.tally.records == train.tally.records
 
   def test_broken_images_and_labels_are_named_by_their_file(self, tmp_path: pathlib.Path):
-    rows = list(jpegs.examples('validation'))[:4]
-    rows[0]['image'] = rows[0]['image'][:200]
-    rows[1]['image'] = b'no image'
-    rows[2]['label'] = -1
-    jpegs.write(tmp_path, {'train': rows, 'test': rows})
+    records = list(jpegs.examples('validation'))[:4]
+    records[0]['image'] = records[0]['image'][:200]
+    records[1]['image'] = b'no image'
+    records[2]['label'] = -1
+    jpegs.write(tmp_path, {'train': records, 'test': records})
     test = load(tmp_path, 'test', max_corrupt=3)
     with pytest.warns(UserWarning, match=r'test record \d \(validation_00[012].JPEG\): '):
       (batch,) = test.evaluation_batches(4)
@@ -280,8 +280,8 @@ class TestCorruptRecords:
   def test_a_set_with_nothing_intact_is_an_error_not_an_endless_search(
     self, tmp_path: pathlib.Path
   ):
-    rows = [row | {'image': b''} for row in list(jpegs.examples('validation'))[:4]]
-    jpegs.write(tmp_path, {'train': rows})
+    records = [record | {'image': b''} for record in list(jpegs.examples('validation'))[:4]]
+    jpegs.write(tmp_path, {'train': records})
     train = load(tmp_path, max_corrupt=10)
     with (
       warnings.catch_warnings(action='ignore'),
@@ -334,7 +334,7 @@ class TestErrors:
   )
   def test_a_set_that_is_no_classification_is_refused(self, tmp_path: pathlib.Path, features):
     encoded = jpegs.encode(Image.new('RGB', (40, 40)))
-    row = {
+    record = {
       name: encoded
       if isinstance(feature, tfds.features.Image)
       else 1
@@ -342,7 +342,7 @@ class TestErrors:
       else 'text'
       for name, feature in features.items()
     }
-    jpegs.write(tmp_path, {'train': [row, row]}, features)
+    jpegs.write(tmp_path, {'train': [record, record]}, features)
     with pytest.raises(ValueError, match=f'has features {", ".join(sorted(features))}: to be'):
       load(tmp_path)
 
