@@ -150,14 +150,14 @@ def main(_: list[str]) -> None:
   logging.set_verbosity(logging.ERROR)
   workdir = pathlib.Path(_WORKDIR.value)
   point = operating_point.read(workdir)
-  network = restore.load(workdir, point.checkpoint_for(read_config(workdir).data.name, None))
-  data = network.config.data
+  trained = restore.load(workdir, point.checkpoint_for(read_config(workdir).data.name, None))
+  data = trained.config.data
   images = in_memory.load(data.name, 'test', _DATA_DIR.value or data.dir).images[: _IMAGES.value]
-  cascade = cascade_lib.Cascade(network.onion, network.variables, point)
-  apply = jax.jit(network.onion.apply, compiler_options=compiler.options())
+  cascade = cascade_lib.Cascade(trained.network, trained.variables, point)
+  apply = jax.jit(trained.network.apply, compiler_options=compiler.options())
 
   def full(batch: np.ndarray) -> Any:
-    return apply(network.variables, batch)
+    return apply(trained.variables, batch)
 
   sizes = sorted(map(int, _BATCH_SIZES.value))
   by_size = {size: measure(full, cascade, images, size) for size in sizes}
@@ -165,15 +165,15 @@ def main(_: list[str]) -> None:
   memory = {
     # A new cascade, so that its pools are counted.
     'cascade': peak_memory(
-      lambda: cascade_lib.Cascade(network.onion, network.variables, point)(largest)
+      lambda: cascade_lib.Cascade(trained.network, trained.variables, point)(largest)
     ),
     'full': peak_memory(lambda: np.asarray(full(largest))),
   }
 
   console = rich.console.Console()
-  model = network.config.model.label
+  model = trained.config.model.label
   table = rich.table.Table(
-    title=f'{model}, bits {network.onion.bits}, key {point.key:.3f}; ms per image'
+    title=f'{model}, bits {trained.network.bits}, key {point.key:.3f}; ms per image'
   )
   columns = (
     'batch', 'full', 'cascade', 'speed-up', 'ideal', 'efficiency', 'as a stream', 'over pieces',
@@ -200,7 +200,7 @@ def main(_: list[str]) -> None:
     'batch_sizes': {str(size): measured for size, measured in by_size.items()},
     'peak_bytes': memory,
     'model': model,
-    'bits': network.onion.bits,
+    'bits': trained.network.bits,
     'operating_point': json.loads(point.to_json()),
     'rounds': _ROUNDS.value,
     'device': jax.devices()[0].device_kind,

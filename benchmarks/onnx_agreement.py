@@ -20,7 +20,7 @@ import onnxruntime
 import rich.console
 import rich.table
 
-from dpoq_jax import cli
+from dpoq_jax.cli.flags import required_path
 from dpoq_jax.data import in_memory
 from dpoq_jax.deploy.onnx import export, predict
 from dpoq_jax.inference import operating_point
@@ -38,13 +38,13 @@ _CALIBRATION = flags.DEFINE_integer(
 def main(_: list[str]) -> None:
   """Exports, predicts, prints the table, writes the figures."""
   logging.set_verbosity(logging.ERROR)
-  workdir = cli.required_path(_WORKDIR)
+  workdir = required_path(flags.FLAGS, 'workdir')
   run, point = (
     trained_lib.load(workdir).with_data_in(_DATA_DIR.value),
     operating_point.read(workdir),
   )
-  onion = run.onion
-  assert isinstance(onion, onion_network.Onion)
+  network = run.network
+  assert isinstance(network, onion_network.Onion)
   test = in_memory.load(run.config.data.name, 'test', run.config.data.dir)
   logits = run.predict(test).logits
   dynamic = point.predict(logits)
@@ -52,7 +52,7 @@ def main(_: list[str]) -> None:
     path = pathlib.Path(folder) / 'export'
     export.write(
       path,
-      onion,
+      network,
       jax.device_get(run.variables),
       run.training_images(_CALIBRATION.value),
       class_names=run.facts.class_names,
@@ -65,7 +65,7 @@ def main(_: list[str]) -> None:
         exported.predict_at(test.images, precision).labels,
         test.labels,
       )
-      for index, precision in enumerate(onion.bits)
+      for index, precision in enumerate(network.bits)
     }
     cascade = exported.predict(test.images)
     rows['cascade'] = {

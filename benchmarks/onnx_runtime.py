@@ -25,7 +25,7 @@ import rich.console
 import rich.table
 
 from dpoq_jax import models
-from dpoq_jax.core import layers
+from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.data import in_memory
 from dpoq_jax.deploy.onnx import export, predict
 from dpoq_jax.deploy.onnx import graphs as graphs_lib
@@ -50,8 +50,8 @@ def main(_: list[str]) -> None:
   logging.set_verbosity(logging.ERROR)
   if _WORKDIR.value:
     run = trained_lib.load(pathlib.Path(_WORKDIR.value)).with_data_in(_DATA_DIR.value)
-    assert isinstance(run.onion, onion_network.Onion)
-    net, variables = run.onion, jax.device_get(run.variables)
+    assert isinstance(run.network, onion_network.Onion)
+    network, variables = run.network, jax.device_get(run.variables)
     data = run.config.data
     images = in_memory.load(data.name, 'test', data.dir).images[:_IMAGES]
     seen = run.training_images(512)
@@ -59,16 +59,16 @@ def main(_: list[str]) -> None:
     points = (json.loads(point.to_json()),)
   else:
     images = np.random.default_rng(0).integers(0, 256, (_IMAGES, 32, 32, 3), dtype=np.uint8)
-    net = _onion(functools.partial(models.CifarResNet, depth=20), _BITS, 8)
-    seen, variables, points = images[:64], _untrained(net, images), ()
-  names = tuple(map(str, range(net.num_classes)))
+    network = _onion(models.CifarResNet(depth=20), _BITS, 8)
+    seen, variables, points = images[:64], _untrained(network, images), ()
+  names = tuple(map(str, range(10)))
   graphs = {
-    'fp32': _plain(_onion(net.model, (32,), 32), images),
-    'int8': _plain(_onion(net.model, (8,), net.activation_bits), images),
+    'fp32': _plain(_onion(network.model, (32,), 32), images),
+    'int8': _plain(_onion(network.model, (8,), network.activation_bits), images),
   }
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'export'
-    export.write(path, net, variables, seen, class_names=names, operating_points=points)
+    export.write(path, network, variables, seen, class_names=names, operating_points=points)
     exported = predict.Network(path, _THREADS.value)
     figures = {size: _measure(exported, graphs, images, size) for size in _BATCH_SIZES}
   result = {
@@ -76,12 +76,12 @@ def main(_: list[str]) -> None:
     'threads': _THREADS.value,
     'onnxruntime': onnxruntime.__version__,
     'trained': bool(_WORKDIR.value),
-    'bits': net.bits,
+    'bits': network.bits,
     'batches': figures,
-    'lowest_speedup_over_fp32': _speedup(figures, f'precision_{net.bits[0]}'),
+    'lowest_speedup_over_fp32': _speedup(figures, f'precision_{network.bits[0]}'),
     **{
       f'path_{k}_speedup_over_fp32': _speedup(figures, f'path_{bits}')
-      for k, bits in enumerate(net.bits, start=1)
+      for k, bits in enumerate(network.bits, start=1)
     },
     **({'cascade_speedup_over_fp32': _speedup(figures, 'cascade')} if points else {}),
   }
@@ -91,22 +91,20 @@ def main(_: list[str]) -> None:
 
 
 def _onion(model: Any, bits: tuple[int, ...], activation_bits: int) -> onion_network.Onion:
-  return onion_network.Onion(
-    model, bits, activation_bits, options=layers.LayerOptions(shift_init=0.3)
-  )
+  return onion_network.Onion(model, bits, activation_bits, options=LayerOptions(shift_init=0.3))
 
 
-def _untrained(net: onion_network.Onion, images: np.ndarray) -> dict[str, Any]:
+def _untrained(network: onion_network.Onion, images: np.ndarray) -> dict[str, Any]:
   jit = functools.partial(jax.jit, compiler_options=compiler.once_options())
   pixels = jnp.asarray(images[:16])
-  variables = jit(net.init)(jax.random.key(0), pixels)
-  update = jit(lambda variables: net.apply(variables, pixels, train=True, mutable=True)[1])
-  return jax.device_get(net.freeze(variables | update(variables)))
+  variables = jit(network.init)(jax.random.key(0), pixels)
+  update = jit(lambda variables: network.apply_and_update(variables, pixels)[1])
+  return jax.device_get(network.freeze(variables | update(variables)))
 
 
-def _plain(net: onion_network.Onion, images: np.ndarray) -> onnxruntime.InferenceSession:
+def _plain(network: onion_network.Onion, images: np.ndarray) -> onnxruntime.InferenceSession:
   """A session of an individual network; its weights do not matter to its speed."""
-  source = graphs_lib.prepare(net, _untrained(net, images), images[:64])
+  source = graphs_lib.prepare(network, _untrained(network, images), images[:64])
   model = graphs_lib.precision_graph(source, 0).SerializeToString()
   return predict.session(model, _THREADS.value)
 

@@ -80,22 +80,22 @@ class Step:
     return self.statistics_messages // self.paths
 
 
-def step_of(onion: onion_network.Onion, image_shape: Sequence[int]) -> Step:
+def step_of(network: onion_network.Onion, image_shape: Sequence[int]) -> Step:
   """The step that trains a network, from shapes alone."""
-  cost = costs.path_cost(onion, image_shape)
+  cost = costs.path_cost(network, image_shape)
   # Nobody asks for the gradient towards the image.
   stem = cost.convolutions[0].multiply_accumulates
   transform = optimizer.sgd(config_lib.Optimizer(), 0.1)
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
-  create = functools.partial(state_lib.create, onion, transform)
+  create = functools.partial(state_lib.create, network, transform)
   state = jax.eval_shape(create, jax.random.key(0), images)
   statistics = jax.tree.leaves(state.collections)
   return Step(
-    flops=2 * (3 * cost.multiply_accumulates - stem) * len(onion.bits),
+    flops=2 * (3 * cost.multiply_accumulates - stem) * len(network.bits),
     parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
     statistics=sum(leaf.size for leaf in statistics),
     normalisations=len(statistics) // 2,
-    paths=len(onion.bits),
+    paths=len(network.bits),
   )
 
 
@@ -103,9 +103,9 @@ def imagenet_step(depth: int, variant: str) -> Step:
   """The step of `configs/imagenet_resnet18.py` with so many layers, in a variant."""
   config = imagenet_resnet18.get_config(variant)
   config.model.depth = depth
-  onion = from_config.build(config_lib.validate(config), CLASSES)
-  assert isinstance(onion, onion_network.Onion)
-  return step_of(onion, IMAGE_SHAPE)
+  network = from_config.build(config_lib.validate(config), CLASSES)
+  assert isinstance(network, onion_network.Onion)
+  return step_of(network, IMAGE_SHAPE)
 
 
 @dataclasses.dataclass(frozen=True)

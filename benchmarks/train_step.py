@@ -162,9 +162,9 @@ def convolution_shapes() -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[i
     model=config_lib.Model(depth=_DEPTH.value),
     quantization=config_lib.Quantization(bits=(8,)),
   )
-  onion = from_config.build(config, CLASSES)
-  assert isinstance(onion, onion_network.Onion)
-  cost = costs.path_cost(onion, (32, 32, 3), batch_size=_BATCH_SIZE.value)
+  network = from_config.build(config, CLASSES)
+  assert isinstance(network, onion_network.Onion)
+  cost = costs.path_cost(network, (32, 32, 3), batch_size=_BATCH_SIZE.value)
   return [(c.inputs, c.kernel, c.strides) for c in cost.convolutions]
 
 

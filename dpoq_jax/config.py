@@ -8,7 +8,7 @@ embedded job: scikit-learn's digits, ResNet-8, bits (2, 4, 8, 16).
 from collections.abc import Mapping, Set
 import difflib
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import ml_collections
 from ml_collections import config_dict
@@ -23,6 +23,15 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 # The deepest published residual network has 1,202 layers; a file may ask for any number.
 Depth = Annotated[int, Field(ge=1, le=2000)]
+
+
+# The values that a field allows stand here alone; what each stands for is chosen by a `match` over
+# its type, which the type checker holds to be complete.
+ModelName = Literal['resnet', 'vgg', 'mobilenet', 'imagenet_resnet']
+WeightQuantizer = Literal['dorefa', 'standardised']
+MergeName = Literal['psbn', 'vanilla']
+Sharing = Literal['rings', 'rounded', 'floored']
+GradientMode = Literal['scaled', 'joint', 'separate']
 
 
 class ConfigError(ValueError):
@@ -73,7 +82,7 @@ class Data(_Section):
     return self
 
 
-MODELS = ('resnet', 'vgg', 'mobilenet', 'imagenet_resnet')
+MODELS = get_args(ModelName)
 # A class, and the module that it is imported from.
 OWN_MODEL = re.compile(r'[^\W\d][\w.]*:[^\W\d]\w*')
 _DEPTHS = {'vgg': (11,), 'mobilenet': (None,), 'imagenet_resnet': (18, 34, 50)}
@@ -138,12 +147,12 @@ class Quantization(_Section):
 
   bits: tuple[int, ...] = (2, 4, 8, 16)
   activation_bits: int = 8
-  weight_quantizer: Literal['dorefa', 'standardised'] = 'dorefa'
-  merge: Literal['psbn', 'vanilla'] = 'psbn'
+  weight_quantizer: WeightQuantizer = 'dorefa'
+  merge: MergeName = 'psbn'
   clip_init: Positive = 6.0
   shift_init: Annotated[float, Field(allow_inf_nan=False)] = 0.0
   compute_dtype: Literal['float32', 'bfloat16'] = 'float32'
-  sharing: Literal['rings', 'rounded', 'floored'] = 'rings'
+  sharing: Sharing = 'rings'
   match_activations: bool = False
   truncate_to: tuple[int, ...] = ()
 
@@ -187,7 +196,7 @@ class Objective(_Section):
     label_smoothing: in [0, 1).
   """
 
-  mode: Literal['scaled', 'joint', 'separate'] = 'scaled'
+  mode: GradientMode = 'scaled'
   loss_weights: tuple[NonNegative, ...] = ()
   label_smoothing: Fraction = 0.0
 
@@ -279,12 +288,6 @@ class Config(_Section):
     return self
 
 
-# What may differ between the processes of a run: where things are, and how they are read.
-PLACES = frozenset({'data.dir', 'data.workers', 'data.max_corrupt'})
-# What may differ when a run is resumed: also how it is run, but not what it is.
-RESUMABLE = PLACES | {'steps_per_dispatch'}
-
-
 def get_config() -> Any:
   """The default run as a `ConfigDict`, for config files to change and flags to override."""
   config: Any = ml_collections.ConfigDict(Config().model_dump())
@@ -327,8 +330,8 @@ def from_json(text: str) -> Config:
     raise ConfigError(_describe(error.errors()[0])) from None
 
 
-def differences(one: Config, other: Config, apart: Set[str] = RESUMABLE) -> list[str]:
-  """Names of the fields in which two configs differ, some apart, as `name: one -> other`."""
+def differences(one: Config, other: Config, apart: Set[str]) -> list[str]:
+  """Lists the fields in which two configs differ, those `apart` left out: `name: one -> other`."""
   first, second = _flatten(one.model_dump()), _flatten(other.model_dump())
   return [
     f'{name}: {first[name]} -> {second[name]}'

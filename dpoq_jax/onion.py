@@ -1,4 +1,4 @@
-"""The integers: one unsigned integer per weight, every precision a bit-truncation of it.
+"""Packs, truncates and reads the integers: one per weight, every precision a truncation of it.
 
 A bit list `bits = (b_1 < ... < b_K)` gives K precisions and K rings of `r_k = b_k - b_{k-1}` bits
 (`b_0 = 0`). The rings of one weight, most significant first, are concatenated into one integer of
@@ -23,6 +23,9 @@ MAX_BITS = 32
 def check_bits(bits: Sequence[int]) -> tuple[int, ...]:
   """Returns `bits` as a tuple of ints.
 
+  >>> check_bits([2, 4, 8])
+  (2, 4, 8)
+
   Raises:
     ValueError: unless `bits` are increasing integers in [1, 32].
   """
@@ -41,19 +44,44 @@ def check_bits(bits: Sequence[int]) -> tuple[int, ...]:
   return checked
 
 
+def check_precision(precision: int, bits: Sequence[int]) -> int:
+  """Returns the index of a precision in the bit list of a network.
+
+  >>> check_precision(4, bits=(2, 4, 8))
+  1
+
+  Raises:
+    ValueError: for a precision that the network does not have.
+  """
+  if precision not in bits:
+    raise ValueError(f'precision {precision}: this network has {tuple(bits)}.')
+  return tuple(bits).index(precision)
+
+
 def ring_widths(bits: Sequence[int]) -> tuple[int, ...]:
-  """Bits that each precision adds to the one below: `(2, 4, 8, 16)` gives `(2, 2, 4, 8)`."""
+  """Returns the bits that each precision adds to the one below.
+
+  >>> ring_widths((2, 4, 8, 16))
+  (2, 2, 4, 8)
+  """
   bits = check_bits(bits)
   return tuple(high - low for low, high in zip((0, *bits[:-1]), bits, strict=True))
 
 
 def packed_dtype(bits: Sequence[int]) -> np.dtype:
-  """The unsigned dtype that holds the packed integers: uint16 up to 16 bits, uint32 up to 32."""
+  """Returns the unsigned dtype of packed integers: uint16 up to 16 bits, uint32 up to 32.
+
+  >>> packed_dtype((2, 4))
+  dtype('uint16')
+  """
   return np.dtype(np.uint16 if check_bits(bits)[-1] <= 16 else np.uint32)
 
 
 def pack(codes: Sequence[Any], bits: Sequence[int]) -> Any:
   """Concatenates the codes of all rings, most significant first, into one integer.
+
+  >>> [bin(w) for w in pack([np.array([1, 3]), np.array([2, 0])], bits=(2, 4)).tolist()]
+  ['0b110', '0b1100']
 
   Args:
     codes: one integer-valued array per ring, all of one shape; those of ring k in `[0, 2**r_k - 1]`
@@ -79,7 +107,10 @@ def pack(codes: Sequence[Any], bits: Sequence[int]) -> Any:
 
 
 def truncate(packed: Any, bits: Sequence[int], to: int) -> Any:
-  """The `to` most significant bits of `b_K`-bit integers: the weights at precision `to`.
+  """Returns the `to` most significant bits of `b_K`-bit integers: the weights at precision `to`.
+
+  >>> truncate(np.array([0b0110, 0b1100], np.uint16), bits=(2, 4), to=2).tolist()
+  [1, 3]
 
   Args:
     packed: unsigned integers of `b_K` bits, any shape.
@@ -102,7 +133,12 @@ def truncate(packed: Any, bits: Sequence[int], to: int) -> Any:
 
 
 def ring(packed: Any, bits: Sequence[int], k: int) -> Any:
-  """The `r_k` bits that precision k adds (eq. 2): `truncate(b_k) - truncate(b_{k-1}) * 2**r_k`.
+  """Returns the `r_k` bits that precision k adds (eq. 2).
+
+  `ring(W, k) = truncate(W, b_k) - truncate(W, b_{k-1}) * 2**r_k`
+
+  >>> ring(np.array([0b0110, 0b1100], np.uint16), bits=(2, 4), k=1).tolist()
+  [2, 0]
 
   Args:
     packed: unsigned integers of `b_K` bits, any shape.
@@ -124,7 +160,10 @@ def ring(packed: Any, bits: Sequence[int], k: int) -> Any:
 
 
 def odd_integer(code: Any, width: int) -> Any:
-  """`2c - (2**r - 1)`: the value of an r-bit code, up to the scale `1 / (2**r - 1)`.
+  """Returns `2c - (2**r - 1)`: the value of an r-bit code, up to the scale `1 / (2**r - 1)`.
+
+  >>> odd_integer(np.arange(4), width=2).tolist()
+  [-3.0, -1.0, 1.0, 3.0]
 
   Args:
     code: integer-valued codes in `[0, 2**width - 1]`, any shape.
@@ -137,12 +176,16 @@ def odd_integer(code: Any, width: int) -> Any:
 
 
 def value(code: Any, width: int) -> Any:
-  """`V_r(c) = 2c / (2**r - 1) - 1`: the weight, in [-1, 1], of an r-bit code; float32."""
+  """Returns the weight of an r-bit code, `V_r(c) = 2c / (2**r - 1) - 1`, in [-1, 1]; float32.
+
+  >>> value(np.array([0, 3]), width=2).tolist()
+  [-1.0, 1.0]
+  """
   return odd_integer(code, width) / float(max_code(width))
 
 
 def max_code(width: int) -> int:
-  """Largest code of `width` bits, `2**width - 1`.
+  """Returns the largest code of `width` bits, `2**width - 1`.
 
   Raises:
     ValueError: unless `width` is in [1, 32].
@@ -153,7 +196,7 @@ def max_code(width: int) -> int:
 
 
 def merge_factors(lower_bits: int, width: int) -> tuple[float, float]:
-  """The two factors `(s_l, s_r)` of the nesting identity.
+  """Returns the two factors `(s_l, s_r)` of the nesting identity.
 
   With `h = l + r`: `V_h(c_l * 2**r + c_r) = s_l V_l(c_l) + s_r V_r(c_r)`, where
   `s_l = 2**r (2**l - 1) / (2**h - 1)` and `s_r = (2**r - 1) / (2**h - 1)`.

@@ -45,8 +45,8 @@ def main() -> None:
     model=config_lib.Model(depth=8, width=16),
     quantization=config_lib.Quantization(bits=(2, 4)),
   )
-  onion = from_config.build(config, CLASSES)
-  assert isinstance(onion, onion_network.Onion)
+  network = from_config.build(config, CLASSES)
+  assert isinstance(network, onion_network.Onion)
   transform = optimizer.sgd(config.optimizer, 0.1)
   mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
   split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (('data',), ()))
@@ -54,12 +54,12 @@ def main() -> None:
     'image': jax.ShapeDtypeStruct((BATCH, *IMAGE_SHAPE), jnp.uint8, sharding=split),
     'label': jax.ShapeDtypeStruct((BATCH,), jnp.int32, sharding=split),
   }
-  create = functools.partial(state_lib.create, onion, transform)
+  create = functools.partial(state_lib.create, network, transform)
   state = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
     jax.eval_shape(create, jax.random.key(0), batch['image']),
   )
-  lowered = jax.jit(state_lib.make_train_step(onion, transform, config)).lower(state, batch)
+  lowered = jax.jit(state_lib.make_train_step(network, transform, config)).lower(state, batch)
   size, operations = all_reduced(lowered.compile().as_text() or '')
   analysis = lowered.cost_analysis()
   assert analysis is not None
@@ -68,7 +68,7 @@ def main() -> None:
     'bytes': size,
     'operations': operations,
     'flops': analysis['flops'] / BATCH,
-    'step': dataclasses.asdict(scaling.step_of(onion, IMAGE_SHAPE)),
+    'step': dataclasses.asdict(scaling.step_of(network, IMAGE_SHAPE)),
   }
   print(json.dumps(found))
 

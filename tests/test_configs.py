@@ -83,11 +83,11 @@ def test_a_step_of_the_smoke_variant_trains(path: pathlib.Path, request: pytest.
   }
   # Run once: compiled fast rather than to something fast.
   step = jax.jit(
-    state_lib.make_train_step(setup.onion, setup.optimizer, setup.config),
+    state_lib.make_train_step(setup.network, setup.optimizer, setup.config),
     compiler_options={'xla_backend_optimization_level': 0},
   )
   after, losses = step(state, jax.device_put(batch, setup.batch_sharding))
-  assert len(losses) == len(setup.onion.bits)
+  assert len(losses) == len(setup.network.bits)
   assert np.all(np.isfinite(losses))
   assert int(after.skipped) == 0
   # Weight decay alone moves every parameter but those that start at 0.

@@ -56,7 +56,7 @@ def test_own_model_is_trained_by_the_command(
   # And found again by who reads the run.
   monkeypatch.syspath_prepend(tmp_path)
   network = restore.load(workdir)
-  assert network.onion.bits == (2, 4)
+  assert network.network.bits == (2, 4)
   assert network.variables['onion']['block2']['shortcut']['conv']['kernel'].shape == (1, 1, 4, 8)
 
 

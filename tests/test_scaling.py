@@ -53,13 +53,13 @@ def test_arithmetic_is_that_of_the_step(compiled: dict):
 
 
 def test_networks_are_the_published_ones(steps: tuple[scaling.Step, scaling.Step]):
-  onion, resnet50 = steps
+  network, resnet50 = steps
   # Multiply-accumulates forward: 1.8 and 4.1 G; backward twice as many, less the stem's.
-  assert onion.flops / (onion.paths * 6e9) == pytest.approx(1.8, rel=0.03)
+  assert network.flops / (network.paths * 6e9) == pytest.approx(1.8, rel=0.03)
   assert resnet50.flops / 6e9 == pytest.approx(4.1, rel=0.03)
-  assert onion.parameters / onion.paths == pytest.approx(11.69e6, rel=0.01)
+  assert network.parameters / network.paths == pytest.approx(11.69e6, rel=0.01)
   # 20 layers with 4,800 channels in a path.
-  assert (onion.normalisations, onion.statistics) == (4 * 20, 4 * 2 * 4800)
+  assert (network.normalisations, network.statistics) == (4 * 20, 4 * 2 * 4800)
 
 
 def test_page_holds_the_tables(steps: tuple[scaling.Step, scaling.Step]):

@@ -1,30 +1,36 @@
-"""Batch normalisation whose backward pass reads each tensor as few times as it can.
+"""Normalises what a convolution gives and merges it with what lower paths hand up (eq. 8).
 
-Training is bound by memory: between two convolutions, what counts is how often a tensor of
-[batch, height, width, channels] is read or written. So a normalised tensor is not multiplied out
-but handed on as what it is made of, a tensor and two numbers per channel, and all precision shifts
-of a path are one map. The sums over the batch that the gradients of its parameters need are then
-the very sums that the gradient through the batch's statistics needs, of every path: no further pass
-over a tensor is made for them. Autodiff of the plain form makes three.
+Training is bound by memory: between two convolutions, time goes into reading and writing tensors of
+[batch, height, width, channels]. So in training a normalised tensor is not multiplied out. It is
+handed on as `Normalised`, a tensor with a mean and a factor for each channel, and a path's whole
+merge is one affine map of such tensors. The backward rules below are our own: the sums over the
+batch that the gradients of gamma and beta need are also all that the gradient through the batch's
+statistics needs, so each tensor is read once for both. Autodiff of the plain form makes three sums.
 """
 
 from collections.abc import Sequence
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from dpoq_jax import onion
+from dpoq_jax.core.names import lateral_collection, shift_name, statistics_collection
+from dpoq_jax.core.quantizers import Activation
+from dpoq_jax.core.spec import Merge, PathSpec
 
 _ALL_BUT_CHANNELS = (0, 1, 2)
 
 
-class Standardised(NamedTuple):
-  """`(tensor - mean) * factor`, not multiplied out; `tensor` alone where there are no such two.
+class Normalised(NamedTuple):
+  """Holds `(tensor - mean) * factor` without multiplying it out.
 
   Attributes:
     tensor: [batch, height, width, channels].
-    mean: [channels], or None.
-    factor: [channels], or None.
+    mean: [channels]; None if `tensor` is already the normalised one.
+    factor: [channels]; None if `mean` is.
   """
 
   tensor: jax.Array
@@ -33,52 +39,113 @@ class Standardised(NamedTuple):
 
   @property
   def value(self) -> jax.Array:
-    """[batch, height, width, channels], multiplied out."""
+    """Returns the normalised tensor itself, [batch, height, width, channels]."""
     if self.mean is None or self.factor is None:
       return self.tensor
     return (self.tensor - self.mean) * self.factor
 
 
-@jax.custom_vjp
-def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Mean and biased variance of each channel.
+class _BatchNorm(nn.Module):
+  """Normalises by this path's statistics; what both merges have in common.
 
-  The backward rule takes no sums: that of the centred tensor, through which the variance depends on
-  the mean, is 0.
-
-  Args:
-    x: [batch, height, width, channels].
-
-  Returns:
-    Two of [channels].
+  `(y - mean) / sqrt(var + eps)` per channel. The statistics are those of the batch in training, the
+  running averages of the collection `psbn_B` (`mean` and `var`, both [channels]; the variance is
+  the biased one) in evaluation. With a batch sharded over devices they are global.
   """
-  mean = jnp.mean(x, axis=_ALL_BUT_CHANNELS)
-  return mean, jnp.mean(jnp.square(x - mean), axis=_ALL_BUT_CHANNELS)
+
+  spec: PathSpec
+
+  def normalise(self, y: Activation, train: bool) -> Normalised:
+    """Returns `z` for the output of a convolution, multiplied out in evaluation only."""
+    options, collection = self.spec.options, statistics_collection(self.spec.precision)
+    shape, dtype = (y.code.shape[-1],), options.parameter_dtype
+    mean: nn.Variable[jax.Array] = self.variable(collection, 'mean', jnp.zeros, shape, dtype)
+    var: nn.Variable[jax.Array] = self.variable(collection, 'var', jnp.ones, shape, dtype)
+    if not train:
+      z = (y.value - mean.value) * jax.lax.rsqrt(var.value + options.epsilon)
+      return Normalised(z)
+    batch_mean, batch_var = moments(y.code)
+    scaled_var = batch_var * jnp.square(y.scale)
+    if self.is_mutable_collection(collection) and not self.is_initializing():
+      for running, batch in ((mean, batch_mean * y.scale), (var, scaled_var)):
+        fresh = jax.lax.stop_gradient(batch)
+        running.value = options.momentum * running.value + (1 - options.momentum) * fresh
+    factor = y.scale * jax.lax.rsqrt(scaled_var + options.epsilon)
+    return Normalised(y.code, batch_mean, factor)
+
+  def hand_up(self, features: jax.Array | Normalised) -> None:
+    """Offers `features` to the paths above; kept only if the caller collects laterals."""
+    collection = lateral_collection(self.spec.precision)
+    if self.is_mutable_collection(collection):
+      self.put_variable(collection, 'z', features)
+
+  def handed_up(self, index: int) -> Any:
+    """Returns what path `index` handed up at this layer."""
+    return self.get_variable(lateral_collection(self.spec.bits[index]), 'z')
+
+  def channel_parameter(self, name: str, start: float, channels: int) -> jax.Array:
+    """Returns a parameter of one number per channel, [channels]."""
+    initializer = nn.initializers.constant(start)
+    return self.param(name, initializer, (channels,), self.spec.options.parameter_dtype)
 
 
-def _moments_forward(x):
-  mean, var = moments(x)
-  return (mean, var), (x, mean)
+class PrecisionShiftBatchNorm(_BatchNorm):
+  """Applies PSBN (eq. 8, Figure 2b): `gamma_k z_k + sum_{j<k} gamma_{j->k} z_j + beta_k`.
+
+  Hands up `z_k`, in training as a `Normalised`. Parameters, all [channels]: `scale` (gamma_k),
+  `bias` (beta_k), `shift_from_B` (gamma_{j->k}) for every lower precision B.
+  """
+
+  @nn.compact
+  def __call__(self, y: Activation, train: bool) -> jax.Array:
+    """Maps [batch, height, width, channels] to the same shape."""
+    channels, shift_init = y.code.shape[-1], self.spec.options.shift_init
+    z = self.normalise(y, train)
+    self.hand_up(z if train else z.tensor)
+    terms, weights = [z], [self.channel_parameter('scale', 1.0, channels)]
+    for j, precision in enumerate(self.spec.bits[: self.spec.index]):
+      lower = self.handed_up(j)
+      terms.append(lower if isinstance(lower, Normalised) else Normalised(lower))
+      weights.append(self.channel_parameter(shift_name(precision), shift_init, channels))
+    return merge(terms, weights, self.channel_parameter('bias', 0.0, channels))
 
 
-def _moments_backward(residuals, cotangents):
-  (x, mean), (to_mean, to_var) = residuals, cotangents
-  count = math.prod(x.shape[:-1])
-  slope = (2 / count) * to_var
-  return (slope * x + (to_mean / count - slope * mean),)
+class VanillaMergeBatchNorm(_BatchNorm):
+  """Applies the merge of Figure 2a: `o_k = s_l o_{k-1} + s_r y_k`, then an ordinary batch norm.
+
+  For the ablation. The factors are those of the nesting identity. Hands up `o_k`, and reads the
+  path just below alone.
+  """
+
+  @nn.compact
+  def __call__(self, y: Activation, train: bool) -> jax.Array:
+    """Maps [batch, height, width, channels] to the same shape."""
+    index, bits = self.spec.index, self.spec.bits
+    if index > 0:
+      lower, own = onion.merge_factors(bits[index - 1], self.spec.ring_width)
+      merged = lower * self.handed_up(index - 1) + own * y.value
+      y = Activation(merged, jnp.ones((), merged.dtype))
+    self.hand_up(y.value)
+    z, channels = self.normalise(y, train), y.code.shape[-1]
+    scale = self.channel_parameter('scale', 1.0, channels)
+    return merge([z], [scale], self.channel_parameter('bias', 0.0, channels))
 
 
-moments.defvjp(_moments_forward, _moments_backward)
+def normalisation(spec: PathSpec, name: str) -> PrecisionShiftBatchNorm | VanillaMergeBatchNorm:
+  """Returns the normalisation that the options of a path ask for, as a submodule `name`."""
+  match spec.options.merge:
+    case Merge.PSBN:
+      return PrecisionShiftBatchNorm(spec, name=name)
+    case Merge.VANILLA:
+      return VanillaMergeBatchNorm(spec, name=name)
 
 
-def merge(
-  terms: Sequence[Standardised], weights: Sequence[jax.Array], bias: jax.Array
-) -> jax.Array:
-  """`sum_j weights_j terms_j + bias`, per channel: eq. 8.
+def merge(terms: Sequence[Normalised], weights: Sequence[jax.Array], bias: jax.Array) -> jax.Array:
+  """Returns `sum_j weights_j terms_j + bias`, per channel (eq. 8).
 
   Args:
     terms: the path's own features first, then those of lower paths.
-    weights: [channels] each.
+    weights: [channels] each, one for each term.
     bias: [channels].
 
   Returns:
@@ -89,7 +156,8 @@ def merge(
     for weight, term in zip(weights[1:], terms[1:], strict=True):
       merged += weight * term.tensor
     return merged + bias
-  means, factors = [], []
+  means: list[jax.Array] = []
+  factors: list[jax.Array] = []
   for term, weight in zip(terms, weights, strict=True):
     means.append(jnp.zeros_like(weight) if term.mean is None else term.mean)
     factors.append(weight if term.factor is None else weight * term.factor)
@@ -97,8 +165,47 @@ def merge(
 
 
 @jax.custom_vjp
-def _affine(tensors, means, factors, bias):
-  """`sum_j (tensors_j - means_j) * factors_j + bias`."""
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns mean and biased variance of each channel.
+
+  The backward rule takes no sums. Autodiff would sum the centred tensor, through which the variance
+  depends on the mean, but that sum is 0.
+
+  Args:
+    x: [batch, height, width, channels].
+
+  Returns:
+    Mean and variance, [channels] each.
+  """
+  mean = jnp.mean(x, axis=_ALL_BUT_CHANNELS)
+  return mean, jnp.mean(jnp.square(x - mean), axis=_ALL_BUT_CHANNELS)
+
+
+_Moments = tuple[jax.Array, jax.Array]
+
+
+def _moments_forward(x: jax.Array) -> tuple[_Moments, tuple[jax.Array, jax.Array]]:
+  mean, var = moments(x)
+  return (mean, var), (x, mean)
+
+
+def _moments_backward(
+  residuals: tuple[jax.Array, jax.Array], cotangents: _Moments
+) -> tuple[jax.Array]:
+  (x, mean), (to_mean, to_var) = residuals, cotangents
+  count = math.prod(x.shape[:-1])
+  slope = (2 / count) * to_var
+  return (slope * x + (to_mean / count - slope * mean),)
+
+
+moments.defvjp(_moments_forward, _moments_backward)
+
+_Arrays = tuple[jax.Array, ...]
+
+
+@jax.custom_vjp
+def _affine(tensors: _Arrays, means: _Arrays, factors: _Arrays, bias: jax.Array) -> jax.Array:
+  """Returns `sum_j (tensors_j - means_j) * factors_j + bias`."""
   for mean, factor in zip(means, factors, strict=True):
     bias -= mean * factor
   merged = tensors[0] * factors[0]
@@ -107,11 +214,15 @@ def _affine(tensors, means, factors, bias):
   return merged + bias
 
 
-def _affine_forward(tensors, means, factors, bias):
+def _affine_forward(
+  tensors: _Arrays, means: _Arrays, factors: _Arrays, bias: jax.Array
+) -> tuple[jax.Array, tuple[_Arrays, _Arrays, _Arrays]]:
   return _affine(tensors, means, factors, bias), (tensors, means, factors)
 
 
-def _affine_backward(residuals, cotangent):
+def _affine_backward(
+  residuals: tuple[_Arrays, _Arrays, _Arrays], cotangent: jax.Array
+) -> tuple[_Arrays, _Arrays, _Arrays, jax.Array]:
   tensors, means, factors = residuals
   total = jnp.sum(cotangent, axis=_ALL_BUT_CHANNELS)
   return (

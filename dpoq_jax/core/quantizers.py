@@ -1,4 +1,4 @@
-"""How floats become integers: DoReFa weights, PACT activations, and the convolution of the two.
+"""Turns floats into integers: DoReFa weights, PACT activations, and the convolution of the two.
 
 Every quantizer returns *integer-valued floats* with the straight-through gradients of the value
 form, and the scale that turns them into values. A convolution takes the integers, and the scales
@@ -29,7 +29,7 @@ WeightQuantizer = Callable[[jax.Array, int], jax.Array]
 
 
 class Activation(NamedTuple):
-  """A quantized tensor: integer codes and their scale.
+  """Holds a quantized tensor: integer codes and their scale.
 
   Attributes:
     code: integer-valued float array, [batch, height, width, channels].
@@ -41,8 +41,12 @@ class Activation(NamedTuple):
 
   @property
   def value(self) -> jax.Array:
-    """`code * scale`: the tensor as floats, with the gradients of the value form."""
+    """Returns `code * scale`: the tensor as floats, with the gradients of the value form."""
     return self.code * self.scale
+
+
+_OneArray = tuple[jax.Array]
+_TwoArrays = tuple[jax.Array, jax.Array]
 
 
 @jax.custom_jvp
@@ -51,20 +55,24 @@ def straight_through_round(x: jax.Array) -> jax.Array:
   return jnp.round(x)
 
 
-@straight_through_round.defjvp
-def _straight_through_round_jvp(primals, tangents):
+def _straight_through_round_jvp(primals: _OneArray, tangents: _OneArray) -> _TwoArrays:
   return straight_through_round(*primals), tangents[0]
+
+
+straight_through_round.defjvp(_straight_through_round_jvp)
 
 
 @jax.custom_jvp
 def straight_through_floor(x: jax.Array) -> jax.Array:
-  """The integer at or below; its gradient is the identity."""
+  """Rounds down to an integer; its gradient is the identity."""
   return jnp.floor(x)
 
 
-@straight_through_floor.defjvp
-def _straight_through_floor_jvp(primals, tangents):
+def _straight_through_floor_jvp(primals: _OneArray, tangents: _OneArray) -> _TwoArrays:
   return straight_through_floor(*primals), tangents[0]
+
+
+straight_through_floor.defjvp(_straight_through_floor_jvp)
 
 
 def check_width(name: str, width: int) -> int:
@@ -79,7 +87,12 @@ def check_width(name: str, width: int) -> int:
 
 
 def dorefa(latent: jax.Array, width: int) -> jax.Array:
-  """DoReFa: `round((tanh(w) / (2 max|tanh(w)|) + 1/2) (2**r - 1))`, the maximum a constant.
+  """Quantizes as DoReFa: `round((tanh(w) / (2 max|tanh(w)|) + 1/2) (2**r - 1))`.
+
+  The maximum is a constant in the backward pass.
+
+  >>> dorefa(jnp.array([-1.0, -0.1, 0.1, 1.0]), width=2).tolist()
+  [0.0, 1.0, 2.0, 3.0]
 
   Args:
     latent: float array, any shape.
@@ -107,7 +120,9 @@ def standardised(latent: jax.Array, width: int) -> jax.Array:
 
 
 def floored(latent: jax.Array, width: int) -> jax.Array:
-  """DoReFa's unit range in `2**r` equal parts: `min(floor(u 2**r), 2**r - 1)`, `u` as in `dorefa`.
+  """Floors DoReFa's unit range to `2**r` equal parts: `min(floor(u 2**r), 2**r - 1)`.
+
+  `u` is that of `dorefa`, in [0, 1].
 
   What AdaBits shares between precisions: the codes of r bits are those of more bits truncated,
   which rounded ones are not. Same contract as `dorefa`.
@@ -118,11 +133,8 @@ def floored(latent: jax.Array, width: int) -> jax.Array:
   return codes - jax.lax.stop_gradient(jnp.maximum(codes - top, 0))
 
 
-WEIGHT_QUANTIZERS: dict[str, WeightQuantizer] = {'dorefa': dorefa, 'standardised': standardised}
-
-
 def _unit(latent: jax.Array) -> jax.Array:
-  """`tanh(w) / (2 max|tanh(w)|) + 1/2`, in [0, 1]; the maximum is a constant to the gradient."""
+  """Returns `tanh(w) / (2 max|tanh(w)|) + 1/2`, in [0, 1]; the maximum is a constant."""
   squashed = jnp.tanh(latent)
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(squashed)))
   # All-zero latents have no scale of their own: the middle of the range, not NaN.
@@ -130,7 +142,7 @@ def _unit(latent: jax.Array) -> jax.Array:
 
 
 def integer_kernel(codes: jax.Array, width: int) -> tuple[jax.Array, float]:
-  """Codes of a ring as the odd integers that a convolution takes, and its output's scale.
+  """Turns codes of a ring into the odd integers that a convolution takes, and its output's scale.
 
   Args:
     codes: integer-valued floats in [0, 2**width - 1].
@@ -144,7 +156,10 @@ def integer_kernel(codes: jax.Array, width: int) -> tuple[jax.Array, float]:
 
 
 def pact(x: jax.Array, clip: jax.Array, bits: int, *, signed: bool = False) -> Activation:
-  """PACT: `y = clip(x, 0, alpha)`, `code = round(y (2**a - 1) / alpha)`.
+  """Quantizes as PACT: `y = clip(x, 0, alpha)`, `code = round(y (2**a - 1) / alpha)`.
+
+  >>> pact(jnp.array([-1.0, 0.4, 1.0, 9.0]), clip=jnp.array(1.5), bits=2).code.tolist()
+  [0.0, 1.0, 2.0, 3.0]
 
   The gradient goes to `x` where `0 < x < alpha` and to `alpha` where `x >= alpha`, as if the values
   `code * scale` had been computed; `scale` itself carries none.
@@ -176,12 +191,12 @@ def pact(x: jax.Array, clip: jax.Array, bits: int, *, signed: bool = False) -> A
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _pact_codes(x, clip, top, signed):
+def _pact_codes(x: jax.Array, clip: jax.Array, top: int, signed: bool) -> jax.Array:
   return _rounded(x, clip, top, signed)
 
 
 def _rounded(x: jax.Array, clip: jax.Array, top: int, signed: bool) -> jax.Array:
-  """`round(clip(x, 0, alpha) top / alpha)`; signed, of `clip(x, -alpha, alpha)`."""
+  """Returns `round(clip(x, 0, alpha) top / alpha)`; signed, of `clip(x, -alpha, alpha)`."""
   lowest = -clip if signed else 0
   # A NaN stays one, for the training step to see.
   clipped = jnp.minimum(jnp.maximum(x, lowest), clip)
@@ -189,17 +204,36 @@ def _rounded(x: jax.Array, clip: jax.Array, top: int, signed: bool) -> jax.Array
   return jnp.round(clipped * top / clip)
 
 
-def _pact_codes_forward(x, clip, top, signed):
-  # What the backward pass has to know of `x`, in a quarter of its bytes: below, within, above.
+def _pact_codes_forward(
+  x: jax.Array, clip: jax.Array, top: int, signed: bool
+) -> tuple[jax.Array, _TwoArrays]:
+  # The backward pass needs of `x` whether it is below, within or above: a quarter of its bytes.
   side = (x >= clip).astype(jnp.int8) - (x <= (-clip if signed else 0)).astype(jnp.int8)
-  # Rounding is cheap to XLA, which would keep what is rounded and round it again for every reader,
-  # and once more for the convolution: two more passes over memory. A division is not; so the codes
-  # are divided by 1, in a form that XLA does not see through. The quotient is exact.
-  one = jnp.minimum(jnp.maximum(x, 1), 1)
-  return _rounded(x, clip, top, signed) / one, (side, clip)
+  return _kept_in_memory(_rounded(x, clip, top, signed), x), (side, clip)
 
 
-def _pact_codes_backward(top, signed, residuals, cotangent):
+def _kept_in_memory(codes: jax.Array, x: jax.Array) -> jax.Array:
+  """Returns `codes`, in a form that XLA's CPU compiler writes to memory once.
+
+  XLA deems rounding so cheap that it would keep `x` and round it again for every reader of the
+  codes, and once more for the convolution: two more passes over memory in each layer. It does not
+  do so with a division. So the codes are divided by 1, computed from `x` in a way that XLA does not
+  see through; the quotient is exact. What that gains is measured by `benchmarks/pact_codes.py`.
+  """
+
+  def divided(codes: jax.Array, x: jax.Array) -> jax.Array:
+    return codes / jnp.minimum(jnp.maximum(x, 1), 1)
+
+  def as_they_are(codes: jax.Array, x: jax.Array) -> jax.Array:
+    del x
+    return codes
+
+  return jax.lax.platform_dependent(codes, x, cpu=divided, default=as_they_are)
+
+
+def _pact_codes_backward(
+  top: int, signed: bool, residuals: _TwoArrays, cotangent: jax.Array
+) -> _TwoArrays:
   side, clip = residuals
   slope = top / clip
   to_clip = side if signed else jnp.maximum(side, 0)
@@ -213,7 +247,7 @@ _pact_codes.defvjp(_pact_codes_forward, _pact_codes_backward)
 
 
 def image_codes(images: jax.Array, dtype: Any = jnp.float32) -> Activation:
-  """8-bit pixels as the integers -128..127; scaling them is the first normalisation's job.
+  """Turns 8-bit pixels into the integers -128..127; the first normalisation scales them.
 
   Args:
     images: uint8, [batch, height, width, channels].
@@ -230,7 +264,7 @@ def image_codes(images: jax.Array, dtype: Any = jnp.float32) -> Activation:
 def convolve(
   x: jax.Array, kernel: jax.Array, strides: tuple[int, int], compute_dtype: Any
 ) -> jax.Array:
-  """2-D convolution padded by half the kernel: operands in `compute_dtype`, sums in that of `x`.
+  """Convolves with padding of half the kernel: operands in `compute_dtype`, sums in that of `x`.
 
   With integer-valued operands of at most 8 bits each a bfloat16 forward convolution equals the
   float32 one exactly while the accumulator stays below 2**24. Its backward convolutions round the
@@ -250,7 +284,7 @@ def convolve(
   return _low_precision_conv(x, kernel, strides, jnp.dtype(compute_dtype).name)
 
 
-def _conv(x, kernel, strides, accumulator):
+def _conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], accumulator: Any) -> jax.Array:
   return jax.lax.conv_general_dilated(
     x,
     kernel,
@@ -266,20 +300,30 @@ def _conv(x, kernel, strides, accumulator):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _low_precision_conv(x, kernel, strides, compute_dtype):
+def _low_precision_conv(
+  x: jax.Array, kernel: jax.Array, strides: tuple[int, int], compute_dtype: str
+) -> jax.Array:
   return _conv(x.astype(compute_dtype), kernel.astype(compute_dtype), strides, x.dtype)
 
 
-def _low_precision_conv_forward(x, kernel, strides, compute_dtype):
+def _low_precision_conv_forward(
+  x: jax.Array, kernel: jax.Array, strides: tuple[int, int], compute_dtype: str
+) -> tuple[jax.Array, _TwoArrays]:
   x, kernel, wide = x.astype(compute_dtype), kernel.astype(compute_dtype), x.dtype
   return _conv(x, kernel, strides, wide), (x, kernel)
 
 
-def _low_precision_conv_backward(strides, compute_dtype, operands, cotangent):
-  # JAX's own transposition rule wants all three tensors in one dtype, so it gets them; what it
-  # returns is widened for the float32 master gradients.
-  _, transpose = jax.vjp(lambda x, kernel: _conv(x, kernel, strides, None), *operands)
-  return tuple(g.astype(cotangent.dtype) for g in transpose(cotangent.astype(compute_dtype)))
+def _low_precision_conv_backward(
+  strides: tuple[int, int], compute_dtype: str, operands: _TwoArrays, cotangent: jax.Array
+) -> _TwoArrays:
+  # JAX's own transposition rule wants all three tensors in one dtype. What it returns is widened
+  # for the float32 gradients of the latents.
+  def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _conv(x, kernel, strides, None)
+
+  _, transpose = jax.vjp(conv, *operands)
+  to_x, to_kernel = transpose(cotangent.astype(compute_dtype))
+  return to_x.astype(cotangent.dtype), to_kernel.astype(cotangent.dtype)
 
 
 _low_precision_conv.defvjp(_low_precision_conv_forward, _low_precision_conv_backward)

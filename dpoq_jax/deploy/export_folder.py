@@ -7,7 +7,7 @@ import json
 import pathlib
 from typing import Any
 
-from dpoq_jax.runtime.workdir import write_whole
+from dpoq_jax.runtime.files import write_whole
 
 MANIFEST = 'manifest.json'
 

@@ -43,7 +43,7 @@ class Programs(NamedTuple):
 
 def write(
   folder: pathlib.Path,
-  net: onion_network.Onion,
+  network: onion_network.Onion,
   variables: onion_network.Variables,
   image_shape: Sequence[int],
   **known: Any,
@@ -52,7 +52,7 @@ def write(
 
   Args:
     folder: made; must not hold anything.
-    net: the network.
+    network: the network.
     variables: frozen.
     image_shape: height, width, channels.
     **known: of `folder.write_manifest`: class_names, operating_points, source.
@@ -73,18 +73,18 @@ def write(
       folder_lib.write_graph(
         folder / f'{kind}_{precision}.stablehlo', precision, bytes(program.serialize())
       )
-      for precision, program in zip(net.bits, programs, strict=True)
+      for precision, program in zip(network.bits, programs, strict=True)
     ]
 
   images = jax.ShapeDtypeStruct((*export.symbolic_shape('batch'), *image_shape), jnp.uint8)
   return folder_lib.write_manifest(
     folder,
-    net.bits,
+    network.bits,
     image_shape,
     format=FORMAT,
     platforms=PLATFORMS,
-    paths=written('path', _paths(net, variables, images)),
-    precisions=written('precision', _precisions(net, variables, images)),
+    paths=written('path', _paths(network, variables, images)),
+    precisions=written('precision', _precisions(network, variables, images)),
     **known,
   )
 
@@ -118,16 +118,16 @@ def read(folder: pathlib.Path) -> Programs:
 
 
 def _paths(
-  net: onion_network.Onion, variables: onion_network.Variables, images: jax.ShapeDtypeStruct
+  network: onion_network.Onion, variables: onion_network.Variables, images: jax.ShapeDtypeStruct
 ) -> Iterator[export.Exported]:
   (batch, *_) = images.shape
   received: dict[str, Any] = {}
-  for index in range(len(net.bits)):
-    held = _held(net, variables, index)
+  for index in range(len(network.bits)):
+    held = _held(network, variables, index)
 
     @jax.jit
     def path(images, laterals, held=held, index=index):
-      output = net.run_path(held, index, images, laterals)
+      output = network.run_path(held, index, images, laterals)
       return output.logits, output.laterals
 
     program = export.export(path, platforms=PLATFORMS)(images, received)
@@ -139,27 +139,27 @@ def _paths(
 
 
 def _precisions(
-  net: onion_network.Onion, variables: onion_network.Variables, images: jax.ShapeDtypeStruct
+  network: onion_network.Onion, variables: onion_network.Variables, images: jax.ShapeDtypeStruct
 ) -> Iterator[export.Exported]:
-  for index, precision in enumerate(net.bits):
-    held = _held(net, variables, index)
+  for index, precision in enumerate(network.bits):
+    held = _held(network, variables, index)
 
     @jax.jit
     def run(images, held=held, precision=precision):
-      return net.apply(held, images, precisions=(precision,))[0]
+      return network.apply(held, images, precisions=(precision,))[0]
 
     yield export.export(run, platforms=PLATFORMS)(images)
 
 
 def _held(
-  net: onion_network.Onion, variables: onion_network.Variables, index: int
+  network: onion_network.Onion, variables: onion_network.Variables, index: int
 ) -> dict[str, Any]:
   """The variables, without the bits of higher precisions: no program tells what it does not use."""
-  precision, top = net.bits[index], net.bits[-1]
+  precision, top = network.bits[index], network.bits[-1]
   if precision == top:
     return dict(variables)
   kernels = jax.tree.map(
-    lambda kernel: onion.truncate(kernel, net.bits, to=precision) << (top - precision),
+    lambda kernel: onion.truncate(kernel, network.bits, to=precision) << (top - precision),
     variables['onion'],
   )
   return {**variables, 'onion': kernels}

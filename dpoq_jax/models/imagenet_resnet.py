@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from dpoq_jax.core import layers, quantizers
 from dpoq_jax.core.quantizers import Activation
+from dpoq_jax.core.spec import PathSpec
 
 # Blocks of each of the four stages; from 50 layers on they are bottlenecks.
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -18,7 +19,7 @@ class Block(nn.Module):
   at its end.
   """
 
-  spec: layers.PathSpec
+  spec: PathSpec
   features: int
   stride: int = 1
   bottleneck: bool = False
@@ -55,14 +56,14 @@ class ImageNetResNet(nn.Module):
   and 1.8 G, ResNet-34 21.8 M and 3.7 G, ResNet-50 25.6 M and 4.1 G.
 
   Attributes:
-    spec: the path.
-    num_classes: outputs of the classifier (float, one per precision).
+    spec: the path; by default the float network.
+    num_classes: outputs of the classifier, which is float and one for each precision.
     depth: one of `STAGES`.
     width: channels of the first stage; each further one has twice as many.
   """
 
-  spec: layers.PathSpec
-  num_classes: int
+  spec: PathSpec = PathSpec()
+  num_classes: int = 10
   depth: int = 18
   width: int = 64
 

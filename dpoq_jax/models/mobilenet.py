@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from dpoq_jax.core import layers, quantizers
 from dpoq_jax.core.quantizers import Activation
+from dpoq_jax.core.spec import PathSpec
 
 # Table 2 of the paper: expansion, channels, blocks, stride of the first block.
 STAGES = (
@@ -25,7 +26,7 @@ class InvertedResidual(nn.Module):
   The projection has no ReLU: its activation is signed.
   """
 
-  spec: layers.PathSpec
+  spec: PathSpec
   features: int
   expansion: int
   stride: int = 1
@@ -55,14 +56,14 @@ class MobileNetV2(nn.Module):
   multiply-accumulates with 10 classes. For 224x224 ones: 3.5 M and 300 M with 1,000.
 
   Attributes:
-    spec: the path.
-    num_classes: outputs of the classifier (float, one per precision).
+    spec: the path; by default the float network.
+    num_classes: outputs of the classifier, which is float and one for each precision.
     width: channels of the stem; all others in proportion, rounded to multiples of 8.
     small_images: keep the resolution of stem and first strided stage.
   """
 
-  spec: layers.PathSpec
-  num_classes: int
+  spec: PathSpec = PathSpec()
+  num_classes: int = 10
   width: int = 32
   small_images: bool = True
 

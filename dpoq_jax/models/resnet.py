@@ -6,12 +6,13 @@ import jax.numpy as jnp
 
 from dpoq_jax.core import layers, quantizers
 from dpoq_jax.core.quantizers import Activation
+from dpoq_jax.core.spec import PathSpec
 
 
 class BasicBlock(nn.Module):
   """Two 3x3 convolutions and an identity shortcut, subsampled and zero-padded across a stride."""
 
-  spec: layers.PathSpec
+  spec: PathSpec
   features: int
   stride: int = 1
 
@@ -34,14 +35,14 @@ class CifarResNet(nn.Module):
   ResNet-20 of width 16 has 0.27 M parameters and 41 M multiply-accumulates on a 32x32 image.
 
   Attributes:
-    spec: the path.
-    num_classes: outputs of the classifier (float, one per precision).
+    spec: the path; by default the float network.
+    num_classes: outputs of the classifier, which is float and one for each precision.
     depth: 6n+2, weighted layers.
     width: channels of the first stage; the second and third have 2 and 4 times as many.
   """
 
-  spec: layers.PathSpec
-  num_classes: int
+  spec: PathSpec = PathSpec()
+  num_classes: int = 10
   depth: int = 20
   width: int = 16
 

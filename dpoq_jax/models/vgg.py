@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from dpoq_jax.core import layers, quantizers
 from dpoq_jax.core.quantizers import Activation
+from dpoq_jax.core.spec import PathSpec
 
 # Convolutions of each stage, in channels; a 2x2 max-pooling after every stage.
 STAGES = {11: ((64,), (128,), (256, 256), (512, 512), (512, 512))}
@@ -21,14 +22,14 @@ class Vgg(nn.Module):
   9.2 M parameters and 153 M multiply-accumulates on a 32x32 image.
 
   Attributes:
-    spec: the path.
-    num_classes: outputs of the classifier (float, one per precision).
+    spec: the path; by default the float network.
+    num_classes: outputs of the classifier, which is float and one for each precision.
     depth: 11.
     width: channels of the first stage; the others in proportion.
   """
 
-  spec: layers.PathSpec
-  num_classes: int
+  spec: PathSpec = PathSpec()
+  num_classes: int = 10
   depth: int = 11
   width: int = 64
 

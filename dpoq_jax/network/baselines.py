@@ -1,4 +1,4 @@
-"""What the onion is compared with: one set of weights run at each precision, nothing reused.
+"""Runs what the onion is compared with: one set of weights at each precision, nothing reused.
 
 `SharedNetwork` trains float kernels for all precisions at once, as AdaBits does (Jin, Yang, Liao,
 arXiv:1912.09666); `truncated` cuts bits off a network that was trained for one precision, and
@@ -14,15 +14,25 @@ import jax
 import jax.numpy as jnp
 
 from dpoq_jax import onion
-from dpoq_jax.core import layers
-from dpoq_jax.network import onion_network
+from dpoq_jax.core.names import ONION, path_name, statistics_collection
+from dpoq_jax.network.onion_network import (
+  GradientScale,
+  Laterals,
+  Onion,
+  PathOutput,
+  Variables,
+  check_latents,
+  check_precisions,
+  flatten,
+  whole_gradient,
+)
 
 _SHARED = 'shared'
 
 
 @dataclasses.dataclass(frozen=True)
 class SharedNetwork:
-  """Individual networks that share kernels and classifier, and nothing else.
+  """Runs individual networks that share kernels and classifier, and nothing else.
 
   Normalisation and clips are switchable: each precision has its own. A forward pass at one
   precision is one ordinary network; it hands nothing up, so a higher precision starts anew.
@@ -43,54 +53,49 @@ class SharedNetwork:
     ValueError: if a network has several precisions, or their bits do not increase.
   """
 
-  networks: tuple[onion_network.Onion, ...]
+  networks: tuple[Onion, ...]
   nested: bool
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if any(len(each.bits) != 1 for each in self.networks):
       raise ValueError('each network has one precision.')
     onion.check_bits(self.bits)
 
   @property
   def bits(self) -> tuple[int, ...]:
-    """The precisions."""
+    """Returns the precisions."""
     return tuple(each.bits[0] for each in self.networks)
 
-  @property
-  def num_classes(self) -> int:
-    """Outputs of the classifier."""
-    return self.networks[0].num_classes
-
   def init(self, key: jax.Array, images: jax.Array) -> dict[str, Any]:
-    """Fresh variables: kernels and classifier are those of an individual network of this key."""
+    """Returns fresh variables, kernels and classifier as an individual network of this key has."""
     variables: dict[str, Any] = {'params': {}}
     for each, precision in zip(self.networks, self.bits, strict=True):
       created = each.init(key, images)
-      name, statistics = onion_network.path_name(precision), layers.statistics_collection(precision)
+      name, statistics = path_name(precision), statistics_collection(precision)
       own, shared = _split(created['params'][name], _is_switchable)
       variables['params'] |= {name: own, _SHARED: shared}
       variables[statistics] = created[statistics]
     return variables
 
-  def variables_of_path(self, variables: onion_network.Variables, index: int) -> dict[str, Any]:
-    """The variables of the individual network `index`, taken out of `variables`."""
+  def variables_of_path(self, variables: Variables, index: int) -> dict[str, Any]:
+    """Returns the variables of the individual network `index`, taken out of `variables`."""
     precision = self.bits[index]
-    name, statistics = onion_network.path_name(precision), layers.statistics_collection(precision)
+    name, statistics = path_name(precision), statistics_collection(precision)
     params = _merge(variables['params'][_SHARED], variables['params'][name])
     own: dict[str, Any] = {'params': {name: params}, statistics: variables[statistics]}
-    if 'onion' in variables:
-      own['onion'] = jax.tree.map(lambda stored: self._kernel(stored, index), variables['onion'])
+    if ONION in variables:
+      own[ONION] = jax.tree.map(lambda stored: self._kernel(stored, index), variables[ONION])
     return own
 
   def run_path(
     self,
-    variables: onion_network.Variables,
+    variables: Variables,
     index: int,
     images: jax.Array,
-    laterals: onion_network.Laterals | None = None,
+    laterals: Laterals | None = None,
     *,
     train: bool = False,
-  ) -> onion_network.PathOutput:
+  ) -> PathOutput:
     """Runs the network at one precision; see `Onion.run_path`. No laterals are read or written."""
     del laterals
     own = self.variables_of_path(variables, index)
@@ -98,26 +103,34 @@ class SharedNetwork:
 
   def apply(
     self,
-    variables: onion_network.Variables,
+    variables: Variables,
     images: jax.Array,
     train: bool = False,
     precisions: Sequence[int] | None = None,
-    *,
-    mutable: bool = False,
-    gradient_scale: onion_network.GradientScale = onion_network.whole_gradient,
-    fixed: int = 0,
-  ) -> Any:
-    """Runs the network at each precision asked for; see `Onion.apply`.
+  ) -> jax.Array:
+    """Returns the logits of the precisions asked for; see `Onion.apply`."""
+    logits, _ = self.apply_and_update(variables, images, precisions, train=train)
+    return logits
 
-    Nothing is handed up for `gradient_scale` to scale, and no path can be fixed alone.
+  def apply_and_update(
+    self,
+    variables: Variables,
+    images: jax.Array,
+    precisions: Sequence[int] | None = None,
+    *,
+    train: bool = True,
+    gradient_scale: GradientScale = whole_gradient,
+    fixed: int = 0,
+  ) -> tuple[jax.Array, dict[str, Any]]:
+    """Returns the logits and the running statistics, updated; see `Onion.apply_and_update`.
+
+    No path hands anything up that `gradient_scale` could scale, and none can be fixed alone.
 
     Raises:
       ValueError: for precisions that this network does not have, or fixed paths.
     """
     del gradient_scale
-    wanted = self.bits if precisions is None else tuple(precisions)
-    if not wanted or not set(wanted) <= set(self.bits):
-      raise ValueError(f'precisions={wanted}: this network has {self.bits}.')
+    wanted = check_precisions(precisions, self.bits)
     if fixed:
       raise ValueError('precisions that share their weights cannot be fixed one by one.')
     outputs = [
@@ -126,34 +139,33 @@ class SharedNetwork:
     ]
     logits = jnp.stack([output.logits for output in outputs])
     statistics = {name: s for output in outputs for name, s in output.statistics.items()}
-    return (logits, statistics) if mutable else logits
+    return logits, statistics
 
-  def freeze(self, variables: onion_network.Variables) -> dict[str, Any]:
+  def freeze(self, variables: Variables) -> dict[str, Any]:
     """Moves the kernels out of the parameters, as the integers they share if they are nested.
 
     Raises:
       ValueError: if `variables` are frozen already.
     """
-    if 'onion' in variables:
-      raise ValueError('these variables are frozen already: they hold no latents.')
+    check_latents(variables)
     latents, rest = _split(variables['params'][_SHARED], lambda path: path[-1] == 'latent')
     kernels = {}
-    for path, latent in traverse_util.flatten_dict(latents).items():
+    for path, latent in flatten(latents).items():
       kernels[*path[:-1], 'kernel'] = self._stored(latent)
     params = {**variables['params'], _SHARED: rest}
-    return {**variables, 'params': params, 'onion': traverse_util.unflatten_dict(kernels)}
+    return {**variables, 'params': params, ONION: traverse_util.unflatten_dict(kernels)}
 
-  def stored_bytes(self, frozen: onion_network.Variables) -> dict[int, int]:
-    """Size of what serves each precision and those below it; see `Onion.stored_bytes`.
+  def stored_bytes(self, frozen: Variables) -> dict[int, int]:
+    """Returns the size of what serves each precision and those below; see `Onion.stored_bytes`.
 
     Floats that are quantized anew for each precision are kept whole for every one of them.
     """
-    weights = sum(kernel.size for kernel in jax.tree.leaves(frozen['onion']))
+    weights = sum(kernel.size for kernel in jax.tree.leaves(frozen[ONION]))
     floats = _bytes(frozen['params'][_SHARED])
     sizes = {}
     for precision in self.bits:
-      floats += _bytes(frozen['params'][onion_network.path_name(precision)])
-      floats += _bytes(frozen[layers.statistics_collection(precision)])
+      floats += _bytes(frozen['params'][path_name(precision)])
+      floats += _bytes(frozen[statistics_collection(precision)])
       sizes[precision] = -(-weights * (precision if self.nested else 32) // 8) + floats
     return sizes
 
@@ -162,7 +174,7 @@ class SharedNetwork:
     return _packed(highest, latent) if self.nested else latent
 
   def _kernel(self, stored: jax.Array, index: int) -> jax.Array:
-    """The packed integers of one precision."""
+    """Returns the packed integers of one precision."""
     return (
       _truncated(stored, self.bits[-1], self.bits[index])
       if self.nested
@@ -170,17 +182,11 @@ class SharedNetwork:
     )
 
 
-Network = onion_network.Onion | SharedNetwork
-"""What can be trained."""
-
-
-def truncated(
-  individual: onion_network.Onion, frozen: onion_network.Variables, to: int
-) -> tuple[onion_network.Onion, dict[str, Any]]:
-  """An individual network with the low bits of its weights cut off, everything else kept.
+def truncated(network: Onion, frozen: Variables, to: int) -> tuple[Onion, dict[str, Any]]:
+  """Cuts the low bits off the weights of an individual network, and keeps everything else.
 
   Args:
-    individual: a network of one precision.
+    network: a network of one precision.
     frozen: its variables, as `freeze` returns them.
     to: bits to keep, at most its own.
 
@@ -190,34 +196,35 @@ def truncated(
   Raises:
     ValueError: for a network of several precisions, or one that has not so many bits.
   """
-  (bits,) = individual.bits
+  (bits,) = network.bits
   if not 1 <= to <= bits:
     raise ValueError(f'to={to}: a network of {bits} bits is truncated to 1 to {bits}.')
-  name, statistics = onion_network.path_name(bits), layers.statistics_collection(bits)
+  name, statistics = path_name(bits), statistics_collection(bits)
   variables = {
-    'params': {onion_network.path_name(to): frozen['params'][name]},
-    layers.statistics_collection(to): frozen[statistics],
-    'onion': jax.tree.map(lambda stored: _truncated(stored, bits, to), frozen['onion']),
+    'params': {path_name(to): frozen['params'][name]},
+    statistics_collection(to): frozen[statistics],
+    ONION: jax.tree.map(lambda stored: _truncated(stored, bits, to), frozen[ONION]),
   }
-  return dataclasses.replace(individual, bits=(to,)), variables
+  return dataclasses.replace(network, bits=(to,)), variables
 
 
-def reestimated(
-  individual: onion_network.Onion, frozen: onion_network.Variables, batches: Iterable[jax.Array]
-) -> dict[str, Any]:
-  """`frozen` with batch-norm statistics measured anew: means over batches of each batch's own.
+def reestimated(network: Onion, frozen: Variables, batches: Iterable[jax.Array]) -> dict[str, Any]:
+  """Measures batch-norm statistics anew: the mean over batches of each batch's own.
 
   Args:
-    individual: a network of one precision.
+    network: a network of one precision.
     frozen: its variables.
     batches: uint8 [batch, height, width, channels] each, of training images.
+
+  Returns:
+    `frozen` with these statistics.
 
   Raises:
     ValueError: if there are no batches.
   """
   # With no memory the statistics after a step are those of its batch.
-  options = dataclasses.replace(individual.options, momentum=0.0)
-  forgetful = dataclasses.replace(individual, options=options)
+  options = dataclasses.replace(network.options, momentum=0.0)
+  forgetful = dataclasses.replace(network, options=options)
 
   @jax.jit
   def statistics_of(images: jax.Array) -> dict[str, Any]:
@@ -233,9 +240,9 @@ def reestimated(
   return {**frozen, **jax.tree.map(lambda leaf: leaf / count, total)}
 
 
-def _packed(individual: onion_network.Onion, latent: jax.Array) -> jax.Array:
-  (bits,) = individual.bits
-  return onion.pack([individual.options.weight_quantizer(latent, bits)], (bits,))
+def _packed(network: Onion, latent: jax.Array) -> jax.Array:
+  (bits,) = network.bits
+  return onion.pack([network.options.weight_quantizer(latent, bits)], (bits,))
 
 
 def _truncated(stored: jax.Array, bits: int, to: int) -> jax.Array:
@@ -243,20 +250,20 @@ def _truncated(stored: jax.Array, bits: int, to: int) -> jax.Array:
 
 
 def _is_switchable(path: tuple[str, ...]) -> bool:
-  """Whether each precision has its own: clips, and the parameters of a normalisation."""
+  """Tells whether each precision has its own: a clip, or a parameter of a normalisation."""
   return path[-1] == 'clip' or path[-2] == 'norm'
 
 
 def _split(tree: Any, belongs: Callable[[tuple[str, ...]], bool]) -> tuple[Any, Any]:
-  """Leaves whose path belongs, and the others."""
+  """Parts a tree into the leaves whose path belongs, and the others."""
   first, second = {}, {}
-  for path, leaf in traverse_util.flatten_dict(tree).items():
+  for path, leaf in flatten(tree).items():
     (first if belongs(path) else second)[path] = leaf
   return traverse_util.unflatten_dict(first), traverse_util.unflatten_dict(second)
 
 
 def _merge(one: Any, other: Any) -> Any:
-  flat = traverse_util.flatten_dict(one) | traverse_util.flatten_dict(other)
+  flat = flatten(one) | flatten(other)
   return traverse_util.unflatten_dict(flat)
 
 

@@ -1,6 +1,6 @@
-"""What one path of a network costs: parameters, multiply-accumulates; what a program takes."""
+"""Counts what a path of a network costs, and reads what a compiled program takes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 from typing import Any
@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from dpoq_jax.core import layers
-from dpoq_jax.network import onion_network
+from dpoq_jax.network.onion_network import Onion
 
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-  """The shapes of one convolution.
+  """Holds the shapes of one convolution.
 
   Attributes:
     name: module path, joined by `/`.
@@ -34,13 +34,13 @@ class Convolution:
 
   @property
   def multiply_accumulates(self) -> int:
-    """Of the forward pass, padding counted as if it were data (as is usual)."""
+    """Returns those of the forward pass, padding counted as data (as is usual)."""
     return math.prod(self.outputs) * math.prod(self.kernel[:3])
 
 
 @dataclasses.dataclass(frozen=True)
 class PathCost:
-  """Cost of the lowest path; the others add one vector per layer and lower path.
+  """Holds the cost of the lowest path; others add a vector for each layer and lower path.
 
   Attributes:
     parameters: kernels, scale and bias of normalisations, classifier; PACT clips are not counted,
@@ -55,7 +55,7 @@ class PathCost:
 
 
 def peak_memory(compiled: jax.stages.Compiled) -> int:
-  """Bytes of a program's buffers by XLA's own assignment; donated arguments counted once.
+  """Returns the bytes of a program's buffers by XLA's own count, donated arguments once.
 
   Raises:
     RuntimeError: if the backend does not tell.
@@ -71,20 +71,23 @@ def peak_memory(compiled: jax.stages.Compiled) -> int:
   )
 
 
-def path_cost(
-  onion: onion_network.Onion, image_shape: Sequence[int], *, batch_size: int = 1
-) -> PathCost:
-  """Traces the lowest path without running it.
+def path_cost(network: Onion, image_shape: Sequence[int], *, batch_size: int = 1) -> PathCost:
+  """Counts the cost of the lowest path by tracing it, without running it.
 
   Args:
-    onion: the network.
+    network: the onion.
     image_shape: (height, width, channels).
     batch_size: of the shapes in `convolutions`.
   """
   convolutions: list[Convolution] = []
   classifier = 0
 
-  def record(call, args, kwargs, context):
+  def record(
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: nn.module.InterceptorContext,
+  ) -> Any:
     nonlocal classifier
     result = call(*args, **kwargs)
     module, is_call = context.module, context.method_name == '__call__'
@@ -97,7 +100,7 @@ def path_cost(
       classifier += args[0].shape[-1] * module.features
     return result
 
-  lowest = dataclasses.replace(onion, bits=onion.bits[:1])
+  lowest = dataclasses.replace(network, bits=network.bits[:1])
   images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8)
   with nn.intercept_methods(record):
     variables = jax.eval_shape(lowest.init, jax.random.key(0), images)

@@ -20,7 +20,7 @@ from dpoq_jax.inference.calibration import EqualBits, Examples
 from dpoq_jax.inference.operating_point import OperatingPoint, Outcome, Target
 from dpoq_jax.reporting import choices, plots
 from dpoq_jax.reporting.choices import Choices
-from dpoq_jax.runtime.workdir import write_whole
+from dpoq_jax.runtime.files import write_whole
 
 FILE = 'report.html'
 POINTS = 150

@@ -42,8 +42,8 @@ def measure(
     data_dir: where the data set is.
   """
   network = restore.load(workdir)
-  examples = from_run.run(network, data_dir)
-  bits = network.onion.bits
+  examples = from_run.held_out(network, data_dir)
+  bits = network.network.bits
 
   def choose(
     target: Target, order: curve.Order, combine: combination.Combination | None

@@ -14,7 +14,7 @@ import statistics
 from matplotlib.figure import Figure
 
 from dpoq_jax.reporting import drawing
-from dpoq_jax.runtime.workdir import write_whole
+from dpoq_jax.runtime.files import write_whole
 
 CSV_FILE = 'TABLE.csv'
 PAGE_FILE = 'TABLE.md'

@@ -20,6 +20,7 @@ import sys
 from typing import Any
 
 from dpoq_jax import config as config_lib
+from dpoq_jax.runtime import files
 from dpoq_jax.runtime import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -98,7 +99,8 @@ def read_summary(run: Run, stored: pathlib.Path) -> dict[str, Any] | None:
     return None
   expected = run.expected()
   try:
-    if config_lib.differences(workdir_lib.read_config(path.parent), expected):
+    kept = workdir_lib.read_config(path.parent)
+    if config_lib.differences(kept, expected, apart=workdir_lib.MAY_CHANGE_ON_RESUME):
       return None
     return json.loads(path.read_text('utf-8'))
   # Of a version whose configs had other fields, or cut short.
@@ -143,7 +145,7 @@ class Trainer:
     """
     # Before hours of training that would come to nothing.
     self.stored.mkdir(parents=True, exist_ok=True)
-    with workdir_lib.lock(self.workdir, f'another process reproduces in {self.workdir}.'):
+    with files.lock(self.workdir, f'another process reproduces in {self.workdir}.'):
       return self._train_all(self.missing(runs, checkpoints=checkpoints))
 
   def missing(self, runs: Sequence[Run], *, checkpoints: bool = False) -> list[Run]:
@@ -220,5 +222,5 @@ class Trainer:
       if name == workdir_lib.CONFIG_FILE:
         # Where the data was is nobody else's concern.
         del content['data']['dir']
-      workdir_lib.write_whole(target / name, json.dumps(content, indent=2) + '\n')
+      files.write_whole(target / name, json.dumps(content, indent=2) + '\n')
     return json.loads((target / SUMMARY).read_text('utf-8'))

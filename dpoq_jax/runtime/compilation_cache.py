@@ -1,4 +1,4 @@
-"""Where compiled programs are kept from one start of a command to the next."""
+"""Keeps compiled programs from one start of a command to the next."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ _VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 
 
 def turn_on() -> None:
-  """Lets JAX keep compiled programs in the user's cache directory; to be called before its import.
+  """Lets JAX keep compiled programs in the user's cache directory; call it before importing JAX.
 
   JAX's own variables have the last word: `JAX_COMPILATION_CACHE_DIR` is another directory,
   `JAX_ENABLE_COMPILATION_CACHE=false` none at all. A directory that cannot be written is no error:
@@ -27,7 +27,7 @@ def turn_on() -> None:
 
 
 def cache_directory() -> pathlib.Path:
-  """`$XDG_CACHE_HOME/dpoq_jax/MACHINE`, `~/.cache` by default.
+  """Returns `$XDG_CACHE_HOME/dpoq_jax/MACHINE`, in `~/.cache` by default.
 
   Raises:
     RuntimeError: if there is neither that variable nor a home directory.
@@ -39,7 +39,7 @@ def cache_directory() -> pathlib.Path:
 
 
 def _machine() -> str:
-  """What machine code depends on: home directories are shared by machines that differ.
+  """Names what machine code depends on, as machines that differ may share a home directory.
 
   A program compiled for instructions that another processor lacks would end the process there.
   """

@@ -1,8 +1,9 @@
-"""Settings of XLA that this library changes, each with its reason; all others are XLA's own.
+"""Chooses the settings of XLA that this library changes, each with its reason.
 
-What a user says of the same setting in XLA_FLAGS has the last word. A setting that the installed
-XLA does not know is left out. What a candidate is worth is measured by
-`python -m benchmarks.train_step --compiler_options=NAME=VALUE`; on a GPU none has been yet.
+All other settings are XLA's own. A setting that the user names in XLA_FLAGS is left to the user,
+and one that the installed XLA does not know is left out. What a candidate gains is measured by
+`python -m benchmarks.train_step --compiler_options=NAME=VALUE`. None is set for GPUs: none has been
+measured there yet.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,42 +13,37 @@ from typing import Any
 
 import jax
 
-_OFTEN: dict[str, dict[str, Any]] = {
-  # XLA hands convolutions to YNNPACK by default. On two cores of an Intel Xeon the ones of CIFAR
-  # ResNets are faster without: 1.4 to 1.7 times forward, 1.8 to 3 for gradients of kernels; a
-  # training step 1.3 to 1.4 times. Reductions and matrix products are left where they are faster.
+_RUN_OFTEN: dict[str, dict[str, Any]] = {
+  # XLA hands convolutions to YNNPACK by default. On two cores of an Intel Xeon XLA's own are faster
+  # for CIFAR ResNets: 1.4 to 1.7 times forward, 1.8 to 3 for gradients of kernels; a training step
+  # 1.3 to 1.4 times. Reductions and matrix products stay with YNNPACK, where they are faster.
   'cpu': {
     'xla_cpu_experimental_ynn_fusion_type': (
       'LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
     )
   },
 }
-# Compiling it fast matters more than what it compiles to: of ResNet-20, 5 s in place of 12.
-_ONCE: dict[str, dict[str, Any]] = {'cpu': {'xla_backend_optimization_level': 0}}
+# A program that runs once should be compiled fast: ResNet-20 in 5 s instead of 12.
+_RUN_ONCE: dict[str, dict[str, Any]] = {'cpu': {'xla_backend_optimization_level': 0}}
 
 
 def options(platform: str | None = None) -> dict[str, Any]:
-  """Of programs that run often, for `compiler_options` of `jax.jit`.
+  """Returns `compiler_options` of `jax.jit` for programs that run often.
 
   Args:
     platform: `cpu`, `gpu` or `tpu`; None is JAX's default, which starts its backend.
   """
-  return _usable(_OFTEN.get(platform or jax.default_backend(), {}))
+  return _usable(_RUN_OFTEN.get(platform or jax.default_backend(), {}))
 
 
 def once_options(platform: str | None = None) -> dict[str, Any]:
-  """Of programs that run once or twice; see `options`."""
-  return _usable(_ONCE.get(platform or jax.default_backend(), {}))
-
-
-def _usable(wanted: Mapping[str, Any]) -> dict[str, Any]:
-  said = os.environ.get('XLA_FLAGS', '')
-  return {name: value for name, value in wanted.items() if name not in said and known(name, value)}
+  """Returns `compiler_options` of `jax.jit` for programs that run once or twice; see `options`."""
+  return _usable(_RUN_ONCE.get(platform or jax.default_backend(), {}))
 
 
 @functools.cache
-def known(name: str, value: Any) -> bool:
-  """Whether the installed XLA has this setting and this value of it."""
+def is_known(name: str, value: Any) -> bool:
+  """Tells whether the installed XLA has this setting and accepts this value for it."""
   try:
     jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
   except jax.errors.JaxRuntimeError:
@@ -56,21 +52,29 @@ def known(name: str, value: Any) -> bool:
 
 
 class Jitted:
-  """`jax.jit` with `options`, for functions of modules; not to be called under another `jit`.
+  """Compiles a function of a module as `jax.jit` does, with `options`.
 
-  They are looked up at the first call: JAX's backend must not start when a module is imported.
+  The options are looked up at the first call, since importing a module must not start JAX's
+  backend. Inside another `jit`, call the plain function instead.
   """
 
-  def __init__(self, function: Callable[..., Any], **arguments: Any):
-    """Takes the arguments of `jax.jit`."""
+  def __init__(self, function: Callable[..., Any], **arguments: Any) -> None:
+    """Takes the function, and the arguments of `jax.jit`."""
     self._function, self._arguments = function, arguments
     functools.update_wrapper(self, function)
 
   @functools.cached_property
   def jitted(self) -> Any:
-    """What `jax.jit` gives."""
+    """Returns the result of `jax.jit`."""
     return jax.jit(self._function, compiler_options=options(), **self._arguments)
 
   def __call__(self, *arguments: Any) -> Any:
-    """Runs it."""
+    """Runs the compiled function."""
     return self.jitted(*arguments)
+
+
+def _usable(wanted: Mapping[str, Any]) -> dict[str, Any]:
+  given = os.environ.get('XLA_FLAGS', '')
+  return {
+    name: value for name, value in wanted.items() if name not in given and is_known(name, value)
+  }

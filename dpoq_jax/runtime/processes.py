@@ -1,54 +1,52 @@
-"""A run of several processes: joining them, what one does for all, stopping at one step.
+"""Joins several processes to one run, and lets them act as one.
 
-But for `join`, nothing here does anything more in a run of one process than it says.
+In a run of one process every function but `join` does what it says for that process alone, and
+waits for nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import json
-import signal
 from typing import Any, TypeVar
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from dpoq_jax.runtime import signals
-
 T = TypeVar('T')
 
-# A process that is not heard of for so long is lost, and the others end, in seconds.
+# Seconds without a heartbeat after which a process counts as lost, and the others end.
 _HEARTBEAT = 30
-# One that ends waits for the others so long, and they for it: process 0 writes last. Until then
-# what failed in one of them alone is not noticed.
+# Seconds that a process which ends waits for the others: process 0 writes last. Within them an
+# error of one process alone is not yet noticed by the others.
 _SHUTDOWN = 30
 
 
 class OtherProcessError(ValueError):
-  """Something failed in another process, which says what."""
+  """Says that something failed in another process, whose own output says what."""
 
 
 def join(
   coordinator: str | None = None, count: int | None = None, index: int | None = None
 ) -> None:
-  """Makes this process one of a run; before anything else is asked of JAX.
+  """Joins this process to the others of its run; call it before anything else of JAX.
 
-  When one of them is lost the others end with an error within a minute.
+  When one process is lost the others end with an error within a minute.
 
   Args:
     coordinator: HOST:PORT, where process 0 listens; None lets JAX find all three (SLURM, Open MPI,
       Cloud TPU, Kubernetes).
-    count: of processes.
-    index: of this one, from 0.
+    count: number of processes.
+    index: number of this process, from 0.
 
   Raises:
-    ValueError: if they cannot be found, or contradict one another.
-    RuntimeError: if the others cannot be reached.
+    ValueError: if the three cannot be found, or contradict one another.
+    RuntimeError: if the other processes cannot be reached.
   """
   jax.distributed.initialize(
     coordinator,
     count,
     index,
-    # Where all is said, SLURM's variables would still narrow down which devices are seen.
+    # SLURM's variables would narrow down which devices are seen even where all three are given.
     cluster_detection_method='deactivate' if coordinator else None,
     heartbeat_timeout_seconds=_HEARTBEAT,
     shutdown_timeout_seconds=_SHUTDOWN,
@@ -56,30 +54,33 @@ def join(
 
 
 def are_several() -> bool:
-  """Whether there is more than one."""
+  """Tells whether the run has more than one process."""
   return jax.process_count() > 1
 
 
 def is_first() -> bool:
-  """Whether this process is the one that writes and prints for all."""
+  """Tells whether this process is the one that writes and prints for all."""
   return jax.process_index() == 0
 
 
 def by_first(action: Callable[[], T]) -> T | None:
-  """Runs `action` in process 0 while the others wait; gives its result there, None elsewhere.
+  """Runs `action` in process 0 while the others wait.
+
+  Returns:
+    The result of `action` in process 0, None in the others.
 
   Raises:
-    Exception: what it raises, in process 0.
+    Exception: what `action` raises, in process 0.
     OtherProcessError: in the others, if it raised there.
   """
   return in_each(lambda: action() if is_first() else None)
 
 
 def in_each(action: Callable[[], T]) -> T:
-  """Runs `action` in every process; where it raises in one, no other goes on.
+  """Runs `action` in every process; if it raises in one, none of the others goes on.
 
   Raises:
-    Exception: what it raises, where it did.
+    Exception: what `action` raises, in the process where it does.
     OtherProcessError: in the others.
   """
   if jax.process_count() == 1:
@@ -95,36 +96,32 @@ def in_each(action: Callable[[], T]) -> T:
 
 
 def in_all(condition: bool) -> bool:
-  """Whether something is so in every process."""
+  """Tells whether `condition` is true in every process."""
   if jax.process_count() == 1:
     return condition
   return bool(multihost_utils.process_allgather(np.bool_(condition)).all())
 
 
 def gathered(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """JSON objects of all processes, in their order."""
+  """Returns the JSON objects that all processes give, in the order of their numbers."""
   if jax.process_count() == 1:
     return [dict(values)]
   text = np.frombuffer(json.dumps(values).encode(), np.uint8)
   sizes = multihost_utils.process_allgather(np.int32(len(text)))
   padded = np.pad(text, (0, int(sizes.max()) - len(text)))
-  rows = multihost_utils.process_allgather(padded)
-  return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+  texts = multihost_utils.process_allgather(padded)
+  return [json.loads(each[:size].tobytes()) for each, size in zip(texts, sizes, strict=True)]
 
 
-def stops_after(dispatch: int, request: signals.StopRequest) -> bool:
-  """Whether the run is to stop after this dispatch of steps: all processes say the same of it.
+def global_mesh() -> jax.sharding.Mesh:
+  """Returns all devices of all processes along one axis, `data`; those of a process adjoin."""
+  return _mesh(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
 
-  To be asked after every one. A signal to any of the processes stops them all, a dispatch or two
-  later, since those that are ahead must not have passed it by then.
 
-  Args:
-    dispatch: its number, from 1 up without a gap.
-    request: of this process; of all of them, afterwards.
-  """
-  if jax.process_count() == 1:
-    return bool(request)
-  if not multihost_utils.reached_preemption_sync_point(dispatch):
-    return False
-  request.signal = request.signal or signal.SIGTERM
-  return True
+def local_mesh() -> jax.sharding.Mesh:
+  """Returns all devices of this process along one axis, `data`."""
+  return _mesh(jax.local_devices())
+
+
+def _mesh(devices: Sequence[Any]) -> jax.sharding.Mesh:
+  return jax.sharding.Mesh(np.array(devices), ('data',), axis_types=(jax.sharding.AxisType.Auto,))

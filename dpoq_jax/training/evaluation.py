@@ -13,7 +13,8 @@ import numpy as np
 import scipy.special
 
 from dpoq_jax.data import examples
-from dpoq_jax.network import baselines, onion_network
+from dpoq_jax.network import onion_network
+from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.runtime import compiler
 
 
@@ -67,16 +68,16 @@ class Evaluator:
   Of several processes each runs a share of the images on its own devices, and gets all results.
   """
 
-  def __init__(self, onion: baselines.Network, mesh: jax.sharding.Mesh):
+  def __init__(self, network: TrainableNetwork, mesh: jax.sharding.Mesh):
     """Takes a mesh of this process's devices."""
-    self._onion, self._devices = onion, mesh.size
+    self._network, self._devices = network, mesh.size
     self._replicated = NamedSharding(mesh, PartitionSpec())
     self._batch_sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
-    self._freeze = jax.jit(onion.freeze)
+    self._freeze = jax.jit(network.freeze)
     options = compiler.options(mesh.devices.flat[0].platform)
     self._paths: list[Callable[..., onion_network.PathOutput]] = [
-      jax.jit(functools.partial(_run_path, onion, index), compiler_options=options)
-      for index in range(len(onion.bits))
+      jax.jit(functools.partial(_run_path, network, index), compiler_options=options)
+      for index in range(len(network.bits))
     ]
 
   def __call__(
@@ -126,7 +127,7 @@ class Evaluator:
     between_batches: Callable[[], None],
   ) -> Predictions:
     """Runs the images in this process."""
-    bits = self._onion.bits
+    bits = self._network.bits
     if highest is not None and highest not in bits:
       raise ValueError(f'precision {highest}: this network has {bits}.')
     precisions = bits[: bits.index(highest or bits[-1]) + 1]
@@ -171,5 +172,5 @@ def _of_all_processes(own: Predictions, size: int) -> Predictions:
   return Predictions(own.precisions, together(own.logits, 1), together(own.labels, 0), indices)
 
 
-def _run_path(onion, index, frozen, images, laterals):
-  return onion.run_path(frozen, index, images, laterals)
+def _run_path(network, index, frozen, images, laterals):
+  return network.run_path(frozen, index, images, laterals)

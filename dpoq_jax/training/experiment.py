@@ -1,6 +1,5 @@
-"""Everything a config stands for, built: data, network, optimizer, devices."""
+"""Builds everything that a config stands for: data, network, optimizer, devices."""
 
-from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -11,13 +10,15 @@ import numpy as np
 import optax
 
 from dpoq_jax import config as config_lib
-from dpoq_jax.data import corrupt, examples, in_memory, streamed
-from dpoq_jax.network import baselines, from_config
+from dpoq_jax.data import corrupt, examples, in_memory
+from dpoq_jax.network import from_config
+from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.runtime import compiler, processes, workdir
 from dpoq_jax.training import optimizer as optimizer_lib
+from dpoq_jax.training import splits
 from dpoq_jax.training import train_step as state_lib
 
-# A stop waits for two or three times as many.
+# Upper bound on how late a stop is acted on: two or three times as many steps.
 _STEPS_PER_DISPATCH = 50
 
 
@@ -31,7 +32,7 @@ class Experiment:
     test_set: reported on.
     holdout_set: kept out of both by `config.data.holdout`.
     corrupt: records of all three that could not be read.
-    onion: the network.
+    network: the network.
     optimizer: of all paths at once.
     learning_rate: step to learning rate.
     mesh: all devices of all processes along one axis; batches are split over it, state is on each.
@@ -43,7 +44,7 @@ class Experiment:
   test_set: examples.ExampleSet
   holdout_set: examples.ExampleSet
   corrupt: corrupt.Tally
-  onion: baselines.Network
+  network: TrainableNetwork
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
   mesh: jax.sharding.Mesh
@@ -140,7 +141,7 @@ class Experiment:
 
   def _create(self, key: jax.Array) -> state_lib.TrainState:
     images = jnp.zeros((1, *self.train_set.image_shape), jnp.uint8)
-    return state_lib.create(self.onion, self.optimizer, key, images)
+    return state_lib.create(self.network, self.optimizer, key, images)
 
 
 def build(config: config_lib.Config) -> Experiment:
@@ -151,8 +152,8 @@ def build(config: config_lib.Config) -> Experiment:
     FileNotFoundError: if the data set is not there; the message says how to get it.
   """
   tally = corrupt.Tally(config.data.max_corrupt)
-  train_set, holdout_set = load_train(config, tally)
-  return assemble(config, train_set, load_test(config, tally), holdout_set, tally)
+  train_set, holdout_set = splits.load_train(config, tally)
+  return assemble(config, train_set, splits.load_test(config, tally), holdout_set, tally)
 
 
 def assemble(
@@ -173,10 +174,10 @@ def assemble(
     test_set=test_set,
     holdout_set=holdout_set,
     corrupt=tally,
-    onion=from_config.build(config, train_set.num_classes),
+    network=from_config.build(config, train_set.num_classes),
     optimizer=optimizer_lib.sgd(config.optimizer, schedule),
     learning_rate=schedule,
-    mesh=global_mesh(),
+    mesh=processes.global_mesh(),
     steps_per_epoch=steps,
   )
 
@@ -189,69 +190,5 @@ def check_agreed(config: config_lib.Config) -> None:
   """
   texts = processes.gathered({'config': config.model_dump_json()})
   first = config_lib.from_json(texts[0]['config'])
-  if differing := config_lib.differences(first, config, apart=config_lib.PLACES):
+  if differing := config_lib.differences(first, config, apart=workdir.LOCATIONS):
     raise config_lib.ConfigError(f'the processes differ in config.{differing[0]}.')
-
-
-def load_train(
-  config: config_lib.Config, tally: corrupt.Tally
-) -> tuple[examples.ExampleSet, examples.ExampleSet]:
-  """The training split in two: what is trained on, and the examples held out of it.
-
-  Args:
-    config: of the run.
-    tally: of corrupt records.
-
-  Raises:
-    ValueError: if nothing is left to train on.
-    FileNotFoundError: if the data set is not there.
-  """
-  whole, holdout = _load(config.data, 'train', tally), config.data.holdout
-  if holdout >= len(whole):
-    raise ValueError(
-      f'config.data.holdout={holdout}: the training split has {len(whole)} examples.'
-    )
-  # Three numbers: (seed, epoch) draw the order of an epoch.
-  order = np.random.default_rng((config.seed, 0, holdout)).permutation(len(whole))
-  if not holdout:
-    return whole, whole.take(order[:0])
-  return whole.take(np.sort(order[holdout:])), whole.take(np.sort(order[:holdout]))
-
-
-def load_test(config: config_lib.Config, tally: corrupt.Tally) -> examples.ExampleSet:
-  """The examples reported on; see `load_train`."""
-  return _load(config.data, config.data.test_split or 'test', tally)
-
-
-def _load(data: config_lib.Data, split: str, tally: corrupt.Tally) -> examples.ExampleSet:
-  """A split in memory, or, if its name is none of those, one that is streamed."""
-  if data.name in in_memory.DATASETS:
-    if data.image_size is not None:
-      raise ValueError(
-        f'config.data.image_size={data.image_size}: the images of {data.name} are of one size; '
-        'leave it out.'
-      )
-    return in_memory.load(data.name, split, data.dir)
-  if data.image_size is None:
-    # The name may be misspelt, which is then the better thing to say.
-    streamed.find(data.name, data.dir)
-    raise ValueError(
-      f'config.data.image_size is missing: {data.name} is streamed, its images cropped to a '
-      'square; 224 is usual.'
-    )
-  options = streamed.Options(data.image_size, data.resize, data.workers)
-  return streamed.load(data.name, split, data.dir, options, tally)
-
-
-def global_mesh() -> jax.sharding.Mesh:
-  """All devices of all processes along one axis, `data`; those of a process side by side."""
-  return _mesh(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
-
-
-def local_mesh() -> jax.sharding.Mesh:
-  """All devices of this process along one axis, `data`."""
-  return _mesh(jax.local_devices())
-
-
-def _mesh(devices: Sequence[Any]) -> jax.sharding.Mesh:
-  return jax.sharding.Mesh(np.array(devices), ('data',), axis_types=(jax.sharding.AxisType.Auto,))

@@ -100,7 +100,7 @@ class _Run:
     # How many paths are not trained; none in checkpoints that do not say.
     self._fixed: int = restored.meta.get('fixed', 0)
     self._logged = (self._step, self._seconds)
-    self._evaluator = evaluation.Evaluator(setup.onion, experiment.local_mesh())
+    self._evaluator = evaluation.Evaluator(setup.network, processes.local_mesh())
     # Of the current state; none until it is evaluated.
     self._predictions: evaluation.Predictions | None = None
 
@@ -130,7 +130,7 @@ class _Run:
         evaluate = self._is_evaluated_at(self._step)
         every = config.checkpoint_every or self._setup.steps_per_epoch
         save = evaluate or self._step % every == 0
-        stop = processes.stops_after(number, self._stop)
+        stop = signals.agree_on_stop(number, self._stop)
         if not (log or save or stop):
           continue
         jax.block_until_ready(losses)
@@ -171,7 +171,7 @@ class _Run:
 
   def _write_training_row(self) -> None:
     sums = jax.device_get(self._state.metrics)
-    batch_size, bits = self._setup.config.data.batch_size, self._setup.onion.bits
+    batch_size, bits = self._setup.config.data.batch_size, self._setup.network.bits
     # Rows of an interval in which every step was skipped say so by having no metrics.
     steps = int(sums.steps)
     examples = steps * batch_size

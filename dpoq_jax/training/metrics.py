@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorboardX
 
-from dpoq_jax.runtime.workdir import write_whole
+from dpoq_jax.runtime.files import write_whole
 
 METRICS_FILE = 'metrics.jsonl'
 

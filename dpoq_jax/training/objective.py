@@ -1,34 +1,42 @@
-"""The joint loss and what of it reaches the paths below (eq. 5 and 6)."""
+"""Computes the joint loss, and scales what of it reaches the paths below (eq. 5 and 6)."""
 
 from collections.abc import Sequence
+from typing import assert_never
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dpoq_jax.network import onion_network
+from dpoq_jax import config as config_lib
+from dpoq_jax.network.onion_network import GradientScale, whole_gradient
 
 
 def bit_ratio(lower: int, higher: int) -> float:
-  """lambda(j, k) = b_j / b_k: the scaled gradients of the paper."""
+  """Returns lambda(j, k) = b_j / b_k: the scaled gradients of the paper."""
   return lower / higher
 
 
 def no_gradient(lower: int, higher: int) -> float:
-  """lambda = 0: every path is trained by its own loss alone."""
+  """Returns lambda = 0: every path is trained by its own loss alone."""
   del lower, higher
   return 0.0
 
 
-GRADIENT_SCALES: dict[str, onion_network.GradientScale] = {
-  'scaled': bit_ratio,
-  'joint': onion_network.whole_gradient,
-  'separate': no_gradient,
-}
+def gradient_scale(mode: config_lib.GradientMode) -> GradientScale:
+  """Returns lambda(j, k) of the gradient mode that a config names."""
+  match mode:
+    case 'scaled':
+      return bit_ratio
+    case 'joint':
+      return whole_gradient
+    case 'separate':
+      return no_gradient
+    case _:
+      assert_never(mode)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-  """Mean cross-entropy of each precision.
+  """Returns the mean cross-entropy of each precision.
 
   Args:
     logits: [precisions, batch, classes].
@@ -43,7 +51,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
 
 
 def joint_loss(losses: jax.Array, weights: Sequence[float] = ()) -> jax.Array:
-  """`sum_k alpha_k L_k` (eq. 5); no weights means all 1.
+  """Returns `sum_k alpha_k L_k` (eq. 5); no weights means all 1.
 
   Args:
     losses: [precisions].

@@ -1,10 +1,10 @@
-"""A trained network, read from its run without the data it was trained on."""
+"""Reads a trained network from its run, without the data it was trained on."""
 
 import contextlib
 import dataclasses
 import functools
 import pathlib
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,45 +13,53 @@ import numpy as np
 
 from dpoq_jax import config as config_lib
 from dpoq_jax.data import corrupt, examples
-from dpoq_jax.network import baselines, from_config, onion_network
+from dpoq_jax.network import from_config
+from dpoq_jax.network.onion_network import Onion, Variables
+from dpoq_jax.network.trainable import TrainableNetwork
+from dpoq_jax.runtime import processes
 from dpoq_jax.runtime import workdir as workdir_lib
-from dpoq_jax.training import checkpoint, evaluation, experiment, metrics
+from dpoq_jax.training import checkpoint, evaluation, metrics, splits
 from dpoq_jax.training import optimizer as optimizer_lib
 from dpoq_jax.training import train_step as state_lib
 
+Step = int | Literal['best']
+"""A checkpoint: the number of its step, or the one that was evaluated best."""
+
+Network = TypeVar('Network', bound=TrainableNetwork, covariant=True)
+
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
-  """A frozen network with what it comes from.
+class Trained(Generic[Network]):
+  """Holds a network read from its run, frozen unless it says otherwise.
 
   Attributes:
     config: of the run.
-    onion: the network.
+    network: the network.
     variables: frozen, unless it says otherwise.
     step: of the checkpoint.
     facts: image shape and class names.
   """
 
   config: config_lib.Config
-  onion: baselines.Network
-  variables: onion_network.Variables
+  network: Network
+  variables: Variables
   step: int
   facts: workdir_lib.DatasetFacts
 
   def predict(self, image_set: examples.ExampleSet) -> evaluation.Predictions:
-    """Logits of all precisions on a set of images."""
+    """Returns the logits of all precisions on a set of images."""
     variables = jax.device_put(self.variables, NamedSharding(self._mesh, PartitionSpec()))
     return self._evaluate(variables, image_set, self.config.data.batch_size)
 
-  def with_data_in(self, data_dir: str | None) -> 'Trained':
-    """The same, its data set in another directory; None leaves it where it was."""
+  def with_data_in(self, data_dir: str | None) -> 'Trained[Network]':
+    """Returns the same with its data set in another directory; None leaves it where it was."""
     if not data_dir:
       return self
     data = self.config.data.model_copy(update={'dir': data_dir})
     return dataclasses.replace(self, config=self.config.model_copy(update={'data': data}))
 
   def training_images(self, count: int) -> np.ndarray:
-    """Images trained on, drawn by the run's seed, as evaluation sees them.
+    """Returns images trained on, drawn by the run's seed, as evaluation sees them.
 
     Args:
       count: of images; all, if there are fewer.
@@ -66,7 +74,7 @@ class Trained:
     """
     if count < 1:
       raise ValueError(f'{count} images asked for: 1 is the least.')
-    train_set, _ = experiment.load_train(self.config, corrupt.Tally(self.config.data.max_corrupt))
+    train_set, _ = splits.load_train(self.config, corrupt.Tally(self.config.data.max_corrupt))
     # Drawn, as any order of a data set may be by class.
     order = np.random.default_rng(self.config.seed).permutation(len(train_set))
     chosen = train_set.take(np.sort(order[:count]))
@@ -76,14 +84,14 @@ class Trained:
 
   @functools.cached_property
   def _mesh(self) -> jax.sharding.Mesh:
-    return experiment.local_mesh()
+    return processes.local_mesh()
 
   @functools.cached_property
   def _evaluate(self) -> evaluation.Evaluator:
-    return evaluation.Evaluator(self.onion, self._mesh)
+    return evaluation.Evaluator(self.network, self._mesh)
 
 
-def load(workdir: pathlib.Path, step: int | Literal['best'] | None = None) -> Trained:
+def load(workdir: pathlib.Path, step: Step | None = None) -> Trained[Onion]:
   """Restores a checkpoint of an onion's run in `workdir` and freezes it.
 
   Args:
@@ -95,24 +103,27 @@ def load(workdir: pathlib.Path, step: int | Literal['best'] | None = None) -> Tr
     ConfigError: if its precisions share whole kernels, so that none reuses another's results.
   """
   source = load_latents(workdir, step)
-  if not isinstance(source.onion, onion_network.Onion):
+  network = source.network
+  if not isinstance(network, Onion):
     raise config_lib.ConfigError(
       f'the run in {workdir} is no onion (quantization.sharing='
       f'{source.config.quantization.sharing}): a higher precision reuses nothing of a lower one.'
     )
-  variables = jax.jit(source.onion.freeze)(source.variables)
-  return dataclasses.replace(source, variables=variables)
+  variables = jax.jit(network.freeze)(source.variables)
+  return Trained(source.config, network, variables, source.step, source.facts)
 
 
-def load_latents(workdir: pathlib.Path, step: int | Literal['best'] | None = None) -> Trained:
-  """As `load`, with variables as they were trained, not frozen."""
+def load_latents(workdir: pathlib.Path, step: Step | None = None) -> Trained[TrainableNetwork]:
+  """Restores a checkpoint as `load` does, of any network, its variables as they were trained."""
   config, facts = workdir_lib.read_config(workdir), workdir_lib.read_dataset(workdir)
-  onion = from_config.build(config, len(facts.class_names))
+  network = from_config.build(config, len(facts.class_names))
   # The rate itself is no part of the state.
   schedule = optimizer_lib.learning_rate_schedule(
     config.optimizer, epochs=config.epochs, steps_per_epoch=1
   )
-  create = functools.partial(state_lib.create, onion, optimizer_lib.sgd(config.optimizer, schedule))
+  create = functools.partial(
+    state_lib.create, network, optimizer_lib.sgd(config.optimizer, schedule)
+  )
   images = jax.ShapeDtypeStruct((1, *facts.image_shape), jnp.uint8)
   shapes = jax.eval_shape(create, jax.random.key(0), images)
   on_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -120,12 +131,10 @@ def load_latents(workdir: pathlib.Path, step: int | Literal['best'] | None = Non
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_device), shapes
   )
   restored = restore(workdir, like, step)
-  return Trained(config, onion, restored.state.variables, restored.step, facts)
+  return Trained(config, network, restored.state.variables, restored.step, facts)
 
 
-def restore(
-  workdir: pathlib.Path, like: Any, step: int | Literal['best'] | None = None
-) -> checkpoint.Restored:
+def restore(workdir: pathlib.Path, like: Any, step: Step | None = None) -> checkpoint.Restored:
   """Reads a checkpoint of the run in `workdir`, touching nothing.
 
   Args:

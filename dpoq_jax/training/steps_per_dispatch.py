@@ -80,7 +80,7 @@ def compile_steps(
     options: of the compiler, beside those of `compiler.options`.
   """
   step = state_lib.make_train_step(
-    setup.onion, setup.optimizer, setup.config, fixed, setup.statistics_groups
+    setup.network, setup.optimizer, setup.config, fixed, setup.statistics_groups
   )
   program = _singly if setup.steps_per_dispatch == 1 else _at_once
   advance, held, batch = program(setup, step)
@@ -137,7 +137,7 @@ def _at_once(setup: experiment.Experiment, step: state_lib.TrainStep) -> _Progra
       chosen = {name: array[indices[number]] for name, array in held.items()}
       return step(state, jax.lax.with_sharding_constraint(chosen, setup.batch_sharding))
 
-    return jax.lax.fori_loop(0, count, one, (state, jnp.zeros(len(setup.onion.bits))))
+    return jax.lax.fori_loop(0, count, one, (state, jnp.zeros(len(setup.network.bits))))
 
   train_set: Any = setup.train_set
   held = setup.on_each_device({'image': train_set.images, 'label': train_set.labels})

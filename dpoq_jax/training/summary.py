@@ -9,7 +9,7 @@ import jax
 import rich.table
 
 from dpoq_jax.runtime import processes
-from dpoq_jax.runtime.workdir import write_whole
+from dpoq_jax.runtime.files import write_whole
 from dpoq_jax.training import evaluation, experiment, metrics, restore, truncated_accuracy
 
 FILE = 'summary.json'
@@ -40,9 +40,9 @@ def summarise(
     A JSON object. Accuracies in [0, 1]; `relative_bitops` as multiples of the lowest precision's,
     at fixed activation bits; `bytes` of the network cut at that precision.
   """
-  config, bits = setup.config, setup.onion.bits
-  sizes = setup.onion.stored_bytes(
-    jax.eval_shape(setup.onion.freeze, setup.abstract_state().variables)
+  config, bits = setup.config, setup.network.bits
+  sizes = setup.network.stored_bytes(
+    jax.eval_shape(setup.network.freeze, setup.abstract_state().variables)
   )
   top1, ensemble = predictions.top1(), predictions.ensemble_top1()
   return {
@@ -91,7 +91,7 @@ def evaluate_checkpoint(
   """
   rows = metrics.read_rows(workdir)
   restored = restore.restore(workdir, setup.abstract_state(), step)
-  evaluate = evaluation.Evaluator(setup.onion, experiment.local_mesh())
+  evaluate = evaluation.Evaluator(setup.network, processes.local_mesh())
   predictions = evaluate(
     restored.state.variables, setup.test_set, setup.config.data.batch_size, precision
   )

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from dpoq_jax import config as config_lib
-from dpoq_jax.core import layers
+from dpoq_jax.core.names import path_name, statistics_collection
 from dpoq_jax.data import augment
-from dpoq_jax.network import baselines, onion_network
+from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.training import objective
 
 Batch = Mapping[str, jax.Array]
@@ -70,7 +70,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]
 
 
 def create(
-  onion: baselines.Network,
+  network: TrainableNetwork,
   optimizer: optax.GradientTransformation,
   key: jax.Array,
   images: jax.Array,
@@ -78,12 +78,12 @@ def create(
   """A fresh state.
 
   Args:
-    onion: the network.
+    network: the network.
     optimizer: whose state to start.
     key: seeds the parameters.
     images: uint8 [batch, height, width, channels], for their shape.
   """
-  collections = onion.init(key, images)
+  collections = network.init(key, images)
   params = collections.pop('params')
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -91,12 +91,12 @@ def create(
     collections=collections,
     opt_state=optimizer.init(params),
     skipped=jnp.zeros((), jnp.int32),
-    metrics=MetricSums.zeros(len(onion.bits)),
+    metrics=MetricSums.zeros(len(network.bits)),
   )
 
 
 def make_train_step(
-  onion: baselines.Network,
+  network: TrainableNetwork,
   optimizer: optax.GradientTransformation,
   config: config_lib.Config,
   fixed: int = 0,
@@ -108,7 +108,7 @@ def make_train_step(
   nor running statistics; it is counted in `skipped`.
 
   Args:
-    onion: the network.
+    network: the network.
     optimizer: its updates are applied to all paths at once.
     config: seed, augmentation, objective.
     fixed: so many of the lowest paths keep parameters and statistics as they are.
@@ -119,16 +119,14 @@ def make_train_step(
     A pure function of (state, batch), to be jitted by the caller, which gives the next state and
     the losses of this step, [precisions].
   """
-  gradient_scale = objective.GRADIENT_SCALES[config.objective.mode]
-  fixed_paths = [onion_network.path_name(precision) for precision in onion.bits[:fixed]]
-  fixed_statistics = list(map(layers.statistics_collection, onion.bits[:fixed]))
+  gradient_scale = objective.gradient_scale(config.objective.mode)
+  fixed_paths = [path_name(precision) for precision in network.bits[:fixed]]
+  fixed_statistics = list(map(statistics_collection, network.bits[:fixed]))
 
   def forward(params, collections, images):
-    return onion.apply(
+    return network.apply_and_update(
       {'params': params, **collections},
       images,
-      train=True,
-      mutable=True,
       gradient_scale=gradient_scale,
       fixed=fixed,
     )
@@ -137,7 +135,7 @@ def make_train_step(
     parts = images.reshape(groups, -1, *images.shape[1:])
     logits, found = jax.vmap(forward, in_axes=(None, None, 0))(params, collections, parts)
     # [groups, precisions, ...] to [precisions, batch, classes].
-    logits = jnp.moveaxis(logits, 0, 1).reshape(len(onion.bits), len(images), -1)
+    logits = jnp.moveaxis(logits, 0, 1).reshape(len(network.bits), len(images), -1)
     means = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), found)
     return logits, {**means, **{name: collections[name] for name in fixed_statistics}}
 

@@ -8,6 +8,7 @@ import itertools
 import jax
 
 from dpoq_jax.network import baselines, onion_network
+from dpoq_jax.runtime import processes
 from dpoq_jax.training import evaluation, experiment
 
 # Training batches of which statistics are re-estimated: enough that more change nothing.
@@ -34,19 +35,19 @@ def evaluate(
   wanted = config.quantization.truncate_to
   if not wanted:
     return {}
-  assert isinstance(setup.onion, onion_network.Onion)
-  frozen = variables if 'onion' in variables else jax.jit(setup.onion.freeze)(variables)
+  assert isinstance(setup.network, onion_network.Onion)
+  frozen = variables if 'onion' in variables else jax.jit(setup.network.freeze)(variables)
   results = {}
   for bits in wanted:
-    onion, cut = baselines.truncated(setup.onion, frozen, bits)
-    evaluate = evaluation.Evaluator(onion, experiment.local_mesh())
+    network, cut = baselines.truncated(setup.network, frozen, bits)
+    evaluate = evaluation.Evaluator(network, processes.local_mesh())
     first_epoch = dataclasses.replace(setup.order, epochs=1)
     with contextlib.closing(setup.train_set.training_batches(first_epoch)) as batches:
       images = (
         setup.on_devices({'image': batch['image']})['image']
         for batch in itertools.islice(batches, _BATCHES)
       )
-      candidates = {'top1': cut, 'top1_reestimated': baselines.reestimated(onion, cut, images)}
+      candidates = {'top1': cut, 'top1_reestimated': baselines.reestimated(network, cut, images)}
     results[bits] = {
       name: evaluate(each, setup.test_set, config.data.batch_size, None, between_batches).top1()[
         bits

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from dpoq_jax import config as config_lib
-from dpoq_jax.core import layers, quantizers
-from dpoq_jax.network.onion_network import path_name
+from dpoq_jax.core import quantizers
+from dpoq_jax.core.names import path_name, statistics_collection
 from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.training import experiment, restore
 from dpoq_jax.training import train_step as state_lib
@@ -40,14 +40,14 @@ def check(setup: experiment.Experiment) -> None:
     return
   source = pathlib.Path(setup.config.init_from)
   theirs, facts = workdir_lib.read_config(source), workdir_lib.read_dataset(source)
-  bits, wanted = theirs.quantization.bits, setup.onion.bits
+  bits, wanted = theirs.quantization.bits, setup.network.bits
   if bits != _FLOAT and (len(bits) >= len(wanted) or wanted[: len(bits)] != bits):
     raise config_lib.ConfigError(
       f'config.init_from={source}: its bits {bits} do not begin {wanted}; a ring can only be added '
       'above those there are.'
     )
   fields = _SHARED if bits == _FLOAT else _SHARED + _QUANTIZED
-  changed = config_lib.differences(theirs, setup.config)
+  changed = config_lib.differences(theirs, setup.config, apart=workdir_lib.MAY_CHANGE_ON_RESUME)
   if changed := [each for each in changed if each.partition(':')[0] in fields]:
     raise config_lib.ConfigError(
       f'config.init_from={source} holds another network ({"; ".join(changed)}).'
@@ -72,17 +72,15 @@ def initial_state(setup: experiment.Experiment) -> tuple[state_lib.TrainState, i
   check(setup)
   source = restore.load_latents(pathlib.Path(setup.config.init_from))
   variables: dict[str, Any] = {**state.variables, 'params': {**state.params}}
-  bits = source.onion.bits
-  for precision in setup.onion.bits if bits == _FLOAT else bits:
+  bits = source.network.bits
+  for precision in setup.network.bits if bits == _FLOAT else bits:
     of = bits[0] if bits == _FLOAT else precision
-    name, statistics = path_name(precision), layers.statistics_collection(precision)
+    name, statistics = path_name(precision), statistics_collection(precision)
     # What the float network does not have, clips and shifts, starts as in a fresh path.
     variables['params'][name] = _overlay(
       variables['params'][name], source.variables['params'][path_name(of)]
     )
-    variables[statistics] = jax.tree.map(
-      jnp.copy, source.variables[layers.statistics_collection(of)]
-    )
+    variables[statistics] = jax.tree.map(jnp.copy, source.variables[statistics_collection(of)])
   params = variables.pop('params')
   started = dataclasses.replace(state, params=params, collections=variables)
   return setup.on_each_device(started), 0 if bits == _FLOAT else len(bits)

@@ -9,17 +9,19 @@ import pytest
 
 from dpoq_jax import onion
 from dpoq_jax.core import layers, normalisation, quantizers
+from dpoq_jax.core.normalisation import PrecisionShiftBatchNorm, VanillaMergeBatchNorm
 from dpoq_jax.core.quantizers import Activation
+from dpoq_jax.core.spec import LayerOptions, Merge, PathSpec
 
 BITS = (2, 4, 8)
 SHAPE = (4, 3, 5, 6)
 CHANNELS = SHAPE[-1]
 
 
-def spec(index: int, bits=BITS, activation_bits: int = 8, **options: Any) -> layers.PathSpec:
+def spec(index: int, bits=BITS, activation_bits: int = 8, **options: Any) -> PathSpec:
   # float64, so that the references below can be compared to the last digits.
   options = {'compute_dtype': jnp.float64, **options}
-  return layers.PathSpec(bits, index, activation_bits, layers.LayerOptions(**options))
+  return PathSpec(bits, index, activation_bits, LayerOptions(**options))
 
 
 def normal(seed: int, shape=SHAPE, mean: float = 0.0, deviation: float = 1.0) -> np.ndarray:
@@ -68,7 +70,7 @@ def apply_psbn(index, y, train, params, statistics, laterals, mutable=(), **opti
     f'psbn_{BITS[index]}': statistics,
     **{f'lateral_{BITS[j]}': {'z': jnp.asarray(z)} for j, z in enumerate(laterals)},
   }
-  module = layers.PrecisionShiftBatchNorm(spec(index, **options))
+  module = PrecisionShiftBatchNorm(spec(index, **options))
   variables = jax.tree.map(jnp.asarray, variables)
   return apply(module, variables, convolved(y), train, mutable=list(mutable))
 
@@ -102,7 +104,7 @@ def test_psbn_in_training_equals_the_reference(index: int, momentum: float, epsi
     np.testing.assert_allclose(out, merged(params, z, laterals), rtol=1e-12, atol=1e-12)
     # Handed up: z before any affine map.
     handed_up = updates[higher]['z']
-    assert isinstance(handed_up, normalisation.Standardised)
+    assert isinstance(handed_up, normalisation.Normalised)
     np.testing.assert_allclose(handed_up.value, z, rtol=1e-12, atol=1e-12)
     assert set(updates) == {own, higher}
     for name, batch in (('mean', mean), ('var', var)):
@@ -155,9 +157,7 @@ def test_psbn_starts_as_a_network_of_its_own():
   laterals = {f'lateral_{b}': {'z': jnp.asarray(normal(b), jnp.float32)} for b in (2, 4)}
   y = jnp.asarray(normal(10, mean=3, deviation=2), jnp.float32)
   for shift_init in (0.0, 0.5):
-    module = layers.PrecisionShiftBatchNorm(
-      spec(2, shift_init=shift_init, compute_dtype=jnp.bfloat16)
-    )
+    module = PrecisionShiftBatchNorm(spec(2, shift_init=shift_init, compute_dtype=jnp.bfloat16))
     _, created = apply(
       module,
       laterals,
@@ -176,7 +176,7 @@ def test_psbn_starts_as_a_network_of_its_own():
 
 
 def test_the_forward_pass_of_init_is_no_batch():
-  module = layers.PrecisionShiftBatchNorm(spec(0, compute_dtype=jnp.float32))
+  module = PrecisionShiftBatchNorm(spec(0, compute_dtype=jnp.float32))
   y = jnp.asarray(normal(10, mean=3, deviation=2), jnp.float32)
   statistics = module.init(jax.random.key(0), convolved(y), True)['psbn_2']
   expected = {'mean': jnp.zeros(CHANNELS), 'var': jnp.ones(CHANNELS)}
@@ -209,7 +209,7 @@ def test_what_is_handed_up_is_kept_only_if_asked_for():
 def test_conv_from_latents_equals_conv_from_packed_integers(bits, strides):
   latents = [jnp.asarray(normal(j, (3, 3, 3, 4)), jnp.float32) for j in range(len(bits))]
   widths = onion.ring_widths(bits)
-  for quantizer in quantizers.WEIGHT_QUANTIZERS.values():
+  for quantizer in (quantizers.dorefa, quantizers.standardised):
     codes = [quantizer(w, r) for w, r in zip(latents, widths, strict=True)]
     packed = onion.pack(codes, bits)
     for index, width in enumerate(widths):
@@ -282,13 +282,13 @@ def test_vanilla_merge_convolves_the_whole_weight(bits: tuple[int, ...]):
   with jax.enable_x64(True):
     x = activations()
     for index, precision in enumerate(bits):
-      path = spec(index, bits, merge=layers.Merge.VANILLA)
+      path = spec(index, bits, merge=Merge.VANILLA)
       y = apply(layers.OnionConv(path, features=4), {'onion': {'kernel': packed}}, x)
       own, up = f'psbn_{precision}', f'lateral_{precision}'
       statistics = {'mean': jnp.asarray(normal(1, 4)), 'var': jnp.asarray([0.5, 1.0, 2.0, 3.0])}
       params = {'scale': jnp.asarray(normal(2, 4)), 'bias': jnp.asarray(normal(3, 4))}
       out, updates = apply(
-        layers.VanillaMergeBatchNorm(path),
+        VanillaMergeBatchNorm(path),
         {'params': params, own: statistics, **laterals},
         y,
         False,
@@ -316,15 +316,15 @@ def test_vanilla_merge_normalises_the_merged_output_in_training():
       'psbn_4': {'mean': jnp.zeros(CHANNELS), 'var': jnp.ones(CHANNELS)},
       'lateral_2': {'z': jnp.asarray(lower)},
     }
-    module = layers.VanillaMergeBatchNorm(spec(1, (2, 4)))
+    module = VanillaMergeBatchNorm(spec(1, (2, 4)))
     out, updates = apply(module, variables, convolved(y), True, mutable=['psbn_4', 'lateral_4'])
     np.testing.assert_allclose(out, (whole - mean) / np.sqrt(var + 1e-5), rtol=1e-11, atol=1e-11)
     np.testing.assert_allclose(updates['psbn_4']['mean'], 0.1 * mean, rtol=1e-12)
     np.testing.assert_allclose(updates['psbn_4']['var'], 0.9 + 0.1 * var, rtol=1e-12)
 
 
-@pytest.mark.parametrize('merge', layers.Merge)
-def test_conv_norm_is_the_convolution_then_the_merge(merge: layers.Merge):
+@pytest.mark.parametrize('merge', Merge)
+def test_conv_norm_is_the_convolution_then_the_merge(merge: Merge):
   path = spec(0, merge=merge, compute_dtype=jnp.float32)
   x = Activation(*(leaf.astype(jnp.float32) for leaf in activations()))
   block = layers.ConvNorm(path, features=4, strides=(2, 2))

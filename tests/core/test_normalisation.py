@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dpoq_jax.core import normalisation
-from dpoq_jax.core.normalisation import Standardised
+from dpoq_jax.core.normalisation import Normalised
 
 SHAPE = (4, 3, 5, 6)
 AXES = (0, 1, 2)
@@ -39,7 +39,7 @@ def by_rule(tensors, weights, biases):
   zs = []
   for x in tensors:
     mean, var = normalisation.moments(x)
-    zs.append(Standardised(x, mean, jax.lax.rsqrt(var + EPSILON)))
+    zs.append(Normalised(x, mean, jax.lax.rsqrt(var + EPSILON)))
   return [
     normalisation.merge(zs[k::-1], [weights[k, j] for j in range(k, -1, -1)], bias)
     for k, bias in enumerate(biases)
@@ -80,8 +80,8 @@ def test_plain_features_of_fixed_paths_join_those_in_training():
   # Paths that are no longer trained run as in evaluation and hand up z itself.
   (x, lower, _), weights, biases = case()
   mean, var = normalisation.moments(x)
-  own = Standardised(x, mean, jax.lax.rsqrt(var + EPSILON))
-  terms = [own, Standardised(lower)]
+  own = Normalised(x, mean, jax.lax.rsqrt(var + EPSILON))
+  terms = [own, Normalised(lower)]
   merged = normalisation.merge(terms, [weights[1, 1], weights[1, 0]], biases[0])
   expected = weights[1, 1] * own.value + weights[1, 0] * lower + biases[0]
   np.testing.assert_allclose(merged, expected, rtol=1e-5, atol=1e-4)

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, get_args
 
 import chex
 import jax
@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dpoq_jax import config
 from dpoq_jax.core import quantizers
+from dpoq_jax.network import from_config
 
 # A second implementation of METHOD 2 and 8, in NumPy and float64. `np.rint` rounds ties to even.
 
@@ -44,7 +46,7 @@ WIDTHS = [1, 2, 3, 4, 8, 12, 16]
 @pytest.mark.parametrize('name', REFERENCES)
 @pytest.mark.parametrize('width', WIDTHS)
 def test_weight_codes_equal_the_reference(name: str, width: int):
-  quantize = quantizers.WEIGHT_QUANTIZERS[name]
+  quantize = getattr(quantizers, name)
   expected = REFERENCES[name](latent(), width)
   with jax.enable_x64(True):
     codes = quantize(jnp.asarray(latent()), width)
@@ -58,9 +60,9 @@ def test_weight_codes_equal_the_reference(name: str, width: int):
 
 
 @pytest.mark.parametrize('name', REFERENCES)
-def test_every_weight_quantizer_is_offered_by_name(name: str):
-  assert set(quantizers.WEIGHT_QUANTIZERS) == set(REFERENCES)
-  assert quantizers.WEIGHT_QUANTIZERS[name] is getattr(quantizers, name)
+def test_every_weight_quantizer_is_offered_by_name(name: Any):
+  assert set(get_args(config.WeightQuantizer)) == set(REFERENCES)
+  assert from_config.weight_quantizer(name) is getattr(quantizers, name)
 
 
 def test_dorefa_by_hand():
@@ -83,7 +85,7 @@ def test_standardised_by_hand():
 @pytest.mark.parametrize('name', REFERENCES)
 @pytest.mark.parametrize('constant', [0.0, 1.0, -1.0])
 def test_constant_latents_give_codes(name: str, constant: float):
-  codes = quantizers.WEIGHT_QUANTIZERS[name](jnp.full((3, 3, 2, 2), constant), 2)
+  codes = getattr(quantizers, name)(jnp.full((3, 3, 2, 2), constant), 2)
   # 3u for u = 1/2 is the tie 1.5; DoReFa's extremes are 0 and 3.
   expected = 2 if name == 'standardised' else {0.0: 2, 1.0: 3, -1.0: 0}[constant]
   np.testing.assert_array_equal(codes, np.full((3, 3, 2, 2), expected))
@@ -292,7 +294,7 @@ def test_integers_and_scales_equal_the_value_form(name: str, width: int, bits: i
     x = jnp.asarray(generator.normal(1, 1.5, (2, 5, 6, 4)))
     clip = jnp.asarray(2.0)
     g = jnp.asarray(generator.normal(size=(2, 5, 6, 5)))
-    quantize = quantizers.WEIGHT_QUANTIZERS[name]
+    quantize = getattr(quantizers, name)
     y, pullback = jax.vjp(
       lambda w, x, clip: integer_form(w, x, clip, width, bits, quantize, jnp.float64), w, x, clip
     )
@@ -426,7 +428,7 @@ def test_gradients_of_strided_convolutions(dtype: Any, stride: int):
 @pytest.mark.parametrize('width', [1, 2, 8, 16])
 @pytest.mark.parametrize('constant', [0.0, 0.3])
 def test_equal_latents_have_finite_gradients(name: str, width: int, constant: float):
-  quantize = quantizers.WEIGHT_QUANTIZERS[name]
+  quantize = getattr(quantizers, name)
   gradient = jax.grad(lambda w: jnp.sum(quantize(w, width)))(jnp.full((3, 3, 2, 2), constant))
   assert np.all(np.isfinite(gradient))
 

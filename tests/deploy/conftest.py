@@ -21,7 +21,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 class Frozen(NamedTuple):
   """A network, its variables, and what its artifact is to know."""
 
-  onion: onion_network.Onion
+  network: onion_network.Onion
   variables: dict[str, Any]
   known: dict[str, Any]
 
@@ -32,13 +32,13 @@ def frozen(bits: tuple[int, ...], **quantization: Any) -> Frozen:
     model=config_lib.Model(depth=8, width=4),
     quantization=config_lib.Quantization(bits=bits, shift_init=0.3, **quantization),
   )
-  onion = from_config.build(config, 5)
-  assert isinstance(onion, onion_network.Onion)
+  network = from_config.build(config, 5)
+  assert isinstance(network, onion_network.Onion)
   images = jnp.asarray(IMAGES)
   # Run once each: compiling them fast is all that counts.
   jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-  variables = jit(onion.init)(jax.random.key(0), images)
-  update = jit(lambda variables: onion.apply(variables, images, train=True, mutable=True)[1])
+  variables = jit(network.init)(jax.random.key(0), images)
+  update = jit(lambda variables: network.apply_and_update(variables, images)[1])
   statistics = update(variables)
   known = {
     'model': config.model,
@@ -47,7 +47,7 @@ def frozen(bits: tuple[int, ...], **quantization: Any) -> Frozen:
     'image_shape': (8, 8, 3),
     'source': Source(dataset='digits', step=7),
   }
-  return Frozen(onion, jax.device_get(onion.freeze({**variables, **statistics})), known)
+  return Frozen(network, jax.device_get(network.freeze({**variables, **statistics})), known)
 
 
 @pytest.fixture(scope='session')

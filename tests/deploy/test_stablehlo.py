@@ -17,7 +17,7 @@ from tests.deploy.conftest import IMAGES, Frozen
 def exported(tmp_path_factory: pytest.TempPathFactory, trained: Frozen) -> pathlib.Path:
   def make(path: pathlib.Path) -> None:
     known = {key: trained.known[key] for key in ('image_shape', 'class_names')}
-    stablehlo.write(path, trained.onion, trained.variables, source={'step': 7}, **known)
+    stablehlo.write(path, trained.network, trained.variables, source={'step': 7}, **known)
 
   return once(tmp_path_factory, 'stablehlo', make)
 
@@ -26,7 +26,7 @@ def test_programs_read_back_are_the_network(trained: Frozen, exported: pathlib.P
   programs = stablehlo.read(exported)
   assert programs.manifest['bits'] == [2, 4, 8]
   jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-  expected = jit(trained.onion.apply)(trained.variables, IMAGES)
+  expected = jit(trained.network.apply)(trained.variables, IMAGES)
   close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 
   @jit
@@ -57,7 +57,7 @@ def test_programs_are_for_every_platform(exported: pathlib.Path):
 
 
 def test_a_program_holds_no_bits_of_higher_precisions(trained: Frozen):
-  held = stablehlo._held(trained.onion, trained.variables, 1)
+  held = stablehlo._held(trained.network, trained.variables, 1)
   for kernel, whole in zip(
     jax.tree.leaves(held['onion']), jax.tree.leaves(trained.variables['onion']), strict=True
   ):
@@ -91,6 +91,6 @@ def test_altered_files_and_latents_are_refused(
   with pytest.raises(ValueError, match=r'path_4\.stablehlo was altered'):
     stablehlo.read(tmp_path)
   with pytest.raises(FileExistsError, match='give another folder'):
-    stablehlo.write(tmp_path, trained.onion, trained.variables, (8, 8, 3), class_names=())
+    stablehlo.write(tmp_path, trained.network, trained.variables, (8, 8, 3), class_names=())
   with pytest.raises(ValueError, match='freeze them first'):
-    stablehlo.write(tmp_path / 'new', trained.onion, {'params': {}}, (8, 8, 3), class_names=())
+    stablehlo.write(tmp_path / 'new', trained.network, {'params': {}}, (8, 8, 3), class_names=())

@@ -46,7 +46,7 @@ def test_calibrate_then_predict(run, tmp_path):
   assert done.returncode == 0, done.stderr
   found = [json.loads(line) for line in output.read_text().splitlines()]
   loaded = restore.load(run)
-  expected = cascade.Cascade(loaded.onion, loaded.variables, point)(test_set.images)
+  expected = cascade.Cascade(loaded.network, loaded.variables, point)(test_set.images)
   assert [row['label'] for row in found] == expected.labels.tolist()
   assert [row['precision'] for row in found] == expected.precisions.tolist()
   assert [row['class_name'] for row in found] == [str(label) for label in expected.labels]

@@ -24,11 +24,11 @@ def test_a_run_is_exported_and_read_back(uninterrupted: pathlib.Path, tmp_path: 
   ]  # fmt: skip
 
   read, source = rings.load(folder), restore.load(uninterrupted)
-  assert in_jax.onion_of(read) == source.onion
+  assert in_jax.onion_of(read) == source.network
   test_set = in_memory.load('digits', 'test')
   images = jnp.asarray(test_set.images[:9])
-  logits = [source.onion.apply(v, images) for v in (read.variables, source.variables)]
-  np.testing.assert_array_equal(*logits)
+  logits = [source.network.apply(v, images) for v in (read.variables, source.variables)]
+  np.testing.assert_array_equal(logits[0], logits[1])
   assert read.manifest.class_names == tuple('0123456789')
   summary = runs.results(uninterrupted)['precisions']
   assert [ring.top1 for ring in read.manifest.rings] == [summary[b]['top1'] for b in ('2', '4')]

@@ -37,8 +37,8 @@ def test_a_ring_is_added_and_the_old_precisions_stay(lower, tmp_path):
   np.testing.assert_array_equal(after[:2], before)
   # The new path has learned.
   assert (after[2].argmax(-1) == test_set.labels).mean() > 0.3
-  assert isinstance(added.onion, onion_network.Onion)
-  smaller, cut = added.onion.cut(added.variables, 4)
+  assert isinstance(added.network, onion_network.Onion)
+  smaller, cut = added.network.cut(added.variables, 4)
   assert smaller.bits == (2, 4)
   chex.assert_tree_all_finite(cut['params'])
 

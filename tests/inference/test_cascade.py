@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import itertools
 from typing import Any, NamedTuple
 
@@ -315,7 +314,7 @@ def test_calls_that_cannot_run_are_refused():
 
 
 def test_a_real_network_leaves_where_its_paths_say():
-  network = Onion(functools.partial(CifarResNet, depth=8, width=4), bits=(2, 4, 8), num_classes=10)
+  network = Onion(CifarResNet(depth=8, width=4), bits=(2, 4, 8))
   images = np.random.default_rng(0).integers(0, 256, (21, 8, 8, 1)).astype(np.uint8)
   variables = network.freeze(network.init(jax.random.key(0), jnp.asarray(images[:1])))
   logits = np.asarray(jax.jit(network.apply)(variables, images))

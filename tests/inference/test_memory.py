@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ from dpoq_jax.inference import combination, curve, operating_point
 
 
 def test_a_large_batch_takes_less_memory_than_the_full_forward_pass():
-  network = Onion(functools.partial(CifarResNet, depth=8), bits=(2, 4, 8))
+  network = Onion(CifarResNet(depth=8), bits=(2, 4, 8))
   images = np.random.default_rng(0).integers(0, 256, (1024, 32, 32, 3)).astype(np.uint8)
   variables = jax.jit(network.freeze)(
     jax.jit(network.init)(jax.random.key(0), jnp.asarray(images[:1]))

@@ -13,7 +13,9 @@ import pytest
 
 from dpoq_jax import models
 from dpoq_jax.core import layers
-from dpoq_jax.network import costs, onion_network
+from dpoq_jax.core.spec import LayerOptions
+from dpoq_jax.network import costs
+from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.training import objective
 
 # (model, its arguments, image size, classes, parameters, their tolerance, multiply-accumulates)
@@ -50,37 +52,35 @@ SMALL = {
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_a_path_costs_what_is_published(name):
   model, arguments, size, classes, parameters, tolerance, accumulates = PUBLISHED[name]
-  build = functools.partial(models.MODELS[model], **arguments)
-  onion = onion_network.Onion(build, bits=(2, 4), num_classes=classes)
-  cost = costs.path_cost(onion, (size, size, 3))
+  network = Onion(models.build(model, classes, arguments), bits=(2, 4))
+  cost = costs.path_cost(network, (size, size, 3))
   assert cost.parameters == pytest.approx(parameters, rel=tolerance)
   assert cost.multiply_accumulates == pytest.approx(accumulates, rel=0.01)
 
 
-def small(name: str) -> tuple[onion_network.Onion, Any, jax.Array]:
+def small(name: str) -> tuple[Onion, Any, jax.Array]:
   arguments, size = SMALL[name]
   model = 'imagenet_resnet' if name == 'bottlenecks' else name
-  onion = onion_network.Onion(
-    functools.partial(models.MODELS[model], **arguments),
+  network = Onion(
+    models.build(model, 3, arguments),
     bits=(2, 4),
-    num_classes=3,
-    options=layers.LayerOptions(shift_init=0.3),
+    options=LayerOptions(shift_init=0.3),
   )
   images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
   images = jnp.asarray(images)
-  return onion, jit(onion.init)(jax.random.key(0), images), images
+  return network, jit(network.init)(jax.random.key(0), images), images
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', SMALL)
 def test_a_model_is_an_onion(name):
-  onion, variables, images = small(name)
+  network, variables, images = small(name)
   params, labels = variables.pop('params'), jnp.array([0, 1, 2, 0])
 
   def loss(params):
-    logits, statistics = onion.apply(
-      {'params': params, **variables}, images, train=True, mutable=True,
-      gradient_scale=objective.GRADIENT_SCALES['scaled'],
+    logits, statistics = network.apply_and_update(
+      {'params': params, **variables}, images,
+      gradient_scale=objective.gradient_scale('scaled'),
     )  # fmt: skip
     return jnp.sum(objective.cross_entropy(logits, labels, 0.0)), statistics
 
@@ -95,11 +95,11 @@ def test_a_model_is_an_onion(name):
     **statistics,
   }
   # Freezing and cutting change nothing.
-  apply = jit(onion.apply)
+  apply = jit(network.apply)
   logits = apply(trained, images)
-  frozen = onion.freeze(trained)
+  frozen = network.freeze(trained)
   chex.assert_trees_all_equal(apply(frozen, images), logits)
-  smaller, cut = onion.cut(frozen, 2)
+  smaller, cut = network.cut(frozen, 2)
   chex.assert_trees_all_close(jit(smaller.apply)(cut, images), logits[:1], rtol=1e-5)
 
 
@@ -108,13 +108,13 @@ class OwnNet(models.CifarResNet):
 
 
 def test_a_class_is_a_model_by_its_name():
-  build = models.build(f'{OwnNet.__module__}:OwnNet', {'depth': 8, 'width': 4})
-  onion = onion_network.Onion(build, bits=(2, 4), num_classes=3)
-  path = onion.path(1)
+  own = models.build(f'{OwnNet.__module__}:OwnNet', 3, {'depth': 8, 'width': 4})
+  network = Onion(own, bits=(2, 4))
+  path = network.path(1)
   assert type(path).__name__ == 'OwnNet'
   assert (getattr(path, 'width'), getattr(path, 'num_classes')) == (4, 3)  # noqa: B009
-  known = onion_network.Onion(models.build('resnet', {'depth': 8, 'width': 4}), bits=(2, 4))
-  assert costs.path_cost(onion, (8, 8, 3)).convolutions == (
+  known = Onion(models.build('resnet', 3, {'depth': 8, 'width': 4}), bits=(2, 4))
+  assert costs.path_cost(network, (8, 8, 3)).convolutions == (
     costs.path_cost(known, (8, 8, 3)).convolutions
   )
 
@@ -131,11 +131,11 @@ def test_a_class_is_a_model_by_its_name():
 )
 def test_what_is_no_model_is_refused(name: str, sizes: dict, message: str):
   with pytest.raises(ValueError, match=message):
-    models.build(name, sizes)
+    models.build(name, 3, sizes)
 
 
 def test_unsigned_codes_are_pooled_and_linear_bottlenecks_are_signed():
-  onion, variables, images = small('mobilenet')
+  network, variables, images = small('mobilenet')
 
   seen = {}
 
@@ -146,7 +146,7 @@ def test_unsigned_codes_are_pooled_and_linear_bottlenecks_are_signed():
     return result
 
   with nn.intercept_methods(record):
-    onion.apply(variables, images, precisions=(2,))
+    network.apply(variables, images, precisions=(2,))
   for name, activation in seen.items():
     signed = name.endswith('project_pact')
     codes = np.asarray(activation.code)

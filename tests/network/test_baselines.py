@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from dpoq_jax import models, onion
-from dpoq_jax.core import layers, quantizers
+from dpoq_jax.core import quantizers
+from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.network import baselines, onion_network
+from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.training import objective
 
 BITS = (2, 4, 8)
@@ -25,9 +27,9 @@ jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_lev
 
 
 def individual(bits: int, quantizer: Any = quantizers.dorefa) -> onion_network.Onion:
-  model = functools.partial(models.MODELS['resnet'], depth=8, width=4)
-  options = layers.LayerOptions(weight_quantizer=quantizer)
-  return onion_network.Onion(model, bits=(bits,), num_classes=CLASSES, options=options)
+  model = models.CifarResNet(num_classes=CLASSES, depth=8, width=4)
+  options = LayerOptions(weight_quantizer=quantizer)
+  return onion_network.Onion(model, bits=(bits,), options=options)
 
 
 def build(nested: bool) -> baselines.SharedNetwork:
@@ -38,20 +40,20 @@ def build(nested: bool) -> baselines.SharedNetwork:
 @functools.lru_cache
 def trained(nested: bool) -> tuple[baselines.SharedNetwork, Any]:
   """A network whose running statistics have seen a batch."""
-  net = build(nested)
-  return net, with_statistics(net)
+  network = build(nested)
+  return network, with_statistics(network)
 
 
-def with_statistics(net: baselines.Network) -> Any:
+def with_statistics(network: TrainableNetwork) -> Any:
   """Fresh variables with running statistics that have seen a batch."""
-  variables = jit(net.init)(jax.random.key(0), IMAGES)
-  update = jit(lambda v: net.apply(v, IMAGES, train=True, mutable=True)[1])
+  variables = jit(network.init)(jax.random.key(0), IMAGES)
+  update = jit(lambda v: network.apply_and_update(v, IMAGES)[1])
   return {**variables, **update(variables)}
 
 
 def test_kernels_and_classifier_are_shared_and_the_rest_is_switchable():
-  net, variables = trained(nested=True)
-  assert net.bits == BITS
+  network, variables = trained(nested=True)
+  assert network.bits == BITS
   assert set(variables) == {'params', 'psbn_2', 'psbn_4', 'psbn_8'}
   assert set(variables['params']) == {'shared', 'path_2', 'path_4', 'path_8'}
   assert set(variables['params']['shared']['stem']) == {'conv'}
@@ -69,16 +71,16 @@ def test_training_starts_where_an_individual_network_of_this_seed_does():
 
 @pytest.mark.parametrize('nested', [True, False])
 def test_gradient_of_shared_weights_is_the_sum_over_individual_networks(nested: bool):
-  net, variables = trained(nested)
+  network, variables = trained(nested)
   params = variables['params']
 
   def loss(params):
-    logits = net.apply({**variables, 'params': params}, IMAGES, train=True)
+    logits = network.apply({**variables, 'params': params}, IMAGES, train=True)
     return jnp.sum(objective.cross_entropy(logits, LABELS))
 
   together = jit(jax.grad(loss))(params)
   total = None
-  for precision, alone in zip(BITS, net.networks, strict=True):
+  for precision, alone in zip(BITS, network.networks, strict=True):
     name, statistics = f'path_{precision}', f'psbn_{precision}'
     # Written out, not by the network's own splitting: stem convolution and norm.
     own = jax.tree.map(lambda leaf: leaf, params[name])
@@ -114,17 +116,17 @@ def test_gradient_of_shared_weights_is_the_sum_over_individual_networks(nested: 
 
 @pytest.mark.parametrize('nested', [True, False])
 def test_frozen_logits_are_those_of_the_latents(nested: bool):
-  net, variables = trained(nested)
-  frozen = net.freeze(variables)
+  network, variables = trained(nested)
+  frozen = network.freeze(variables)
   kernel = frozen['onion']['stem']['conv']['kernel']
   assert kernel.dtype == (jnp.uint16 if nested else jnp.float32)
   for index in range(len(BITS)):
     # Not jitted: another program may round another way.
-    output = net.run_path(frozen, index, IMAGES)
+    output = network.run_path(frozen, index, IMAGES)
     assert not output.laterals
-    np.testing.assert_array_equal(output.logits, net.run_path(variables, index, IMAGES).logits)
+    np.testing.assert_array_equal(output.logits, network.run_path(variables, index, IMAGES).logits)
   with pytest.raises(ValueError, match='frozen already'):
-    net.freeze(frozen)
+    network.freeze(frozen)
 
 
 @settings(deadline=None)
@@ -151,9 +153,9 @@ def test_floored_parts_are_equal_and_gradients_pass_straight_through():
 
 def test_sizes_count_floats_that_do_not_nest():
   for nested in (True, False):
-    net, variables = trained(nested)
-    sizes = net.stored_bytes(net.freeze(variables))
-    weights = sum(leaf.size for leaf in jax.tree.leaves(net.freeze(variables)['onion']))
+    network, variables = trained(nested)
+    sizes = network.stored_bytes(network.freeze(variables))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(network.freeze(variables)['onion']))
     expected = weights * 4 // 8 if nested else 0
     assert sizes[8] - sizes[4] > expected
     assert (sizes[8] > 4 * weights) is not nested
@@ -165,22 +167,22 @@ def test_bad_networks_and_precisions_are_refused():
   two = dataclasses.replace(individual(2), bits=(2, 4))
   with pytest.raises(ValueError, match='one precision'):
     baselines.SharedNetwork((two,), nested=False)
-  net, variables = trained(nested=True)
+  network, variables = trained(nested=True)
   with pytest.raises(ValueError, match='this network has'):
-    net.apply(variables, IMAGES, precisions=[3])
+    network.apply(variables, IMAGES, precisions=[3])
   with pytest.raises(ValueError, match='cannot be fixed'):
-    net.apply(variables, IMAGES, fixed=1)
+    network.apply_and_update(variables, IMAGES, fixed=1)
 
 
 @functools.lru_cache
 def individual_frozen() -> tuple[onion_network.Onion, Any]:
-  net = individual(8)
-  return net, net.freeze(with_statistics(net))
+  network = individual(8)
+  return network, network.freeze(with_statistics(network))
 
 
 def test_truncation_keeps_the_high_bits_and_everything_else():
-  net, frozen = individual_frozen()
-  cut, variables = baselines.truncated(net, frozen, to=2)
+  network, frozen = individual_frozen()
+  cut, variables = baselines.truncated(network, frozen, to=2)
   assert cut.bits == (2,)
   for before, after in zip(
     jax.tree.leaves(frozen['onion']), jax.tree.leaves(variables['onion']), strict=True
@@ -189,16 +191,16 @@ def test_truncation_keeps_the_high_bits_and_everything_else():
   np.testing.assert_array_equal(
     frozen['psbn_8']['stem']['norm']['var'], variables['psbn_2']['stem']['norm']['var']
   )
-  same, unchanged = baselines.truncated(net, frozen, to=8)
-  np.testing.assert_array_equal(same.apply(unchanged, IMAGES), net.apply(frozen, IMAGES))
-  assert not np.array_equal(cut.apply(variables, IMAGES), net.apply(frozen, IMAGES))
+  same, unchanged = baselines.truncated(network, frozen, to=8)
+  np.testing.assert_array_equal(same.apply(unchanged, IMAGES), network.apply(frozen, IMAGES))
+  assert not np.array_equal(cut.apply(variables, IMAGES), network.apply(frozen, IMAGES))
   with pytest.raises(ValueError, match='truncated to 1 to 8'):
-    baselines.truncated(net, frozen, to=9)
+    baselines.truncated(network, frozen, to=9)
 
 
 def test_renewed_statistics_are_means_over_the_batches():
-  net, frozen = individual_frozen()
-  cut, variables = baselines.truncated(net, frozen, to=2)
+  network, frozen = individual_frozen()
+  cut, variables = baselines.truncated(network, frozen, to=2)
   batches = [IMAGES[:4], IMAGES[4:]]
   renewed = baselines.reestimated(cut, variables, batches)
   # The stem, by hand: values of pixels and weights, convolved, their moments per channel.

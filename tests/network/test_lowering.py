@@ -28,22 +28,22 @@ def config(dtype: Dtype, name: str = 'resnet', depth: int | None = 8) -> config_
 
 def abstract(settings: config_lib.Config, side: int = 8):
   """Network, optimizer, abstract state and batch."""
-  onion = from_config.build(settings, 10)
-  assert isinstance(onion, onion_network.Onion)
+  network = from_config.build(settings, 10)
+  assert isinstance(network, onion_network.Onion)
   transform = optimizer.sgd(settings.optimizer, 0.1)
   batch = {
     'image': jax.ShapeDtypeStruct((4, side, side, 3), jnp.uint8),
     'label': jax.ShapeDtypeStruct((4,), jnp.int32),
   }
-  create = functools.partial(state_lib.create, onion, transform)
-  return onion, transform, jax.eval_shape(create, jax.random.key(0), batch['image']), batch
+  create = functools.partial(state_lib.create, network, transform)
+  return network, transform, jax.eval_shape(create, jax.random.key(0), batch['image']), batch
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_the_training_step_lowers(dtype: Dtype):
   settings = config(dtype)
-  onion, transform, state, batch = abstract(settings)
-  step = jax.jit(state_lib.make_train_step(onion, transform, settings), donate_argnums=0)
+  network, transform, state, batch = abstract(settings)
+  step = jax.jit(state_lib.make_train_step(network, transform, settings), donate_argnums=0)
   lowered = export.export(step, platforms=PLATFORMS)(state, batch)
   assert lowered.platforms == PLATFORMS
   # The first convolution: operands of the dtype asked for, sums in float32.
@@ -57,11 +57,11 @@ def test_the_training_step_lowers(dtype: Dtype):
   [('resnet', 8, 8), ('vgg', 11, 32), ('mobilenet', None, 32), ('imagenet_resnet', 18, 32)],
 )
 def test_the_inference_of_every_path_lowers(name: str, depth: int | None, side: int):
-  onion, _, state, batch = abstract(config('float32', name, depth), side)
-  frozen = jax.eval_shape(onion.freeze, state.variables)
+  network, _, state, batch = abstract(config('float32', name, depth), side)
+  frozen = jax.eval_shape(network.freeze, state.variables)
   laterals: dict = {}
-  for index in range(len(onion.bits)):
-    run = functools.partial(onion.run_path, index=index)
+  for index in range(len(network.bits)):
+    run = functools.partial(network.run_path, index=index)
     path = jax.jit(lambda v, images, below, run=run: run(v, images=images, laterals=below)[:2])
     lowered = export.export(path, platforms=PLATFORMS)(frozen, batch['image'], laterals)
     assert lowered.platforms == PLATFORMS

@@ -1,5 +1,5 @@
 import functools
-from typing import Any
+from typing import Any, get_args
 
 import chex
 import jax
@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpoq_jax import models
-from dpoq_jax.core import layers
+from dpoq_jax import config, models
+from dpoq_jax.core.names import path_name
+from dpoq_jax.core.spec import LayerOptions, Merge
 from dpoq_jax.network import onion_network
 from dpoq_jax.training import objective
 
@@ -18,30 +19,30 @@ IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dty
 LABELS = jnp.asarray(np.random.default_rng(1).integers(0, CLASSES, 8), jnp.int32)
 
 
-def build(bits=BITS, merge=layers.Merge.PSBN, dtype: Any = jnp.float32) -> onion_network.Onion:
+def build(bits=BITS, merge=Merge.PSBN, dtype: Any = jnp.float32) -> onion_network.Onion:
   # Shifts that are not zero, so that gradients cross between paths and logits depend on laterals.
-  options = layers.LayerOptions(shift_init=0.3, merge=merge, compute_dtype=dtype)
-  model = functools.partial(models.MODELS['resnet'], depth=8, width=4)
-  return onion_network.Onion(model, bits=bits, num_classes=CLASSES, options=options)
+  options = LayerOptions(shift_init=0.3, merge=merge, compute_dtype=dtype)
+  model = models.CifarResNet(num_classes=CLASSES, depth=8, width=4)
+  return onion_network.Onion(model, bits=bits, options=options)
 
 
 @functools.lru_cache
-def trained(merge: layers.Merge = layers.Merge.PSBN) -> tuple[onion_network.Onion, Any]:
+def trained(merge: Merge = Merge.PSBN) -> tuple[onion_network.Onion, Any]:
   """A network whose running statistics have seen a batch."""
-  onion = build(merge=merge)
-  variables = onion.init(jax.random.key(0), IMAGES)
-  update = jax.jit(lambda v: onion.apply(v, IMAGES, train=True, mutable=True)[1])
-  return onion, {**variables, **update(variables)}
+  network = build(merge=merge)
+  variables = network.init(jax.random.key(0), IMAGES)
+  update = jax.jit(lambda v: network.apply_and_update(v, IMAGES)[1])
+  return network, {**variables, **update(variables)}
 
 
 def test_variables_are_laid_out_as_promised():
-  onion, variables = trained()
+  network, variables = trained()
   assert set(variables) == {'params', 'psbn_2', 'psbn_4', 'psbn_8'}
   assert set(variables['params']) == {'path_2', 'path_4', 'path_8'}
   norm = variables['params']['path_8']['stem']['norm']
   assert set(norm) == {'scale', 'bias', 'shift_from_2', 'shift_from_4'}
   assert set(variables['psbn_4']['stem']['norm']) == {'mean', 'var'}
-  frozen = onion.freeze(variables)
+  frozen = network.freeze(variables)
   assert frozen['onion']['stem']['conv']['kernel'].dtype == jnp.uint16
   assert not any(
     'latent' in jax.tree_util.keystr(path)
@@ -49,17 +50,17 @@ def test_variables_are_laid_out_as_promised():
   )
 
 
-@pytest.mark.parametrize('merge', layers.Merge)
+@pytest.mark.parametrize('merge', Merge)
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(jnp.float32, 1e-5), (jnp.float64, 1e-12)])
-def test_one_backward_pass_gives_equation_6(merge: layers.Merge, dtype: Any, tolerance: float):
+def test_one_backward_pass_gives_equation_6(merge: Merge, dtype: Any, tolerance: float):
   with jax.enable_x64(dtype == jnp.float64):
-    onion = build(merge=merge, dtype=dtype)
-    variables = onion.init(jax.random.key(0), IMAGES)
+    network = build(merge=merge, dtype=dtype)
+    variables = network.init(jax.random.key(0), IMAGES)
     params = variables.pop('params')
 
     def losses(params, scale):
       variables_ = {'params': params, **variables}
-      logits = onion.apply(variables_, IMAGES, train=True, gradient_scale=scale)
+      logits, _ = network.apply_and_update(variables_, IMAGES, gradient_scale=scale)
       return objective.cross_entropy(logits, LABELS)
 
     # Every dL_k/dtheta_j apart. Not jitted: compiling these programs takes longer than running.
@@ -67,11 +68,12 @@ def test_one_backward_pass_gives_equation_6(merge: layers.Merge, dtype: Any, tol
       jax.grad(lambda p, k=k: losses(p, onion_network.whole_gradient)[k])(params)
       for k in range(len(BITS))
     ]
-    for mode, scale in objective.GRADIENT_SCALES.items():
+    for mode in get_args(config.GradientMode):
+      scale = objective.gradient_scale(mode)
       one_pass = jax.grad(lambda p, scale=scale: jnp.sum(losses(p, scale)))(params)
       for j, lower in enumerate(BITS):
         factors = [0.0] * j + [1.0] + [scale(lower, higher) for higher in BITS[j + 1 :]]
-        path = onion_network.path_name(lower)
+        path = path_name(lower)
         expected = jax.tree.map(
           lambda *leaves, f=factors: sum(a * leaf for a, leaf in zip(f, leaves, strict=True)),
           *(row[path] for row in rows),
@@ -99,15 +101,14 @@ def test_one_backward_pass_gives_equation_6(merge: layers.Merge, dtype: Any, tol
 
 
 def test_separate_sends_exactly_nothing_down():
-  onion, variables = trained()
+  network, variables = trained()
   collections = {name: tree for name, tree in variables.items() if name != 'params'}
 
   def loss(params, k):
-    logits = onion.apply(
+    logits, _ = network.apply_and_update(
       {'params': params, **collections},
       IMAGES,
-      train=True,
-      gradient_scale=objective.GRADIENT_SCALES['separate'],
+      gradient_scale=objective.gradient_scale('separate'),
     )
     return objective.cross_entropy(logits, LABELS)[k]
 
@@ -115,37 +116,36 @@ def test_separate_sends_exactly_nothing_down():
     gradients = jax.grad(functools.partial(loss, k=k))(variables['params'])
     for j, precision in enumerate(BITS):
       largest = max(
-        float(jnp.max(jnp.abs(leaf)))
-        for leaf in jax.tree.leaves(gradients[onion_network.path_name(precision)])
+        float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradients[path_name(precision)])
       )
       assert (largest > 0) == (j == k)
 
 
-@pytest.mark.parametrize('merge', layers.Merge)
-def test_frozen_logits_equal_unfrozen_ones(merge: layers.Merge):
-  onion, variables = trained(merge)
-  logits = jax.jit(onion.apply)(variables, IMAGES)
+@pytest.mark.parametrize('merge', Merge)
+def test_frozen_logits_equal_unfrozen_ones(merge: Merge):
+  network, variables = trained(merge)
+  logits = jax.jit(network.apply)(variables, IMAGES)
   chex.assert_shape(logits, (len(BITS), len(IMAGES), CLASSES))
-  frozen = onion.freeze(variables)
-  chex.assert_trees_all_equal(jax.jit(onion.freeze)(variables), frozen)
-  chex.assert_trees_all_equal(jax.jit(onion.apply)(frozen, IMAGES), logits)
+  frozen = network.freeze(variables)
+  chex.assert_trees_all_equal(jax.jit(network.freeze)(variables), frozen)
+  chex.assert_trees_all_equal(jax.jit(network.apply)(frozen, IMAGES), logits)
 
 
-@pytest.mark.parametrize('merge', layers.Merge)
-def test_cutting_leaves_lower_logits_as_they_were(merge: layers.Merge):
-  onion, variables = trained(merge)
-  frozen = onion.freeze(variables)
-  logits = jax.jit(onion.apply)(frozen, IMAGES)
+@pytest.mark.parametrize('merge', Merge)
+def test_cutting_leaves_lower_logits_as_they_were(merge: Merge):
+  network, variables = trained(merge)
+  frozen = network.freeze(variables)
+  logits = jax.jit(network.apply)(frozen, IMAGES)
   for kept in range(1, len(BITS) + 1):
-    cut = jax.jit(functools.partial(onion.apply, precisions=BITS[:kept]))(frozen, IMAGES)
+    cut = jax.jit(functools.partial(network.apply, precisions=BITS[:kept]))(frozen, IMAGES)
     chex.assert_trees_all_equal(cut, logits[:kept])
   # One path at a time, laterals handed on by the caller.
   laterals = {}
   for index in range(len(BITS)):
-    run = jax.jit(functools.partial(onion.run_path, index=index))
+    run = jax.jit(functools.partial(network.run_path, index=index))
     output = run(frozen, images=IMAGES, laterals=laterals)
     laterals |= output.laterals
-    if merge is layers.Merge.PSBN:
+    if merge is Merge.PSBN:
       chex.assert_trees_all_equal(output.logits, logits[index])
     else:
       # XLA fuses the sum of two paths' convolutions otherwise in one program than in two.
@@ -153,10 +153,10 @@ def test_cutting_leaves_lower_logits_as_they_were(merge: layers.Merge):
 
 
 def test_lower_paths_never_read_higher_ones():
-  onion, variables = trained()
+  network, variables = trained()
   changed = dict(variables['params'])
   changed['path_8'] = jax.tree.map(lambda leaf: leaf + 1, changed['path_8'])
-  apply = jax.jit(onion.apply)
+  apply = jax.jit(network.apply)
   before = apply(variables, IMAGES)
   after = apply({**variables, 'params': changed}, IMAGES)
   chex.assert_trees_all_equal(after[:2], before[:2])
@@ -164,45 +164,45 @@ def test_lower_paths_never_read_higher_ones():
 
 
 def test_higher_paths_read_every_lower_one():
-  onion, variables = trained()
-  logits = jax.jit(onion.apply)(variables, IMAGES)
+  network, variables = trained()
+  logits = jax.jit(network.apply)(variables, IMAGES)
   for lower in ('path_2', 'path_4'):
     changed = {**variables['params']}
     changed[lower] = jax.tree.map(lambda leaf: leaf * 1.5, changed[lower])
-    after = jax.jit(onion.apply)({**variables, 'params': changed}, IMAGES)
+    after = jax.jit(network.apply)({**variables, 'params': changed}, IMAGES)
     assert np.any(after[2] != logits[2])
 
 
 def test_statistics_are_written_in_training_by_the_paths_that_ran():
-  onion, variables = trained()
-  _, statistics = onion.apply(variables, IMAGES, train=True, precisions=(2, 4), mutable=True)
+  network, variables = trained()
+  _, statistics = network.apply_and_update(variables, IMAGES, (2, 4))
   assert set(statistics) == {'psbn_2', 'psbn_4'}
   assert np.any(
     statistics['psbn_2']['stem']['norm']['mean'] != variables['psbn_2']['stem']['norm']['mean']
   )
-  _, statistics = onion.apply(variables, IMAGES, mutable=True)
+  _, statistics = network.apply_and_update(variables, IMAGES, train=False)
   chex.assert_trees_all_equal(statistics, {k: v for k, v in variables.items() if k != 'params'})
 
 
 def test_any_precisions_of_the_network_can_be_asked_for():
-  onion, variables = trained()
-  logits = onion.apply(variables, IMAGES)
-  chex.assert_trees_all_equal(onion.apply(variables, IMAGES, precisions=(8,)), logits[2:])
+  network, variables = trained()
+  logits = network.apply(variables, IMAGES)
+  chex.assert_trees_all_equal(network.apply(variables, IMAGES, precisions=(8,)), logits[2:])
   with pytest.raises(ValueError, match=r'precisions=\(3,\): this network has \(2, 4, 8\)'):
-    onion.apply(variables, IMAGES, precisions=(3,))
+    network.apply(variables, IMAGES, precisions=(3,))
   with pytest.raises(ValueError, match='lateral_2'):
-    onion.run_path(variables, 1, IMAGES)
+    network.run_path(variables, 1, IMAGES)
   with pytest.raises(ValueError, match='frozen already'):
-    onion.freeze(onion.freeze(variables))
+    network.freeze(network.freeze(variables))
 
 
 @pytest.mark.parametrize('bits', [(1,), (32,), (1, 2, 3), (4, 20)])
 def test_other_bit_lists_train_freeze_and_run(bits: tuple[int, ...]):
-  onion = build(bits)
-  variables = onion.init(jax.random.key(0), IMAGES)
-  frozen = onion.freeze(variables)
+  network = build(bits)
+  variables = network.init(jax.random.key(0), IMAGES)
+  frozen = network.freeze(variables)
   chex.assert_trees_all_equal(
-    jax.jit(onion.apply)(frozen, IMAGES), jax.jit(onion.apply)(variables, IMAGES)
+    jax.jit(network.apply)(frozen, IMAGES), jax.jit(network.apply)(variables, IMAGES)
   )
   expected = {(32,): jnp.float32, (4, 20): jnp.uint32}.get(bits, jnp.uint16)
   assert frozen['onion']['stem']['conv']['kernel'].dtype == expected
@@ -218,20 +218,20 @@ def test_other_bit_lists_train_freeze_and_run(bits: tuple[int, ...]):
 )
 def test_impossible_networks_are_refused(changes: dict, message: str):
   with pytest.raises(ValueError, match=message):
-    onion_network.Onion(models.MODELS['resnet'], **{'bits': (2,), **changes})
+    onion_network.Onion(models.CifarResNet(), **{'bits': (2,), **changes})
 
 
 def test_bfloat16_refuses_what_it_would_round():
-  options = layers.LayerOptions(compute_dtype=jnp.bfloat16)
+  options = LayerOptions(compute_dtype=jnp.bfloat16)
   with pytest.raises(ValueError, match='=12: bfloat16 holds integers of up to 8 bits'):
-    onion_network.Onion(models.MODELS['resnet'], bits=(4, 16), options=options)
-  onion_network.Onion(models.MODELS['resnet'], bits=(4, 8, 16), options=options)
-  onion_network.Onion(models.MODELS['resnet'], bits=(32,), activation_bits=32, options=options)
+    onion_network.Onion(models.CifarResNet(), bits=(4, 16), options=options)
+  onion_network.Onion(models.CifarResNet(), bits=(4, 8, 16), options=options)
+  onion_network.Onion(models.CifarResNet(), bits=(32,), activation_bits=32, options=options)
 
 
 def test_stored_bytes_grow_by_a_ring_and_a_path():
-  onion, variables = trained()
-  sizes = onion.stored_bytes(onion.freeze(variables))
+  network, variables = trained()
+  sizes = network.stored_bytes(network.freeze(variables))
   weights = 8 * sum(
     leaf.size
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables['params']['path_2'])
@@ -239,7 +239,7 @@ def test_stored_bytes_grow_by_a_ring_and_a_path():
   )
   floats = 0
   for precision in BITS:
-    own = variables['params'][onion_network.path_name(precision)], variables[f'psbn_{precision}']
+    own = variables['params'][path_name(precision)], variables[f'psbn_{precision}']
     floats += 4 * sum(
       leaf.size
       for path, leaf in jax.tree_util.tree_leaves_with_path(own)
@@ -248,14 +248,14 @@ def test_stored_bytes_grow_by_a_ring_and_a_path():
     assert sizes[precision] == weights // 8 * precision // 8 + floats
 
 
-@pytest.mark.parametrize('merge', layers.Merge)
+@pytest.mark.parametrize('merge', Merge)
 def test_cutting_leaves_the_lower_precisions_as_they_were(merge):
-  onion, variables = trained(merge)
-  frozen = onion.freeze(variables)
-  whole = onion.apply(frozen, IMAGES)
-  sizes = onion.stored_bytes(frozen)
+  network, variables = trained(merge)
+  frozen = network.freeze(variables)
+  whole = network.apply(frozen, IMAGES)
+  sizes = network.stored_bytes(frozen)
   for count, precision in enumerate(BITS, start=1):
-    smaller, cut = onion.cut(frozen, precision)
+    smaller, cut = network.cut(frozen, precision)
     assert smaller.bits == BITS[:count]
     assert smaller.stored_bytes(cut) == {b: sizes[b] for b in smaller.bits}
     assert set(cut) == {'params', 'onion', *(f'psbn_{b}' for b in smaller.bits)}
@@ -263,6 +263,6 @@ def test_cutting_leaves_the_lower_precisions_as_they_were(merge):
     assert 2 ** (precision - 1) <= highest < 2**precision
     chex.assert_trees_all_equal(smaller.apply(cut, IMAGES), whole[:count])
   with pytest.raises(ValueError, match='precision 3: this network has'):
-    onion.cut(frozen, 3)
+    network.cut(frozen, 3)
   with pytest.raises(ValueError, match='freeze them first'):
-    onion.cut(variables, 2)
+    network.cut(variables, 2)

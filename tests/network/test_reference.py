@@ -1,7 +1,7 @@
 """The whole onion against a second one in NumPy, written from METHOD alone."""
 
 import functools
-from typing import Any
+from typing import Any, get_args
 
 import chex
 import jax
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpoq_jax import models
-from dpoq_jax.core import layers
+from dpoq_jax import config, models
+from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.network import onion_network
 from dpoq_jax.training import objective
 
@@ -19,10 +19,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 
 
 def build(bits: tuple[int, ...], activation_bits: int = 8, **options: Any) -> onion_network.Onion:
-  model = functools.partial(models.MODELS['resnet'], depth=8, width=4)
-  return onion_network.Onion(
-    model, bits, activation_bits, CLASSES, options=layers.LayerOptions(**options)
-  )
+  model = models.CifarResNet(num_classes=CLASSES, depth=8, width=4)
+  return onion_network.Onion(model, bits, activation_bits, options=LayerOptions(**options))
 
 
 def scrambled(variables: Any) -> Any:
@@ -94,9 +92,9 @@ class ReferencePath:
 @pytest.mark.parametrize(('bits', 'activation_bits'), [((2, 4, 8), 8), ((1, 2), 2)])
 def test_logits_equal_those_of_the_reference(bits, activation_bits: int, train: bool):
   with jax.enable_x64(True):
-    onion = build(bits, activation_bits, compute_dtype=jnp.float64)
-    variables = scrambled(onion.init(jax.random.key(0), jnp.asarray(IMAGES)))
-    run = jax.jit(functools.partial(onion.apply, train=train))
+    network = build(bits, activation_bits, compute_dtype=jnp.float64)
+    variables = scrambled(network.init(jax.random.key(0), jnp.asarray(IMAGES)))
+    run = jax.jit(functools.partial(network.apply, train=train))
     logits = run(variables, jnp.asarray(IMAGES))
     variables, laterals = jax.tree.map(np.asarray, variables), {}
     for index in range(len(bits)):
@@ -119,8 +117,9 @@ def test_bfloat16_logits_equal_float32_ones():
 
 
 def test_gradient_scales_are_those_of_equation_6():
-  scales = objective.GRADIENT_SCALES
-  assert set(scales) == {'scaled', 'joint', 'separate'}
+  modes = get_args(config.GradientMode)
+  assert set(modes) == {'scaled', 'joint', 'separate'}
+  scales = {mode: objective.gradient_scale(mode) for mode in modes}
   pairs = [(2, 4), (2, 16), (4, 8), (8, 16)]
   assert [scales['scaled'](*pair) for pair in pairs] == [0.5, 0.125, 0.5, 0.5]
   assert [scales['joint'](*pair) for pair in pairs] == [1.0] * 4

@@ -10,7 +10,7 @@ import pytest
 from dpoq_jax import config as config_lib
 from dpoq_jax.reproduction import runs
 from dpoq_jax.reproduction.runs import Run
-from dpoq_jax.runtime import workdir
+from dpoq_jax.runtime import files
 
 RUNS = [Run('digits_resnet8.py', f'system=individual,bits={b},smoke', 0) for b in (2, 3, 4)]
 
@@ -138,7 +138,7 @@ def test_results_that_cannot_be_read_are_trained_anew(trainer, file, text):
 
 def test_two_at_once_are_refused_as_is_a_folder_that_cannot_be(trainer):
   with (
-    workdir.lock(trainer.workdir, ''),
+    files.lock(trainer.workdir, ''),
     pytest.raises(BlockingIOError, match='another process reproduces in'),
   ):
     trainer.train(RUNS)

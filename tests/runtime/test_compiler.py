@@ -32,7 +32,7 @@ def test_the_user_has_the_last_word(monkeypatch: pytest.MonkeyPatch):
   [('xla_cpu_no_such_setting', True), (YNN, 'LIBRARY_FUSION_TYPE_OF_TOMORROW')],
 )
 def test_what_xla_does_not_know_is_found_out(name: str, value: object):
-  assert not compiler.known(name, value)
+  assert not compiler.is_known(name, value)
 
 
 def test_a_module_can_be_imported_before_the_backend_starts(monkeypatch: pytest.MonkeyPatch):

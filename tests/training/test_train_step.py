@@ -9,7 +9,7 @@ import pytest
 
 from dpoq_jax import config as config_lib
 from dpoq_jax import models
-from dpoq_jax.core import layers
+from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.network import onion_network
 from dpoq_jax.training import optimizer
 from dpoq_jax.training import train_step as state_lib
@@ -19,9 +19,7 @@ BATCH = 8
 
 @pytest.fixture(scope='module')
 def parts():
-  onion = onion_network.Onion(
-    functools.partial(models.MODELS['resnet'], depth=8, width=4), bits=(2, 4), num_classes=3
-  )
+  network = onion_network.Onion(models.CifarResNet(num_classes=3, depth=8, width=4), bits=(2, 4))
   config = config_lib.Config(data=config_lib.Data(pad=1, flip=True))
   transform = optimizer.sgd(config.optimizer, 0.05)
   rng = np.random.default_rng(0)
@@ -29,9 +27,9 @@ def parts():
     'image': jnp.asarray(rng.integers(0, 256, (BATCH, 8, 8, 1), dtype=np.uint8)),
     'label': jnp.asarray(rng.integers(0, 3, BATCH), jnp.int32),
   }
-  state = state_lib.create(onion, transform, jax.random.key(0), batch['image'])
+  state = state_lib.create(network, transform, jax.random.key(0), batch['image'])
   # At most one compilation: a shape, dtype or constant that changes from step to step would show.
-  step = jax.jit(chex.assert_max_traces(state_lib.make_train_step(onion, transform, config), n=1))
+  step = jax.jit(chex.assert_max_traces(state_lib.make_train_step(network, transform, config), n=1))
   return state, step, batch
 
 
@@ -82,11 +80,10 @@ def test_every_parameter_and_statistic_is_trained(parts):
 
 @pytest.mark.parametrize('fixed', [0, 1])
 def test_parts_normalised_apart_are_steps_of_their_own(fixed: int):
-  onion = onion_network.Onion(
-    functools.partial(models.MODELS['resnet'], depth=8, width=4),
+  network = onion_network.Onion(
+    models.CifarResNet(num_classes=3, depth=8, width=4),
     bits=(2, 4),
-    num_classes=3,
-    options=layers.LayerOptions(shift_init=0.5),
+    options=LayerOptions(shift_init=0.5),
   )
   config = config_lib.Config(data=config_lib.Data(pad=0))
   transform = optimizer.sgd(config.optimizer, 0.1)
@@ -96,11 +93,11 @@ def test_parts_normalised_apart_are_steps_of_their_own(fixed: int):
     'label': jnp.asarray(rng.integers(0, 3, 12), jnp.int32),
   }
   jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-  create = functools.partial(state_lib.create, onion, transform)
+  create = functools.partial(state_lib.create, network, transform)
   state = jit(create)(jax.random.key(0), batch['image'])
 
   def step(groups: int):
-    return jit(state_lib.make_train_step(onion, transform, config, fixed, groups))
+    return jit(state_lib.make_train_step(network, transform, config, fixed, groups))
 
   one = step(1)
   parts = [one(state, {k: v[i : i + 4] for k, v in batch.items()}) for i in (0, 4, 8)]

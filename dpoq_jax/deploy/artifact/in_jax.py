@@ -1,7 +1,5 @@
 """An artifact as a network that runs in JAX."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,9 +12,7 @@ from dpoq_jax.deploy.artifact.rings import Artifact
 from dpoq_jax.network import from_config, onion_network
 
 
-def onion_of(
-  artifact: Artifact, model: Callable[..., nn.Module] | None = None
-) -> onion_network.Onion:
+def onion_of(artifact: Artifact, model: type[nn.Module] | None = None) -> onion_network.Onion:
   """The network of the precisions read; its variables are `artifact.variables`.
 
   Args:
@@ -35,11 +31,12 @@ def onion_of(
     raise ArtifactError(f'{path}: give model={manifest.model.name}, which is not of this library.')
   images = jax.ShapeDtypeStruct((1, *manifest.image_shape), jnp.uint8)
   try:
-    onion = from_config.build(config, len(manifest.class_names), model)
-    assert isinstance(onion, onion_network.Onion)
+    network = from_config.build(config, len(manifest.class_names), model)
+    if not isinstance(network, onion_network.Onion):
+      raise ValueError('its precisions share whole kernels')
     # Shapes alone: nothing of that size is made.
     expected = jax.eval_shape(
-      lambda images: onion.freeze(onion.init(jax.random.key(0), images)), images
+      lambda images: network.freeze(network.init(jax.random.key(0), images)), images
     )
   except (ValueError, TypeError, OverflowError) as error:
     raise ArtifactError(f'{path}: there is no such network ({error})') from None
@@ -47,7 +44,7 @@ def onion_of(
     raise ArtifactError(
       f'{path}: its tensors are not those of a {manifest.model.label} at {artifact.bits} bits.'
     )
-  return onion
+  return network
 
 
 def _shapes(tree) -> dict[str, tuple]:

@@ -24,7 +24,7 @@ from dpoq_jax.deploy import export_folder as folder_lib
 from dpoq_jax.deploy.artifact import manifest as manifest_lib
 from dpoq_jax.deploy.artifact import packing
 from dpoq_jax.deploy.artifact.manifest import FLOAT, ArtifactError, Manifest, Ring
-from dpoq_jax.runtime.workdir import write_whole
+from dpoq_jax.runtime.files import write_whole
 
 _CHUNK = 2**20
 

@@ -18,7 +18,7 @@ _TEMPLATE = pathlib.Path(__file__).with_name('predict.py')
 
 def write(
   folder: pathlib.Path,
-  net: onion_network.Onion,
+  network: onion_network.Onion,
   variables: Mapping[str, Any],
   calibration: np.ndarray,
   **known: Any,
@@ -27,7 +27,7 @@ def write(
 
   Args:
     folder: made; must not hold anything.
-    net: the network.
+    network: the network.
     variables: frozen, NumPy arrays.
     calibration: uint8 [examples, height, width, channels], on which scales are chosen.
     **known: of `folder.write_manifest`: class_names, operating_points, source.
@@ -40,11 +40,11 @@ def write(
     ValueError: for a network that cannot be exported.
   """
   folder_lib.make_empty(folder)
-  prepared = graphs_lib.prepare(net, variables, calibration)
+  prepared = graphs_lib.prepare(network, variables, calibration)
 
   def written(kind: str) -> Iterator[dict[str, Any]]:
     make = {'path': graphs_lib.path_graph, 'precision': graphs_lib.precision_graph}[kind]
-    for index, precision in enumerate(net.bits):
+    for index, precision in enumerate(network.bits):
       model = make(prepared, index)
       yield folder_lib.write_graph(
         folder / f'{kind}_{precision}.onnx',
@@ -58,7 +58,7 @@ def write(
   shutil.copyfile(_TEMPLATE, folder / 'predict.py')
   return folder_lib.write_manifest(
     folder,
-    net.bits,
+    network.bits,
     prepared.image_shape,
     format=FORMAT,
     calibration_images=len(calibration),

@@ -34,33 +34,35 @@ class Source(NamedTuple):
   """What graphs are made from.
 
   Attributes:
-    net: the network.
+    network: the network.
     variables: frozen, NumPy arrays.
     ranges: see `calibrated.ranges`; empty for a float network.
     image_shape: height, width, channels.
   """
 
-  net: onion_network.Onion
+  network: onion_network.Onion
   variables: Mapping[str, Any]
   ranges: Mapping[str, ranges_lib.Range]
   image_shape: tuple[int, int, int]
 
 
-def prepare(net: onion_network.Onion, variables: Mapping[str, Any], images: np.ndarray) -> Source:
+def prepare(
+  network: onion_network.Onion, variables: Mapping[str, Any], images: np.ndarray
+) -> Source:
   """Calibrates a network for its graphs.
 
   Args:
-    net: the network.
+    network: the network.
     variables: frozen.
     images: uint8 [examples, height, width, channels], on which scales are chosen.
 
   Raises:
     ValueError: for a network that cannot be exported.
   """
-  integer_layers.check(net)
-  ranges = {} if integer_layers.is_float(net) else ranges_lib.ranges(net, variables, images)
+  integer_layers.check(network)
+  ranges = {} if integer_layers.is_float(network) else ranges_lib.ranges(network, variables, images)
   height, width, channels = images.shape[1:]
-  return Source(net, variables, ranges, (height, width, channels))
+  return Source(network, variables, ranges, (height, width, channels))
 
 
 def lateral_name(precision: int, layer: str) -> str:
@@ -79,13 +81,13 @@ def path_graph(source: Source, index: int) -> onnx.ModelProto:
     A model with inputs `images` and `lateral_B/LAYER` of the lower precisions B, all uint8 and
     outputs `logits`, float32, and, but for the highest path, its own `lateral_B/LAYER`.
   """
-  bits = source.net.bits
+  bits = source.network.bits
   writer = Writer()
   images = _images(source, writer)
-  steps = steps_lib.trace(source.net, index, source.image_shape)
+  steps = steps_lib.trace(source.network, index, source.image_shape)
   laterals = {}
   for step in (step for step in steps if step.kind == 'conv'):
-    for lower in integer_layers.layer(source.net, source.variables, index, step.name).shifts:
+    for lower in integer_layers.layer(source.network, source.variables, index, step.name).shifts:
       given = writer.input(lateral_name(bits[lower], step.name), np.uint8, step.shape)
       inside = writer.node('Transpose', given, perm=TO_NCHW)
       laterals[lower, step.name] = Tensor(inside, _handed_up_scale(source, lower, step.name))
@@ -109,11 +111,11 @@ def precision_graph(source: Source, index: int) -> onnx.ModelProto:
   laterals: dict[tuple[int, str], Tensor] = {}
   logits, shape = '', ()
   for each in range(index + 1):
-    steps = steps_lib.trace(source.net, each, source.image_shape)
+    steps = steps_lib.trace(source.network, each, source.image_shape)
     path = _Path(source, each, writer, images, laterals, hands_up=each < index)
     logits, shape = path.run(steps), steps[-1].shape
   writer.output(logits, LOGITS, np.float32, shape)
-  return writer.model(f'precision_{source.net.bits[index]}')
+  return writer.model(f'precision_{source.network.bits[index]}')
 
 
 def _images(source: Source, writer: Writer) -> str:
@@ -170,7 +172,7 @@ class _Path:
   ):
     self._source, self._index, self._writer, self._images = source, index, writer, images
     self._laterals, self._hands_up = laterals, hands_up
-    self._float = integer_layers.is_float(source.net)
+    self._float = integer_layers.is_float(source.network)
 
   def run(self, steps: list[steps_lib.Step]) -> str:
     """Writes all steps; returns the name of the logits."""
@@ -212,7 +214,7 @@ class _Path:
   def _conv(self, step: steps_lib.Step, x: Tensor) -> list[Tensor | _Term]:
     """The terms of a pre-activation: this path's own, and those of lower paths."""
     index, source = self._index, self._source
-    layer = integer_layers.layer(source.net, source.variables, index, step.name)
+    layer = integer_layers.layer(source.network, source.variables, index, step.name)
     options = {
       'strides': step.options['strides'],
       'shared': step.options['groups'],
@@ -239,7 +241,7 @@ class _Path:
     else:
       terms.append(of(layer.gamma, ranges_lib.own(index, step.name)))
     for lower, shift in layer.shifts.items():
-      below = integer_layers.layer(source.net, source.variables, lower, step.name)
+      below = integer_layers.layer(source.network, source.variables, lower, step.name)
       ratio = integer_layers.ratio(shift, below.multiplier)
       key = ranges_lib.lateral(index, step.name, lower)
       terms.append(_Term(self._laterals[lower, step.name], ratio, -ratio * below.beta, key))
@@ -251,9 +253,9 @@ class _Path:
     if self._float:
       x = self._added(step, terms, None)
       return x if signed else Tensor(w.node('Relu', x.name), None)
-    net = self._source.net
-    alpha = integer_layers.clip(net, self._source.variables, self._index, step.name)
-    bits = net.activation_bits
+    network = self._source.network
+    alpha = integer_layers.clip(network, self._source.variables, self._index, step.name)
+    bits = network.activation_bits
     top = onion.max_code(bits - 1 if signed else bits)
     scale = Scale(alpha / top, 128 if signed else 0)
     match terms:
@@ -331,7 +333,9 @@ class _Path:
         return Tensor(w.node('ReduceMean', w.dequantize(rows), axes=[1, 2], keepdims=0), None)
       case 'dense':
         source = self._source
-        kernel, bias = integer_layers.dense(source.net, source.variables, self._index, step.name)
+        kernel, bias = integer_layers.dense(
+          source.network, source.variables, self._index, step.name
+        )
         product = w.node('MatMul', w.dequantize(x), w.constant(kernel))
         return Tensor(w.node('Add', product, w.constant(bias)), None)
     raise AssertionError(step.kind)

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from dpoq_jax import onion
-from dpoq_jax.core import layers, quantizers
+from dpoq_jax.core import quantizers
+from dpoq_jax.core.names import path_name, statistics_collection
+from dpoq_jax.core.spec import Merge
 from dpoq_jax.network import onion_network
 
 LARGEST_RATIO = 4.0
@@ -52,79 +54,84 @@ class Layer:
   multiplier: np.ndarray
 
 
-def check(net: onion_network.Onion) -> None:
+def check(network: onion_network.Onion) -> None:
   """Refuses what has no integer graph.
 
   Raises:
     ValueError: for a merge, rings or activations that cannot be exported.
   """
-  if net.options.merge is not layers.Merge.PSBN and len(net.bits) > 1:
-    raise ValueError(f'merge={net.options.merge.value}: only psbn can be exported to ONNX.')
-  if is_float(net):
-    if len(net.bits) > 1:
+  if network.options.merge is not Merge.PSBN and len(network.bits) > 1:
+    raise ValueError(f'merge={network.options.merge.value}: only psbn can be exported to ONNX.')
+  if is_float(network):
+    if len(network.bits) > 1:
       raise ValueError('activations of 32 bits can be exported for a single precision only.')
-  elif net.activation_bits > 8:
-    raise ValueError(f'activation_bits={net.activation_bits}: int8 kernels take 8 bits at most.')
-  elif max(widths := onion.ring_widths(net.bits)) > 8:
+  elif network.activation_bits > 8:
+    raise ValueError(
+      f'activation_bits={network.activation_bits}: int8 kernels take 8 bits at most.'
+    )
+  elif max(widths := onion.ring_widths(network.bits)) > 8:
     raise ValueError(f'rings of {max(widths)} bits: int8 kernels take 8 bits at most.')
 
 
-def is_float(net: onion_network.Onion) -> bool:
+def is_float(network: onion_network.Onion) -> bool:
   """Whether activations are floats, and with them the whole graph."""
-  return net.activation_bits == quantizers.FLOAT_WIDTH
+  return network.activation_bits == quantizers.FLOAT_WIDTH
 
 
-def layer(net: onion_network.Onion, variables: Mapping[str, Any], index: int, name: str) -> Layer:
+def layer(
+  network: onion_network.Onion, variables: Mapping[str, Any], index: int, name: str
+) -> Layer:
   """The numbers of layer `name` of path `index`.
 
   Args:
-    net: the network.
+    network: the network.
     variables: frozen.
     index: of the path, from 0.
     name: of the `ConvNorm`, `/` between modules.
   """
   stored, step = np.asarray(_at(variables['onion'], name)['conv']['kernel']), 1.0
-  width = onion.ring_widths(net.bits)[index]
+  width = onion.ring_widths(network.bits)[index]
   if width != quantizers.FLOAT_WIDTH:
-    codes = onion.ring(stored, net.bits, index)
+    codes = onion.ring(stored, network.bits, index)
     stored, step = onion.odd_integer(codes, width), 1 / onion.max_code(width)
-  statistics = _vectors(_at(variables[layers.statistics_collection(net.bits[index])], name)['norm'])
+  statistics = _vectors(_at(variables[statistics_collection(network.bits[index])], name)['norm'])
   norms = [
-    _vectors(_at(variables['params'][onion_network.path_name(bits)], name)['norm'])
-    for bits in net.bits
+    _vectors(_at(variables['params'][path_name(bits)], name)['norm']) for bits in network.bits
   ]
   gamma = norms[index]['scale']
-  shift = f'shift_from_{net.bits[index]}'
+  shift = f'shift_from_{network.bits[index]}'
   read = [np.abs(norm[shift]) for norm in norms[index + 1 :] if shift in norm]
   least = np.max(read, axis=0) / LARGEST_RATIO if read else np.zeros_like(gamma)
   return Layer(
     kernel=stored,
     step=step,
     mean=statistics['mean'],
-    deviation=np.sqrt(statistics['var'] + net.options.epsilon),
+    deviation=np.sqrt(statistics['var'] + network.options.epsilon),
     gamma=gamma,
     beta=norms[index]['bias'],
     shifts={
       j: norms[index][f'shift_from_{bits}']
-      for j, bits in enumerate(net.bits[:index])
+      for j, bits in enumerate(network.bits[:index])
       if f'shift_from_{bits}' in norms[index]
     },
     multiplier=np.where(np.abs(gamma) < least, np.copysign(least, gamma), gamma),
   )
 
 
-def clip(net: onion_network.Onion, variables: Mapping[str, Any], index: int, name: str) -> float:
+def clip(
+  network: onion_network.Onion, variables: Mapping[str, Any], index: int, name: str
+) -> float:
   """Alpha of the PACT `name` of path `index`."""
-  alpha = _at(variables['params'][onion_network.path_name(net.bits[index])], name)['clip']
+  alpha = _at(variables['params'][path_name(network.bits[index])], name)['clip']
   # As `quantizers.pact` has it.
   return max(float(alpha), quantizers.SMALLEST_CLIP)
 
 
 def dense(
-  net: onion_network.Onion, variables: Mapping[str, Any], index: int, name: str
+  network: onion_network.Onion, variables: Mapping[str, Any], index: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
   """Kernel [features, classes] and bias [classes] of the classifier of path `index`."""
-  found = _at(variables['params'][onion_network.path_name(net.bits[index])], name)
+  found = _at(variables['params'][path_name(network.bits[index])], name)
   kernel = np.asarray(found['kernel'], np.float32)
   # A Dense may have none.
   bias = found.get('bias', np.zeros(kernel.shape[-1]))

@@ -52,16 +52,16 @@ def partial(index: int, pact: str, count: int) -> str:
 
 
 def ranges(
-  net: onion_network.Onion, variables: Mapping[str, Any], images: np.ndarray
+  network: onion_network.Onion, variables: Mapping[str, Any], images: np.ndarray
 ) -> dict[str, Range]:
   """Ranges of all terms of all paths.
 
   Args:
-    net: the network.
+    network: the network.
     variables: frozen.
     images: uint8 [examples, height, width, channels], which logits are not reported on.
   """
-  run = _compiled(net, variables, images.shape[1:])
+  run = _compiled(network, variables, images.shape[1:])
   batches = [_on_host(run(images[i : i + _BATCH])[1]) for i in range(0, len(images), _BATCH)]
   found: dict[str, list[Use]] = {}
   for uses in zip(*batches, strict=True):
@@ -116,18 +116,18 @@ def best(uses: list[Use]) -> Range:
 
 
 def logits(
-  net: onion_network.Onion, variables: Mapping[str, Any], images: np.ndarray
+  network: onion_network.Onion, variables: Mapping[str, Any], images: np.ndarray
 ) -> np.ndarray:
   """Logits [precisions, batch, classes] from the steps: those of the network, if they are right."""
-  return np.stack(_compiled(net, variables, images.shape[1:])(images)[0])
+  return np.stack(_compiled(network, variables, images.shape[1:])(images)[0])
 
 
-def _compiled(net: onion_network.Onion, variables: Mapping[str, Any], image_shape: Any) -> Any:
-  paths = [steps_lib.trace(net, index, image_shape) for index in range(len(net.bits))]
+def _compiled(network: onion_network.Onion, variables: Mapping[str, Any], image_shape: Any) -> Any:
+  paths = [steps_lib.trace(network, index, image_shape) for index in range(len(network.bits))]
   keys: list[str] = []
 
   def run(images):
-    found, uses = _run(net, variables, paths, images)
+    found, uses = _run(network, variables, paths, images)
     keys[:] = [key for key, *_ in uses]
     return found, [rest for _, *rest in uses]
 
@@ -141,7 +141,7 @@ def _compiled(net: onion_network.Onion, variables: Mapping[str, Any], image_shap
 
 
 def _run(
-  net: onion_network.Onion,
+  network: onion_network.Onion,
   variables: Mapping[str, Any],
   paths: list[list[steps_lib.Step]],
   images: jax.Array,
@@ -156,14 +156,14 @@ def _run(
       terms = [term for each in step.inputs for term in values[each]]
       match step.kind:
         case 'conv':
-          result = _terms(net, variables, index, step, terms[0].value, normalised)
+          result = _terms(network, variables, index, step, terms[0].value, normalised)
         case 'add':
           result = terms
         case 'pact':
           alpha = (
             0.0
-            if integer_layers.is_float(net)
-            else integer_layers.clip(net, variables, index, step.name)
+            if integer_layers.is_float(network)
+            else integer_layers.clip(network, variables, index, step.name)
           )
           signed = step.options['signed']
           total, sums = _added(terms, [partial(index, step.name, n) for n in range(len(terms) + 1)])
@@ -172,13 +172,13 @@ def _run(
             sampled = map(_sample, (value, jnp.broadcast_to(factor, value.shape), total))
             uses.append((key, *sampled, *bounds))
           clip = jnp.asarray(alpha, total.dtype)
-          coded = quantizers.pact(total, clip, net.activation_bits, signed=signed)
+          coded = quantizers.pact(total, clip, network.activation_bits, signed=signed)
           result = [_Term(coded.value)]
         case 'image':
           pixels = (images - _f32(step.options['offset'])) * _f32(step.options['factor'])
           result = [_Term(pixels)]
         case _:
-          result = [_Term(_plain(step, terms[0].value, net, variables, index))]
+          result = [_Term(_plain(step, terms[0].value, network, variables, index))]
       values.append(result)
     found.append(values[-1][0].value)
   return found, uses
@@ -197,7 +197,7 @@ class _Term(NamedTuple):
 
 
 def _terms(
-  net: onion_network.Onion,
+  network: onion_network.Onion,
   variables: Mapping[str, Any],
   index: int,
   step: steps_lib.Step,
@@ -205,7 +205,7 @@ def _terms(
   normalised: dict[tuple[int, str], jax.Array],
 ) -> list[_Term]:
   """The terms of a layer's pre-activation; notes its `z`."""
-  layer = integer_layers.layer(net, variables, index, step.name)
+  layer = integer_layers.layer(network, variables, index, step.name)
   kernel = jnp.asarray(layer.kernel * layer.step, jnp.float32)
   y = quantizers.convolve(x, kernel, step.options['strides'], jnp.float32)
   z = (y - _f32(layer.mean)) / _f32(layer.deviation)
@@ -213,7 +213,7 @@ def _terms(
 
   def read_of(lower: int, factor: np.ndarray) -> tuple[str, jax.Array, Any]:
     """What path `lower` hands up, and what it is multiplied by to give `factor * z`."""
-    below = integer_layers.layer(net, variables, lower, step.name)
+    below = integer_layers.layer(network, variables, lower, step.name)
     up = _f32(below.multiplier) * normalised[lower, step.name] + _f32(below.beta)
     return handed_up(lower, step.name), up, _f32(integer_layers.ratio(factor, below.multiplier))
 
@@ -246,7 +246,7 @@ def _sample(tensor: jax.Array) -> jax.Array:
   return tensor.reshape(-1)[:: tensor.size // _SAMPLES | 1]
 
 
-def _plain(step: steps_lib.Step, x: jax.Array, net, variables, index: int) -> jax.Array:
+def _plain(step: steps_lib.Step, x: jax.Array, network, variables, index: int) -> jax.Array:
   """Steps that every runtime has."""
   options = step.options
   match step.kind:
@@ -261,7 +261,7 @@ def _plain(step: steps_lib.Step, x: jax.Array, net, variables, index: int) -> ja
     case 'mean':
       return x.mean(axis=(1, 2))
     case 'dense':
-      kernel, bias = integer_layers.dense(net, variables, index, step.name)
+      kernel, bias = integer_layers.dense(network, variables, index, step.name)
       return x @ kernel + bias
   raise AssertionError(step.kind)
 

@@ -55,18 +55,20 @@ def _layer_shape(x, *, shape, **_):
   return ShapedArray(shape, x.dtype)
 
 
-def trace(onion: onion_network.Onion, index: int, image_shape: tuple[int, int, int]) -> list[Step]:
+def trace(
+  network: onion_network.Onion, index: int, image_shape: tuple[int, int, int]
+) -> list[Step]:
   """The steps of one path in an order in which they can be run; the last one gives the logits.
 
   Args:
-    onion: the network.
+    network: the network.
     index: the path, from 0.
     image_shape: height, width, channels.
 
   Raises:
     UnsupportedStepError: for a model file that joins its layers in another way than these steps.
   """
-  module = onion.path(index)
+  module = network.path(index)
 
   def run(images):
     with nn.intercept_methods(_opaque):

@@ -18,10 +18,11 @@ from tests.deploy.conftest import IMAGES, Frozen, frozen
 
 
 @functools.lru_cache
-def logits_of(net: Any) -> Any:
+def logits_of(network: Any) -> Any:
   """A function of variables to the logits of every precision, each path a program of its own."""
   paths = [
-    jax.jit(functools.partial(net.run_path, index=k, images=IMAGES)) for k in range(len(net.bits))
+    jax.jit(functools.partial(network.run_path, index=k, images=IMAGES))
+    for k in range(len(network.bits))
   ]
 
   def run(variables: Any) -> list[np.ndarray]:
@@ -42,13 +43,13 @@ def copy(folder: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def test_logits_are_those_of_the_network_after_every_upgrade(trained: Frozen, folder: pathlib.Path):
-  whole = logits_of(trained.onion)(trained.variables)
+  whole = logits_of(trained.network)(trained.variables)
   read = rings.load(folder, max_bits=2)
   for count, bits in enumerate([(2,), (2, 4), (2, 4, 8)], start=1):
     assert read.bits == bits
-    net = in_jax.onion_of(read)
-    assert net.bits == bits
-    for expected, found in zip(whole, logits_of(net)(read.variables), strict=False):
+    network = in_jax.onion_of(read)
+    assert network.bits == bits
+    for expected, found in zip(whole, logits_of(network)(read.variables), strict=False):
       np.testing.assert_array_equal(found, expected)
     if count < 3:
       read.upgrade()
@@ -67,12 +68,12 @@ def test_logits_are_those_of_the_network_after_every_upgrade(trained: Frozen, fo
   ],
 )
 def test_any_bit_list_comes_back(bits, quantization, tmp_path: pathlib.Path):
-  net = frozen(bits, **quantization)
-  rings.write(tmp_path, net.variables, **net.known)
+  network = frozen(bits, **quantization)
+  rings.write(tmp_path, network.variables, **network.known)
   read = rings.load(tmp_path)
-  assert in_jax.onion_of(read) == net.onion
+  assert in_jax.onion_of(read) == network.network
   flat = jax.tree_util.tree_leaves_with_path
-  for (name, a), (other, b) in zip(flat(read.variables), flat(net.variables), strict=True):
+  for (name, a), (other, b) in zip(flat(read.variables), flat(network.variables), strict=True):
     assert name == other
     np.testing.assert_array_equal(a, b, strict=True)
 
@@ -261,7 +262,7 @@ def test_mutations_are_refused_or_change_nothing(trained: Frozen, copy: pathlib.
   rng = random.Random(0)
   files = {path.name: path.read_bytes() for path in sorted(copy.iterdir())}
   expected = jax.tree.leaves(trained.variables)
-  bits = trained.onion.bits
+  bits = trained.network.bits
   refused: list[str] = []
   for _ in range(2000):
     name = rng.choice(['manifest.json', *files])
@@ -288,7 +289,7 @@ def test_rings_are_the_integers_of_the_onion(trained: Frozen, folder: pathlib.Pa
   kernel = trained.variables['onion']['stem']['conv']['kernel']
   np.testing.assert_array_equal(
     read.variables['onion']['stem']['conv']['kernel'],
-    onion.truncate(kernel, trained.onion.bits, to=4),
+    onion.truncate(kernel, trained.network.bits, to=4),
   )
 
 

@@ -22,6 +22,7 @@ import pytest
 
 from dpoq_jax import models
 from dpoq_jax.core import layers
+from dpoq_jax.core.spec import LayerOptions, Merge, PathSpec
 from dpoq_jax.deploy.onnx import export, graphs, integer_layers, predict, ranges, steps, writer
 from dpoq_jax.inference import operating_point
 from dpoq_jax.models import mobilenet
@@ -49,7 +50,7 @@ def shallow_mobilenet() -> Iterator[None]:
 
 
 class Made(NamedTuple):
-  net: onion_network.Onion
+  network: onion_network.Onion
   variables: dict[str, Any]
   source: graphs.Source
   images: np.ndarray
@@ -63,18 +64,16 @@ def made(
   gamma: float | None = None,
 ) -> Made:
   """A calibrated network whose statistics have seen a batch; `gamma` replaces some scales."""
-  net = onion_network.Onion(
-    functools.partial(models.MODELS[name], **SIZES[name]),
+  network = onion_network.Onion(
+    models.build(name, 10, SIZES[name]),
     bits,
     activation_bits,
-    options=layers.LayerOptions(shift_init=0.3, clip_init=2.5, momentum=0.0),
+    options=LayerOptions(shift_init=0.3, clip_init=2.5, momentum=0.0),
   )
   seen = images(64, SHAPES[name])
   jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-  variables = jit(net.init)(jax.random.key(0), jnp.asarray(seen))
-  update = jit(
-    lambda variables: net.apply(variables, jnp.asarray(seen), train=True, mutable=True)[1]
-  )
+  variables = jit(network.init)(jax.random.key(0), jnp.asarray(seen))
+  update = jit(lambda variables: network.apply_and_update(variables, jnp.asarray(seen))[1])
   variables |= update(variables)
   if gamma is not None:
     paths = [each for each, _ in jax.tree_util.tree_leaves_with_path(variables['params'])]
@@ -83,9 +82,9 @@ def made(
       lambda path, leaf: leaf.at[::3].set(gamma) if path[-1].key == 'scale' else leaf,
       variables,
     )
-  frozen = jax.device_get(net.freeze(variables))
-  source = graphs.prepare(net, frozen, seen)
-  return Made(net, frozen, source, images(200, SHAPES[name], seed=1))
+  frozen = jax.device_get(network.freeze(variables))
+  source = graphs.prepare(network, frozen, seen)
+  return Made(network, frozen, source, images(200, SHAPES[name], seed=1))
 
 
 def session(model: onnx.ModelProto, optimized: pathlib.Path | None = None) -> Any:
@@ -101,7 +100,7 @@ def session(model: onnx.ModelProto, optimized: pathlib.Path | None = None) -> An
 def chain(source: graphs.Source, pixels: np.ndarray) -> np.ndarray:
   """Logits [precisions, batch, classes] of the path graphs, one after the other."""
   feeds, logits = {'images': pixels}, []
-  for index in range(len(source.net.bits)):
+  for index in range(len(source.network.bits)):
     path = session(graphs.path_graph(source, index))
     names = [each.name for each in path.get_outputs()]
     inputs = {each.name: feeds[each.name] for each in path.get_inputs()}
@@ -113,7 +112,7 @@ def chain(source: graphs.Source, pixels: np.ndarray) -> np.ndarray:
 
 def expected(made: Made) -> np.ndarray:
   jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-  return np.asarray(jit(made.net.apply)(made.variables, made.images))
+  return np.asarray(jit(made.network.apply)(made.variables, made.images))
 
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -124,8 +123,8 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
 
 @pytest.mark.parametrize('name', SIZES)
 def test_steps_read_off_a_trace_are_the_network(name: str):
-  net, variables, _, pixels = made(name)
-  found = ranges.logits(net, variables, pixels[:8])
+  network, variables, _, pixels = made(name)
+  found = ranges.logits(network, variables, pixels[:8])
   wanted = expected(made(name))[:, :8]
   # A float32 sum in another order flips a code here and there.
   assert relative_error(found, wanted) < 0.02
@@ -158,14 +157,14 @@ def test_activations_of_few_bits_keep_their_levels(activation_bits: int):
 
 
 def test_what_the_first_layer_hands_up_is_right_to_half_a_step():
-  net, variables, source, pixels = made(bits=(2, 4), activation_bits=2)
+  network, variables, source, pixels = made(bits=(2, 4), activation_bits=2)
   path = graphs.path_graph(source, 0)
   outputs = dict(
     zip([each.name for each in path.graph.output], session(path).run(None, {'images': pixels}),
         strict=True)
   )  # fmt: skip
-  run = net.run_path(variables, 0, jnp.asarray(pixels))
-  layer = integer_layers.layer(net, variables, 0, 'stem')
+  run = network.run_path(variables, 0, jnp.asarray(pixels))
+  layer = integer_layers.layer(network, variables, 0, 'stem')
   z = np.asarray(run.laterals['lateral_2']['stem']['norm']['z'])
   wanted = layer.multiplier * z + layer.beta
   scale = writer.scale_of(*source.ranges[ranges.handed_up(0, 'stem')])
@@ -213,12 +212,10 @@ def test_the_lowest_precision_is_a_plain_chain():
 
 
 def test_what_has_no_integer_graph_is_refused():
-  net, variables, _, pixels = made(bits=(2, 4), activation_bits=4)
-  vanilla = onion_network.Onion(
-    net.model, (2, 4), options=layers.LayerOptions(merge=layers.Merge.VANILLA)
-  )
-  wide = onion_network.Onion(net.model, (2, 16))
-  fine = onion_network.Onion(net.model, (2, 4), activation_bits=12)
+  network, variables, _, pixels = made(bits=(2, 4), activation_bits=4)
+  vanilla = onion_network.Onion(network.model, (2, 4), options=LayerOptions(merge=Merge.VANILLA))
+  wide = onion_network.Onion(network.model, (2, 16))
+  fine = onion_network.Onion(network.model, (2, 4), activation_bits=12)
   for refused, reason in ((vanilla, 'vanilla'), (wide, '14 bits'), (fine, 'activation_bits=12')):
     with pytest.raises(ValueError, match=reason):
       graphs.prepare(refused, variables, pixels)
@@ -226,8 +223,8 @@ def test_what_has_no_integer_graph_is_refused():
 
 def test_a_model_with_other_operations_is_refused_by_their_name():
   class Odd(nn.Module):
-    spec: layers.PathSpec
-    num_classes: int
+    spec: PathSpec = PathSpec()
+    num_classes: int = 10
 
     @nn.compact
     def __call__(self, pixels, train=False):
@@ -236,14 +233,14 @@ def test_a_model_with_other_operations_is_refused_by_their_name():
       return nn.Dense(self.num_classes)(jnp.tanh(y).mean(axis=(1, 2)))
 
   with pytest.raises(steps.UnsupportedStepError, match='tanh'):
-    steps.trace(onion_network.Onion(Odd, (2,)), 0, (8, 8, 3))
+    steps.trace(onion_network.Onion(Odd(), (2,)), 0, (8, 8, 3))
 
 
 class OwnNet(nn.Module):
   """Layers of Flax beside those of the library."""
 
-  spec: layers.PathSpec
-  num_classes: int
+  spec: PathSpec = PathSpec()
+  num_classes: int = 10
   float_layer: bool = False
 
   @nn.compact
@@ -256,12 +253,12 @@ class OwnNet(nn.Module):
 
 def test_a_classifier_may_have_no_bias_and_layers_with_parameters_are_refused():
   shape = (8, 8, 3)
-  net, pixels = onion_network.Onion(OwnNet, (4,), num_classes=3), images(16, shape)
-  variables = jax.device_get(net.freeze(net.init(jax.random.key(0), jnp.asarray(pixels))))
-  source = graphs.prepare(net, variables, pixels)
-  wanted = np.asarray(net.apply(variables, jnp.asarray(pixels)))
+  network, pixels = onion_network.Onion(OwnNet(num_classes=3), (4,)), images(16, shape)
+  variables = jax.device_get(network.freeze(network.init(jax.random.key(0), jnp.asarray(pixels))))
+  source = graphs.prepare(network, variables, pixels)
+  wanted = np.asarray(network.apply(variables, jnp.asarray(pixels)))
   assert relative_error(chain(source, pixels), wanted) < 0.1
-  other = onion_network.Onion(functools.partial(OwnNet, float_layer=True), (4,))
+  other = onion_network.Onion(OwnNet(float_layer=True), (4,))
   with pytest.raises(steps.UnsupportedStepError, match=r'outside of ConvNorm.*"/float"'):
     steps.trace(other, 0, shape)
 
@@ -269,19 +266,24 @@ def test_a_classifier_may_have_no_bias_and_layers_with_parameters_are_refused():
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   """The export of `made()` with an operating point."""
-  net, variables, source, pixels = made()
+  network, variables, source, pixels = made()
   point = operating_point.from_key(
-    net.bits, 'normalised', 0.25, 'weighted', ((1.0,), (0.3, 0.7), (0.1, 0.2, 0.7)), (1.5, 1.0, 0.8)
+    network.bits,
+    'normalised',
+    0.25,
+    'weighted',
+    ((1.0,), (0.3, 0.7), (0.1, 0.2, 0.7)),
+    (1.5, 1.0, 0.8),
   )
   # Half of those that reach a path leave there.
   confidence = [point.probabilities(k, z).max(-1) for k, z in enumerate(chain(source, pixels))]
   thresholds = [*(float(np.median(each)) for each in confidence[:2]), 0.0]
-  by_precision = dict(zip(net.bits, thresholds, strict=True))
+  by_precision = dict(zip(network.bits, thresholds, strict=True))
   point = point.model_copy(update={'thresholds': by_precision})
   path = tmp_path_factory.mktemp('onnx') / 'export'
   export.write(
     path,
-    net,
+    network,
     variables,
     images(64, SHAPES['resnet']),
     class_names=tuple('abcdefghij'),
@@ -295,26 +297,26 @@ def test_the_folder_decides_as_the_operating_point_does(folder: pathlib.Path):
   point = operating_point.from_json(
     json.dumps(json.loads((folder / 'manifest.json').read_text())['operating_points'][0])
   )
-  net = predict.Network(folder)
+  network = predict.Network(folder)
   logits = chain(example.source, example.images)
   for cap in (None, 4):
     wanted = (point.capped(cap) if cap else point).predict(logits)
     # With another batch the float classifier may end on another last bit.
-    found = net.predict(example.images, max_bits=cap, batch_size=32)
+    found = network.predict(example.images, max_bits=cap, batch_size=32)
     np.testing.assert_array_equal(found.labels, wanted.labels)
     np.testing.assert_array_equal(found.precisions, np.array(point.bits)[wanted.exits])
     np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-5)
     assert len(set(found.precisions)) == (2 if cap else 3)
-  alone = net.predict_at(example.images, 8)
+  alone = network.predict_at(example.images, 8)
   np.testing.assert_array_equal(alone.labels, logits[-1].argmax(-1))
 
 
 def test_bad_input_and_altered_files_are_refused(folder: pathlib.Path, tmp_path: pathlib.Path):
-  net = predict.Network(folder)
+  network = predict.Network(folder)
   with pytest.raises(ValueError, match='float32'):
-    net.predict(np.zeros((1, 16, 16, 3), np.float32))
+    network.predict(np.zeros((1, 16, 16, 3), np.float32))
   with pytest.raises(ValueError, match='precision 3'):
-    net.predict_at(made().images, 3)
+    network.predict_at(made().images, 3)
   for file in folder.iterdir():
     (tmp_path / file.name).write_bytes(file.read_bytes())
   (tmp_path / 'path_2.onnx').write_bytes(b'')
@@ -324,7 +326,7 @@ def test_bad_input_and_altered_files_are_refused(folder: pathlib.Path, tmp_path:
   (tmp_path / 'path_2.onnx').unlink()
   assert len(predict.Network(tmp_path).predict_at(made().images[:2], 2).labels) == 2
   with pytest.raises(FileExistsError):
-    export.write(folder, made().net, made().variables, made().images, class_names=())
+    export.write(folder, made().network, made().variables, made().images, class_names=())
 
 
 @pytest.mark.slow

@@ -1,0 +1,52 @@
+"""Names the places at which the variables of a network are found.
+
+    params       {path_B: {..., shift_from_A}}   the parameters of the path of B bits
+    psbn_B       running statistics of precision B, written in training
+    lateral_B    what path B hands up, per layer: read by higher paths, written by path B
+    onion        once frozen: the integers shared by all precisions
+
+Free of JAX and Flax: artifacts and exports find variables by the same names.
+"""
+
+ONION = 'onion'
+"""Collection of the shared integers of a frozen network."""
+
+
+def path_name(precision: int) -> str:
+  """Returns the name of a path's subtree in `params`.
+
+  >>> path_name(4)
+  'path_4'
+  """
+  return f'path_{precision}'
+
+
+def statistics_collection(precision: int) -> str:
+  """Returns the name of the collection of a precision's running statistics.
+
+  >>> statistics_collection(4)
+  'psbn_4'
+  """
+  return f'psbn_{precision}'
+
+
+def lateral_collection(precision: int) -> str:
+  """Returns the name of the collection of what the path of a precision hands up.
+
+  >>> lateral_collection(4)
+  'lateral_4'
+  """
+  return f'lateral_{precision}'
+
+
+def shift_name(lower: int) -> str:
+  """Returns the name of the precision shift gamma_{j->k} from a lower precision, in a `norm`.
+
+  >>> shift_name(2)
+  'shift_from_2'
+  """
+  return f'{SHIFT_PREFIX}{lower}'
+
+
+SHIFT_PREFIX = 'shift_from_'
+"""What the names of all precision shifts begin with."""

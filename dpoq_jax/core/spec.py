@@ -1,0 +1,75 @@
+"""Describes which path of which onion a layer belongs to, and the choices that all layers share."""
+
+import dataclasses
+import enum
+from typing import Any
+
+import jax.numpy as jnp
+
+from dpoq_jax import onion
+from dpoq_jax.core import quantizers
+
+
+class Merge(enum.Enum):
+  """Names the ways in which a path takes in what lower paths hand up."""
+
+  PSBN = 'psbn'
+  """Precision-shift batch norm (Figure 2b): normalised features, one affine map for each pair."""
+  VANILLA = 'vanilla'
+  """The nesting identity on convolution outputs (Figure 2a), for the ablation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerOptions:
+  """Holds the choices that all paths and layers of an onion share.
+
+  Attributes:
+    weight_quantizer: maps latents to codes; `quantizers.dorefa` or another `WeightQuantizer`.
+    merge: how a path takes in what lower paths hand up.
+    clip_init: PACT's alpha at the start, in units of its input.
+    shift_init: the precision shifts gamma_{j->k} at the start.
+    momentum: weight of the old value in the running averages, in [0, 1).
+    epsilon: added to the variance.
+    compute_dtype: dtype of the convolutions' operands. bfloat16 is exact for rings and activations
+      of at most 8 bits only.
+  """
+
+  weight_quantizer: quantizers.WeightQuantizer = quantizers.dorefa
+  merge: Merge = Merge.PSBN
+  clip_init: float = 6.0
+  shift_init: float = 0.0
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+  compute_dtype: Any = jnp.float32
+
+  @property
+  def parameter_dtype(self) -> Any:
+    """Returns the dtype of all but the convolutions' operands: at least float32."""
+    return jnp.promote_types(self.compute_dtype, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class PathSpec:
+  """Describes which path of which onion a module belongs to; by default the float network.
+
+  Attributes:
+    bits: the bit list of the onion.
+    index: which precision this path is, from 0.
+    activation_bits: 1 to 16, or 32 for a plain ReLU.
+    options: the choices that all paths share.
+  """
+
+  bits: tuple[int, ...] = (quantizers.FLOAT_WIDTH,)
+  index: int = 0
+  activation_bits: int = quantizers.FLOAT_WIDTH
+  options: LayerOptions = LayerOptions()
+
+  @property
+  def precision(self) -> int:
+    """Returns the bits of the whole weight at this path, b_k."""
+    return self.bits[self.index]
+
+  @property
+  def ring_width(self) -> int:
+    """Returns the bits that this path adds, r_k."""
+    return onion.ring_widths(self.bits)[self.index]

@@ -1,0 +1,64 @@
+"""Says what training, evaluation and baselines need of a network."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+
+from dpoq_jax.network.onion_network import (
+  GradientScale,
+  Laterals,
+  PathOutput,
+  Variables,
+  whole_gradient,
+)
+
+
+class TrainableNetwork(Protocol):
+  """Describes a network of several precisions that can be trained, frozen and evaluated.
+
+  `Onion` is one; so is `baselines.SharedNetwork`, whose precisions share whole kernels. The
+  methods are those of `Onion`, which says what each does.
+  """
+
+  @property
+  def bits(self) -> tuple[int, ...]:
+    """Returns the bit list."""
+    ...
+
+  def init(self, key: jax.Array, images: jax.Array) -> dict[str, Any]:
+    """Returns fresh variables."""
+    ...
+
+  def run_path(
+    self,
+    variables: Variables,
+    index: int,
+    images: jax.Array,
+    laterals: Laterals | None = None,
+    *,
+    train: bool = False,
+  ) -> PathOutput:
+    """Runs one path, reusing what the paths below it computed."""
+    ...
+
+  def apply_and_update(
+    self,
+    variables: Variables,
+    images: jax.Array,
+    precisions: Sequence[int] | None = None,
+    *,
+    train: bool = True,
+    gradient_scale: GradientScale = whole_gradient,
+    fixed: int = 0,
+  ) -> tuple[jax.Array, dict[str, Any]]:
+    """Returns the logits and the running statistics, updated: a forward pass of training."""
+    ...
+
+  def freeze(self, variables: Variables) -> dict[str, Any]:
+    """Turns latents into what ships."""
+    ...
+
+  def stored_bytes(self, frozen: Variables) -> dict[int, int]:
+    """Returns the size of the network cut at each precision."""
+    ...
