@@ -82,9 +82,11 @@ class Onion:
   options: LayerOptions = LayerOptions()
 
   def __post_init__(self) -> None:
-    if not isinstance(self.model, nn.Module) or not hasattr(self.model, 'spec'):
+    # Users pass the class itself, or a partial of it.
+    model: object = self.model
+    if not isinstance(model, nn.Module) or not hasattr(model, 'spec'):
       raise TypeError(
-        f'model={self.model!r}: give an instance of a Linen module that has an attribute spec, as '
+        f'model={model!r}: give an instance of a Linen module that has an attribute spec, as '
         'CifarResNet(depth=20).'
       )
     object.__setattr__(self, 'bits', onion.check_bits(self.bits))
