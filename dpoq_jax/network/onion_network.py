@@ -349,7 +349,7 @@ def check_latents(variables: Variables) -> None:
 
 
 def _check_model(model: object) -> None:
-  """Raises a TypeError for a class or a partial of it in place of an instance, or without a spec."""
+  """Raises a TypeError for a class, or a partial of it, in place of an instance with a spec."""
   if not isinstance(model, nn.Module) or not hasattr(model, 'spec'):
     raise TypeError(
       f'model={model!r}: give an instance of a Linen module that has an attribute spec, as '
