@@ -106,8 +106,7 @@ class Pool:
     return self.inputs, ids, probabilities
 
   def _with_room(self, leaf: jax.Array) -> jax.Array:
-    shape = (self._capacity, *leaf.shape[1:])
-    return jnp.zeros(shape, leaf.dtype)  # pyright: ignore[reportUnknownMemberType]
+    return jnp.zeros((self._capacity, *leaf.shape[1:]), leaf.dtype)
 
 
 class Paths:
@@ -124,7 +123,7 @@ class Paths:
     self.network = network
     count = len(network.bits)
     self.variables: list[Any] = [
-      _to_device(network.variables_of_path(variables, index)) for index in range(count)
+      jax.device_put(network.variables_of_path(variables, index)) for index in range(count)
     ]
     self.counts = Counts([0] * count, [0] * count)
     # Pools are kept between calls: allocating them anew takes longer than filling them.
@@ -297,7 +296,7 @@ class Engine:
     size = path_programs.bucket(len(images))
     padded = np.zeros((size, *images.shape[1:]), images.dtype)
     padded[: len(images)] = images
-    return self._start(0, PathInputs(_to_device(padded), {}), ids, [])
+    return self._start(0, PathInputs(jax.device_put(padded), {}), ids, [])
 
   def _run_pool(self, index: int) -> None:
     self._finish(self._start(index, *self._pools[index].take()))
@@ -338,7 +337,3 @@ def result_of(bits: tuple[int, ...], exits: np.ndarray, probabilities: np.ndarra
   """
   precisions = np.array(bits)[exits]
   return Result(probabilities.argmax(axis=-1), probabilities, precisions, precisions / bits[0])
-
-
-def _to_device(tree: Any) -> Any:
-  return jax.device_put(tree)  # pyright: ignore[reportUnknownMemberType]

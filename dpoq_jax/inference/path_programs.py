@@ -14,9 +14,6 @@ import jax.numpy as jnp
 
 from dpoq_jax.runtime import compiler
 
-# JAX's control flow comes without types, as does the `device` of its array constructors.
-_lax: Any = jax.lax
-
 
 class PathOutput(Protocol):
   """Describes what a network's path returns."""
@@ -111,13 +108,12 @@ def copy_inputs(
 
       return jax.tree.map(copy_leaf, pool, inputs)
 
-    copied: PathInputs = _lax.fori_loop(0, count, copy, pool)
-    return copied
+    return jax.lax.fori_loop(0, count, copy, pool)
 
   def at_once(
     pool: PathInputs, inputs: PathInputs, indices: jax.Array, count: jax.Array, offset: jax.Array
   ) -> PathInputs:
-    position = jnp.arange(len(indices))  # pyright: ignore[reportUnknownMemberType]
+    position = jnp.arange(len(indices))
 
     def copy_leaf(into: jax.Array, leaf: jax.Array) -> jax.Array:
       target = jnp.where(position < count, position + offset, len(into))
@@ -125,10 +121,9 @@ def copy_inputs(
 
     return jax.tree.map(copy_leaf, pool, inputs)
 
-  copied: PathInputs = _lax.platform_dependent(
+  return jax.lax.platform_dependent(
     pool, inputs, indices, count, offset, cpu=one_by_one, default=at_once
   )
-  return copied
 
 
 @functools.partial(compiler.Jitted, static_argnums=0)
@@ -161,12 +156,9 @@ def run_single(
       return climb(index + 1, {**laterals, **output.laterals})
 
     def stop() -> tuple[jax.Array, jax.Array]:
-      shape = (last - index, *output.logits.shape)
-      return jnp.zeros(shape, logits.dtype), here  # pyright: ignore[reportUnknownMemberType]
+      return jnp.zeros((last - index, *output.logits.shape), logits.dtype), here
 
-    may_go_on = _may_go_on(output.logits, *limits[index])
-    above: tuple[jax.Array, jax.Array] = _lax.cond(may_go_on, go_on, stop)
-    rest, reached = above
+    rest, reached = jax.lax.cond(_may_go_on(output.logits, *limits[index]), go_on, stop)
     return jnp.concatenate([logits, rest]), reached
 
   return climb(0, {})

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy  # pyright: ignore[reportMissingTypeStubs]
+import scipy
 
 # SciPy comes without types. It loads a module when that is first used, so that only those who fit a
 # temperature wait for its minimisers.
