@@ -36,12 +36,14 @@ class Source(NamedTuple):
   Attributes:
     network: the network.
     variables: frozen, NumPy arrays.
-    ranges: see `calibrated.ranges`; empty for a float network.
+    paths: the steps of every path, the lowest first.
+    ranges: see `ranges.ranges`; empty for a float network.
     image_shape: height, width, channels.
   """
 
   network: onion_network.Onion
   variables: Mapping[str, Any]
+  paths: tuple[list[steps_lib.Step], ...]
   ranges: Mapping[str, ranges_lib.Range]
   image_shape: tuple[int, int, int]
 
@@ -60,9 +62,13 @@ def prepare(
     ValueError: for a network that cannot be exported.
   """
   integer_layers.check(network)
-  ranges = {} if integer_layers.is_float(network) else ranges_lib.ranges(network, variables, images)
   height, width, channels = images.shape[1:]
-  return Source(network, variables, ranges, (height, width, channels))
+  image_shape = (height, width, channels)
+  paths = tuple(steps_lib.trace(network, index, image_shape) for index in range(len(network.bits)))
+  ranges: dict[str, ranges_lib.Range] = {}
+  if not integer_layers.is_float(network):
+    ranges = ranges_lib.ranges(network, variables, paths, images)
+  return Source(network, variables, paths, ranges, image_shape)
 
 
 def lateral_name(precision: int, layer: str) -> str:
@@ -84,7 +90,7 @@ def path_graph(source: Source, index: int) -> onnx.ModelProto:
   bits = source.network.bits
   writer = Writer()
   images = _images(source, writer)
-  steps = steps_lib.trace(source.network, index, source.image_shape)
+  steps = source.paths[index]
   laterals = {}
   for step in (step for step in steps if step.kind == 'conv'):
     for lower in integer_layers.layer(source.network, source.variables, index, step.name).shifts:
@@ -111,7 +117,7 @@ def precision_graph(source: Source, index: int) -> onnx.ModelProto:
   laterals: dict[tuple[int, str], Tensor] = {}
   logits, shape = '', ()
   for each in range(index + 1):
-    steps = steps_lib.trace(source.network, each, source.image_shape)
+    steps = source.paths[each]
     path = _Path(source, each, writer, images, laterals, hands_up=each < index)
     logits, shape = path.run(steps), steps[-1].shape
   writer.output(logits, LOGITS, np.float32, shape)

@@ -4,7 +4,7 @@ A path is run from its steps, in JAX, with pre-activations kept as the terms tha
 adds up one by one; each term and each partial sum has a range of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,16 +52,20 @@ def partial(index: int, pact: str, count: int) -> str:
 
 
 def ranges(
-  network: onion_network.Onion, variables: Mapping[str, Any], images: np.ndarray
+  network: onion_network.Onion,
+  variables: Mapping[str, Any],
+  paths: Sequence[Sequence[steps_lib.Step]],
+  images: np.ndarray,
 ) -> dict[str, Range]:
   """Ranges of all terms of all paths.
 
   Args:
     network: the network.
     variables: frozen.
+    paths: the steps of every path, the lowest first.
     images: uint8 [examples, height, width, channels], which logits are not reported on.
   """
-  run = _compiled(network, variables, images.shape[1:])
+  run = _compiled(network, variables, paths)
   batches = [_on_host(run(images[i : i + _BATCH])[1]) for i in range(0, len(images), _BATCH)]
   found: dict[str, list[Use]] = {}
   for uses in zip(*batches, strict=True):
@@ -116,14 +120,20 @@ def best(uses: list[Use]) -> Range:
 
 
 def logits(
-  network: onion_network.Onion, variables: Mapping[str, Any], images: np.ndarray
+  network: onion_network.Onion,
+  variables: Mapping[str, Any],
+  paths: Sequence[Sequence[steps_lib.Step]],
+  images: np.ndarray,
 ) -> np.ndarray:
   """Logits [precisions, batch, classes] from the steps: those of the network, if they are right."""
-  return np.stack(_compiled(network, variables, images.shape[1:])(images)[0])
+  return np.stack(_compiled(network, variables, paths)(images)[0])
 
 
-def _compiled(network: onion_network.Onion, variables: Mapping[str, Any], image_shape: Any) -> Any:
-  paths = [steps_lib.trace(network, index, image_shape) for index in range(len(network.bits))]
+def _compiled(
+  network: onion_network.Onion,
+  variables: Mapping[str, Any],
+  paths: Sequence[Sequence[steps_lib.Step]],
+) -> Any:
   keys: list[str] = []
 
   def run(images):
@@ -143,7 +153,7 @@ def _compiled(network: onion_network.Onion, variables: Mapping[str, Any], image_
 def _run(
   network: onion_network.Onion,
   variables: Mapping[str, Any],
-  paths: list[list[steps_lib.Step]],
+  paths: Sequence[Sequence[steps_lib.Step]],
   images: jax.Array,
 ) -> tuple[Any, Any]:
   """Logits of every path, and the uses of every tensor: (key, *Use)."""

@@ -123,8 +123,8 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
 
 @pytest.mark.parametrize('name', SIZES)
 def test_steps_read_off_a_trace_are_the_network(name: str):
-  network, variables, _, pixels = made(name)
-  found = ranges.logits(network, variables, pixels[:8])
+  network, variables, source, pixels = made(name)
+  found = ranges.logits(network, variables, source.paths, pixels[:8])
   wanted = expected(made(name))[:, :8]
   # A float32 sum in another order flips a code here and there.
   assert relative_error(found, wanted) < 0.02
@@ -187,6 +187,16 @@ def test_the_graph_of_the_highest_precision_is_the_chain_of_paths():
   source, pixels = made().source, made().images
   whole = session(graphs.precision_graph(source, 2)).run(None, {'images': pixels})[0]
   np.testing.assert_array_equal(whole, chain(source, pixels)[-1])
+
+
+def test_every_path_is_traced_once_for_all_graphs():
+  network, variables, _, pixels = made(bits=(2, 4), activation_bits=2)
+  with mock.patch.object(steps, 'trace', wraps=steps.trace) as trace:
+    source = graphs.prepare(network, variables, pixels[:8])
+    for index in range(len(network.bits)):
+      graphs.path_graph(source, index)
+      graphs.precision_graph(source, index)
+  assert [call.args[1] for call in trace.call_args_list] == [0, 1]
 
 
 @pytest.mark.parametrize('index', [0, 1, 2])
