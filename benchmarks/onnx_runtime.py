@@ -29,6 +29,7 @@ from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.data import in_memory
 from dpoq_jax.deploy.onnx import export, predict
 from dpoq_jax.deploy.onnx import graphs as graphs_lib
+from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.inference import operating_point
 from dpoq_jax.network import onion_network
 from dpoq_jax.runtime import compiler
@@ -104,7 +105,7 @@ def _untrained(network: onion_network.Onion, images: np.ndarray) -> dict[str, An
 
 def _plain(network: onion_network.Onion, images: np.ndarray) -> onnxruntime.InferenceSession:
   """A session of an individual network; its weights do not matter to its speed."""
-  source = graphs_lib.prepare(network, _untrained(network, images), images[:64])
+  source = source_lib.prepare(network, _untrained(network, images), images[:64])
   model = graphs_lib.precision_graph(source, 0).SerializeToString()
   return predict.session(model, _THREADS.value)
 

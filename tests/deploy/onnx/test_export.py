@@ -24,6 +24,7 @@ from dpoq_jax import models
 from dpoq_jax.core import layers
 from dpoq_jax.core.spec import LayerOptions, Merge, PathSpec
 from dpoq_jax.deploy.onnx import export, graphs, integer_layers, predict, ranges, steps, writer
+from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.inference import operating_point
 from dpoq_jax.models import mobilenet
 from dpoq_jax.network import onion_network
@@ -52,7 +53,7 @@ def shallow_mobilenet() -> Iterator[None]:
 class Made(NamedTuple):
   network: onion_network.Onion
   variables: dict[str, Any]
-  source: graphs.Source
+  source: source_lib.Source
   images: np.ndarray
 
 
@@ -83,7 +84,7 @@ def made(
       variables,
     )
   frozen = jax.device_get(network.freeze(variables))
-  source = graphs.prepare(network, frozen, seen)
+  source = source_lib.prepare(network, frozen, seen)
   return Made(network, frozen, source, images(200, SHAPES[name], seed=1))
 
 
@@ -97,7 +98,7 @@ def session(model: onnx.ModelProto, optimized: pathlib.Path | None = None) -> An
   )
 
 
-def chain(source: graphs.Source, pixels: np.ndarray) -> np.ndarray:
+def chain(source: source_lib.Source, pixels: np.ndarray) -> np.ndarray:
   """Logits [precisions, batch, classes] of the path graphs, one after the other."""
   feeds, logits = {'images': pixels}, []
   for index in range(len(source.network.bits)):
@@ -192,7 +193,7 @@ def test_the_graph_of_the_highest_precision_is_the_chain_of_paths():
 def test_every_path_is_traced_once_for_all_graphs():
   network, variables, _, pixels = made(bits=(2, 4), activation_bits=2)
   with mock.patch.object(steps, 'trace', wraps=steps.trace) as trace:
-    source = graphs.prepare(network, variables, pixels[:8])
+    source = source_lib.prepare(network, variables, pixels[:8])
     for index in range(len(network.bits)):
       graphs.path_graph(source, index)
       graphs.precision_graph(source, index)
@@ -228,7 +229,7 @@ def test_what_has_no_integer_graph_is_refused():
   fine = onion_network.Onion(network.model, (2, 4), activation_bits=12)
   for refused, reason in ((vanilla, 'vanilla'), (wide, '14 bits'), (fine, 'activation_bits=12')):
     with pytest.raises(ValueError, match=reason):
-      graphs.prepare(refused, variables, pixels)
+      source_lib.prepare(refused, variables, pixels)
 
 
 def test_a_model_with_other_operations_is_refused_by_their_name():
@@ -265,7 +266,7 @@ def test_a_classifier_may_have_no_bias_and_layers_with_parameters_are_refused():
   shape = (8, 8, 3)
   network, pixels = onion_network.Onion(OwnNet(num_classes=3), (4,)), images(16, shape)
   variables = jax.device_get(network.freeze(network.init(jax.random.key(0), jnp.asarray(pixels))))
-  source = graphs.prepare(network, variables, pixels)
+  source = source_lib.prepare(network, variables, pixels)
   wanted = np.asarray(network.apply(variables, jnp.asarray(pixels)))
   assert relative_error(chain(source, pixels), wanted) < 0.1
   other = onion_network.Onion(OwnNet(float_layer=True), (4,))
