@@ -42,9 +42,9 @@ def write(
 
   Raises:
     FileExistsError: if there is something in the folder.
-    ValueError: for a network that cannot be exported.
+    ValueError: for variables that hold latents, or a network that cannot be exported.
   """
-  export_folder.make_empty(folder)
+  export_folder.make_for_frozen(folder, variables)
   source = source_lib.prepare(network, variables, range_images)
   paths = [
     _write_graph(folder / f'{path_name(bits)}.onnx', bits, graphs.path_graph(source, index))

@@ -47,7 +47,7 @@ def test_logits_are_those_of_the_network_after_every_upgrade(trained: Frozen, fo
   read = rings.load(folder, max_bits=2)
   for count, bits in enumerate([(2,), (2, 4), (2, 4, 8)], start=1):
     assert read.bits == bits
-    network = in_jax.onion_of(read)
+    network = in_jax.network_of(read)
     assert network.bits == bits
     for expected, found in zip(whole, logits_of(network)(read.variables), strict=False):
       np.testing.assert_array_equal(found, expected)
@@ -71,7 +71,7 @@ def test_any_bit_list_comes_back(bits, quantization, tmp_path: pathlib.Path):
   network = frozen(bits, **quantization)
   rings.write(tmp_path, network.variables, **network.known)
   read = rings.load(tmp_path)
-  assert in_jax.onion_of(read) == network.network
+  assert in_jax.network_of(read) == network.network
   flat = jax.tree_util.tree_leaves_with_path
   for (name, a), (other, b) in zip(flat(read.variables), flat(network.variables), strict=True):
     assert name == other
@@ -189,7 +189,7 @@ def transposed_kernel(content: Any) -> None:
 def test_manifests_that_lie_are_refused(change, expected, copy: pathlib.Path):
   rewritten(copy, change)
   with pytest.raises(ArtifactError, match=expected) as refused:
-    in_jax.onion_of(rings.load(copy))
+    in_jax.network_of(rings.load(copy))
   assert str(copy) in str(refused.value)
   assert '\n' not in str(refused.value)
 
