@@ -124,6 +124,11 @@ def _paths(
 ) -> Iterator[export.Exported]:
   """Exports a program for each path, the lowest first, since the next one takes its laterals."""
   (batch, *_) = images.shape
+
+  def of_any_batch(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Describes laterals of as many images as there will be."""
+    return jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype)
+
   received: dict[str, Any] = {}
   for index in range(len(network.bits)):
     held = _held(network, variables, index)
@@ -136,9 +141,7 @@ def _paths(
     program = export.export(path, platforms=PLATFORMS)(images, received)
     yield program
     _, handed_up = jax.tree.unflatten(program.out_tree, program.out_avals)
-    received |= jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), handed_up
-    )
+    received |= jax.tree.map(of_any_batch, handed_up)
 
 
 def _precisions(
@@ -162,8 +165,9 @@ def _held(
   precision, top = network.bits[index], network.bits[-1]
   if precision == top:
     return dict(variables)
-  kernels = jax.tree.map(
-    lambda kernel: onion.truncate(kernel, network.bits, to=precision) << (top - precision),
-    variables[ONION],
-  )
-  return {**variables, ONION: kernels}
+
+  def without_higher_rings(kernel: Any) -> Any:
+    """Sets the bits of higher rings to 0."""
+    return onion.truncate(kernel, network.bits, to=precision) << (top - precision)
+
+  return {**variables, ONION: jax.tree.map(without_higher_rings, variables[ONION])}

@@ -1,5 +1,6 @@
 """Makes a network that runs in JAX of an artifact."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -37,9 +38,7 @@ def network_of(artifact: Artifact, model: type[nn.Module] | None = None) -> onio
     if not isinstance(network, onion_network.Onion):
       raise ValueError('its precisions share whole kernels')
     # Shapes alone, so that a manifest cannot make this process allocate anything.
-    expected = jax.eval_shape(
-      lambda images: network.freeze(network.init(jax.random.key(0), images)), images
-    )
+    expected = jax.eval_shape(functools.partial(_fresh, network), images)
   except (ValueError, TypeError, OverflowError) as error:
     raise ArtifactError(f'{path}: there is no such network ({error})') from None
   if _shapes(expected) != _shapes(artifact.variables):
@@ -47,6 +46,11 @@ def network_of(artifact: Artifact, model: type[nn.Module] | None = None) -> onio
       f'{path}: its tensors are not those of a {manifest.model.label} at {artifact.bits} bits.'
     )
   return network
+
+
+def _fresh(network: onion_network.Onion, images: jax.Array) -> dict[str, Any]:
+  """Returns frozen variables that are not trained."""
+  return network.freeze(network.init(jax.random.key(0), images))
 
 
 def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], Any]]:

@@ -214,7 +214,7 @@ def read(folder: pathlib.Path) -> Manifest:
     raise ArtifactError(
       f'{path} is of format {content["format"]}; this version reads up to {FORMAT}: upgrade it.'
     )
-  digest = content.pop('sha256', None)
+  digest: Any = content.pop('sha256', None)
   try:
     is_whole = digest == _digest(content)
   except RecursionError:

@@ -187,7 +187,8 @@ def _read_ring(
       found = {name: (s.get_dtype(), *s.get_shape()) for name, s in slices.items()}
       if found != expected:
         raise ValueError(f'it holds {found}, not {expected}')
-      packed, floats = file.get_tensor('codes'), file.get_tensor('floats')
+      packed: np.ndarray = file.get_tensor('codes')
+      floats: np.ndarray = file.get_tensor('floats')
     codes: dict[str, np.ndarray] = {}
     start = 0
     for name, shape in manifest.kernels.items():
@@ -195,7 +196,7 @@ def _read_ring(
       codes[name] = _unpacked(packed[start : start + size], width, shape)
       start += size
   ends = list(itertools.accumulate(math.prod(shape) for shape in ring.floats.values()))
-  pieces = np.split(floats, ends[:-1])
+  pieces: list[np.ndarray] = np.split(floats, ends[:-1])
   tensors = {
     name: piece.reshape(shape)
     for (name, shape), piece in zip(ring.floats.items(), pieces, strict=True)

@@ -113,9 +113,10 @@ class PathWriter:
     match terms:
       case [Tensor() as x]:
         return x
-    raise steps_lib.UnsupportedStepError(
-      'a model in which anything but an activation follows a convolution cannot be exported.'
-    )
+      case _:
+        raise steps_lib.UnsupportedStepError(
+          'a model in which anything but an activation follows a convolution cannot be exported.'
+        )
 
   def _image(self, step: steps_lib.Step) -> Tensor:
     """Writes the pixels as the first convolution takes them."""
@@ -176,10 +177,10 @@ class PathWriter:
     bits = network.activation_bits
     top = onion.max_code(bits - 1 if signed else bits)
     scale = Scale(alpha / top, 128 if signed else 0)
-    match terms:
-      case [Tensor(scale=Scale() as own) as x] if not signed and bits == 8:
-        # On the scale on which it is handed up: a clip is cheaper than another scale.
-        return w.clip(x, own.zero, own.zero + round(alpha / own.step))
+    x = terms[0]
+    if len(terms) == 1 and isinstance(x, Tensor) and x.scale and not signed and bits == 8:
+      # On the scale on which it is handed up: a clip is cheaper than another scale.
+      return w.clip(x, x.scale.zero, x.scale.zero + round(alpha / x.scale.step))
     codes = self._added(step, terms, scale)
     if bits == 8:
       # The type saturates at PACT's bounds, but for a code of -128 where signed PACT ends at -127.
@@ -227,7 +228,8 @@ class PathWriter:
         return self._mean(x)
       case 'dense':
         return self._dense(step, x)
-    raise AssertionError(step.kind)
+      case _:
+        raise AssertionError(step.kind)
 
   def _slice(self, step: steps_lib.Step, x: Tensor) -> Tensor:
     """Writes a slice of channels, height and width."""

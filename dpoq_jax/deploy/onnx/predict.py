@@ -140,7 +140,7 @@ class Network:
       self._sessions[file] = session(content, self._threads)
     names = graph['outputs']
     inputs = {name: feeds[name] for name in graph['inputs']}
-    results = self._sessions[file].run(names, inputs)
+    results: Sequence[Any] = self._sessions[file].run(names, inputs)
     return {name: np.asarray(each) for name, each in zip(names, results, strict=True)}
 
   def _index(self, precision: int) -> int:
@@ -255,7 +255,7 @@ class _Cascade:
 
 def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
   """Opens the content of an `.onnx` file as a graph that takes turns with others."""
-  options = onnxruntime.SessionOptions()
+  options: Any = onnxruntime.SessionOptions()
   options.intra_op_num_threads = threads
   # By default the threads of a session keep cores busy while they wait for its next call, and so
   # slow down the graph whose turn it is: two graphs in turn took twice the time on two cores.
@@ -293,7 +293,7 @@ def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
   scaled = np.ascontiguousarray(logits, np.float64) / temperature
   with np.errstate(invalid='ignore'):
     exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    result = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    result: np.ndarray = exponentials / exponentials.sum(axis=-1, keepdims=True)
   result[~np.isfinite(result).all(axis=-1)] = 1 / result.shape[-1]
   return result
 

@@ -299,7 +299,8 @@ def _plain(
     case 'dense':
       kernel, bias = integer_layers.dense(network, variables, index, step.name)
       return x @ kernel + bias
-  raise AssertionError(step.kind)
+    case _:
+      raise AssertionError(step.kind)
 
 
 def _f32(array: Any) -> jax.Array:

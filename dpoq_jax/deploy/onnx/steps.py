@@ -124,7 +124,8 @@ def _opaque(
       (x,) = args
       shape = (x.shape[0], module.features)
       return _LAYER.bind(x, kind='dense', shape=shape, name=name, options=())
-  return next_call(*args, **kwargs)
+    case _:
+      return next_call(*args, **kwargs)
 
 
 class _Pixels(NamedTuple):
@@ -314,8 +315,7 @@ def _read_slice(program: _Program, operation: _Operation) -> _Value | None:
   is_whole = starts == (0, 0, 0) and strides == (1, 1, 1)
   if is_whole and operation.shape == program.steps[x].shape:
     return x
-  options = {'starts': starts, 'limits': limits, 'strides': strides}
-  return program.add('slice', [x], operation.shape, **options)
+  return program.add('slice', [x], operation.shape, starts=starts, limits=limits, strides=strides)
 
 
 def _read_max_pool(program: _Program, operation: _Operation) -> _Value | None:

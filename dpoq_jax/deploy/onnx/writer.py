@@ -203,7 +203,7 @@ class Writer:
   def model(self, name: str) -> onnx.ModelProto:
     """Returns the model, checked and without operations that its outputs do not need."""
     needed = {output.name for output in self._outputs}
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     for node in reversed(self._nodes):
       if needed.intersection(node.output):
         needed.update(node.input)
