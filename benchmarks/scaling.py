@@ -24,7 +24,7 @@ from configs import imagenet_resnet18
 from dpoq_jax import config as config_lib
 from dpoq_jax.network import costs, from_config, onion_network
 from dpoq_jax.training import optimizer
-from dpoq_jax.training import train_step as state_lib
+from dpoq_jax.training.train_step import create_state
 
 # A test imports this and another benchmark, which has a flag of the same name.
 _JSON = flags.DEFINE_string('json', None, 'file for the figures', allow_override=True)
@@ -87,7 +87,7 @@ def step_of(network: onion_network.Onion, image_shape: Sequence[int]) -> Step:
   stem = cost.convolutions[0].multiply_accumulates
   transform = optimizer.sgd(config_lib.Optimizer(), 0.1)
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
-  create = functools.partial(state_lib.create, network, transform)
+  create = functools.partial(create_state, network, transform)
   state = jax.eval_shape(create, jax.random.key(0), images)
   statistics = jax.tree.leaves(state.collections)
   return Step(

@@ -42,7 +42,7 @@ def main() -> None:
     experiment.check_agreed(config)
     setup = experiment.build(config)
     setup.check_batch()
-    if not _DRY_RUN.value and not checkpoint.exist(directory):
+    if not _DRY_RUN.value and not checkpoint.has_checkpoints(directory):
       warm_start.check(setup)
     return setup
 
@@ -50,8 +50,8 @@ def main() -> None:
     with cli.user_errors():
       setup = processes.in_each(build)
       if _DRY_RUN.value:
-        found = dry_run.rehearse(setup)
-        rich.console.Console(quiet=not processes.is_first()).print(dry_run.table(found))
+        measured = dry_run.measure(setup)
+        rich.console.Console(quiet=not processes.is_first()).print(dry_run.table(measured))
         return
       # Claimed last, so that a config that cannot be run leaves no trace.
       processes.by_first(lambda: claimed.enter_context(workdir.claim(directory, config)))
