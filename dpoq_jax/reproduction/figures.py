@@ -1,4 +1,4 @@
-"""The paper's Figures 3 and 5, of the system of its Table 1: what dynamic inference is worth."""
+"""Measures Figures 3 and 5 of the paper: what dynamic inference is worth for Table 1's system."""
 
 from collections.abc import Iterator
 import pathlib
@@ -14,12 +14,12 @@ from dpoq_jax.training import restore
 
 FIGURES = ('figure3', 'figure5')
 
-# Of the normalised order, by relative cost; the curve ends at b_K / b_1 = 8.
+# Accuracy by relative cost, with exits in the normalised order; the curve ends at b_K / b_1 = 8.
 _PAPER_FIGURE_3 = {1.0: 65.3, 2.0: 70.0, 8.0: 71.8}
 
 
 def run_of(scale: tables.Scale) -> tuple[Run, str]:
-  """The run that the figures are of, and what it is."""
+  """Returns the run that the figures are about, and the name of its network and data."""
   cell = next(
     each
     for each in tables.cells('table1', scale)
@@ -31,15 +31,18 @@ def run_of(scale: tables.Scale) -> tuple[Run, str]:
 def measure(
   figure: str, part: str, workdir: pathlib.Path, data_dir: str | None
 ) -> tuple[list[results.Entry], bytes]:
-  """The numbers of a figure and its plot, a PNG file.
+  """Measures a figure.
 
-  Thresholds and weights are chosen on one half of the test set; accuracies are of the other.
+  Thresholds and weights are chosen on one half of the test set; accuracies are those on the other.
 
   Args:
-    figure: one of `FIGURES`.
-    part: network and data, for the table.
-    workdir: of the finished run.
-    data_dir: where the data set is.
+    figure: One of `FIGURES`.
+    part: Name of network and data, for the table.
+    workdir: Directory of the finished run.
+    data_dir: Directory of the data set; None is that of the run.
+
+  Returns:
+    The numbers of the figure, and its plot as a PNG file.
   """
   network = restore.load(workdir)
   examples = from_run.run(network, data_dir)
