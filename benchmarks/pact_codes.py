@@ -108,7 +108,7 @@ def as_they_are(codes: jax.Array, x: jax.Array) -> jax.Array:
 
 def compiled(kept: Callable[[jax.Array, jax.Array], jax.Array]) -> TrainingStep:
   """Compiles the training step with `kept` in place of `quantizers._kept_in_memory`."""
-  # What JAX traced before would be found again, and with it the other function.
+  # JAX keeps what it traced, and would not notice that the function is another one.
   jax.clear_caches()
   with mock.patch.object(quantizers, '_kept_in_memory', kept):
     return TrainingStep(build())

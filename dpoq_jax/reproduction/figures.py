@@ -44,26 +44,29 @@ def measure(
   Returns:
     The numbers of the figure, and its plot as a PNG file.
   """
-  network = restore.load(workdir)
-  examples = from_run.run(network, data_dir)
-  bits = network.network.bits
+  trained = restore.load(workdir)
+  examples = from_run.run(trained, data_dir)
+  bits = trained.network.bits
 
   def choose(target: Target, order: str, combine: str | None) -> OperatingPoint:
+    """Chooses thresholds that meet a target."""
     return calibration_lib.choose(
       examples.calibration,
       examples.reported,
       bits,
       calibration_lib.Settings(target=target, order=order, combine=combine),
-      dataset=network.config.data.name,
-      step=network.step,
+      dataset=trained.config.data.name,
+      step=trained.step,
     )[0]
 
   def at_cost(cost: float, order: str, combine: str) -> float:
+    """Returns the accuracy of dynamic inference at a cost, in percent."""
     point = choose(Target(kind='relative_cost', value=cost), order, combine)
     assert point.reported is not None
     return 100 * point.reported.accuracy
 
   def figure3() -> Iterator[results.Entry]:
+    """Yields accuracies over costs, for each order of exits."""
     costs = sorted({1.0, 2.0, *(b / bits[0] for b in bits)})
     for order in reversed(curve.ORDERS):
       for cost in costs:
@@ -73,6 +76,7 @@ def measure(
         yield results.entry(figure, part, name, f'cost {cost:g}', [value], paper)
 
   def figure5() -> Iterator[results.Entry]:
+    """Yields accuracies over average bits, static and dynamic."""
     static = calibration_lib.alone(examples.reported).mean(axis=1)
     for b, accuracy in zip(bits, static, strict=True):
       yield results.entry(figure, part, 'static', f'{b} bits', [100 * float(accuracy)], None)

@@ -66,7 +66,7 @@ class Checkpoints:
     top1: Mapping[int, float] | None = None,
     *,
     read_only: bool = False,
-  ):
+  ) -> None:
     """Opens the checkpoints of the run in `workdir`.
 
     Args:
@@ -168,6 +168,7 @@ class Checkpoints:
     self._manager.close()
 
   def _read(self, step: int, like: Any) -> Restored:
+    """Reads a checkpoint, and checks that its arrays are those that were saved."""
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     arguments = ocp.args.Composite(
       state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
@@ -183,7 +184,7 @@ class Checkpoints:
 class _Best(policies.PreservationPolicy):
   """Keeps the checkpoint evaluated best."""
 
-  def __init__(self, top1: Mapping[int, float]):
+  def __init__(self, top1: Mapping[int, float]) -> None:
     self._top1 = top1
 
   def should_preserve(
@@ -199,6 +200,7 @@ class _Best(policies.PreservationPolicy):
 
 
 def _best(steps: Iterable[int], top1: Mapping[int, float]) -> int | None:
+  """Returns the step evaluated best, if any was evaluated."""
   return max((step for step in steps if step in top1), key=lambda step: top1[step], default=None)
 
 
@@ -224,7 +226,7 @@ def _quiet_coroutines() -> Iterator[None]:
   except Exception as error:
     for each in _with_causes(error):
       traceback.clear_frames(each.__traceback__)
-    # Others wait for reads that are under way in TensorStore's threads.
+    # Others are held by reads under way in TensorStore's threads, which end within this time.
     time.sleep(_SECONDS_TO_END_READS)
     raise
   finally:

@@ -14,7 +14,7 @@ from dpoq_jax.network import costs
 from dpoq_jax.training import steps_per_dispatch, warm_start
 from dpoq_jax.training.experiment import Experiment
 
-# Dispatches that are timed, after one that is not: it may wait for what the others find ready.
+# Dispatches that are timed, after a first one, which is slower than the others.
 _TIMED = 5
 
 

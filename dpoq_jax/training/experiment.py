@@ -18,8 +18,8 @@ from dpoq_jax.training import splits
 from dpoq_jax.training.optimizer import learning_rate_schedule, sgd
 from dpoq_jax.training.train_step import Batch, TrainState, create_state
 
-# On accelerators. A stop waits for the dispatches under way, two or three of them, so that more
-# steps in each would delay it.
+# The default on accelerators. It bounds how long a stop may take, since two or three dispatches are
+# completed before it.
 _STEPS_PER_DISPATCH = 50
 
 

@@ -97,7 +97,7 @@ class _Run:
     self._experiment, self._checkpoints, self._log = experiment, checkpoints, log
     self._display, self._stop = display, stop
     self._state, self._step = restored.state, restored.step
-    # Of taking steps; compiling, evaluating and saving are not counted.
+    # Time that the steps took, without compiling, evaluating and saving.
     self._seconds: float = restored.meta['train_seconds']
     # Number of paths that are not trained; earlier checkpoints, without the entry, train all.
     self._fixed: int = restored.meta.get('fixed', 0)

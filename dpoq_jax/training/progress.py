@@ -53,7 +53,7 @@ class Progress:
     """Moves the bar to `step`."""
     self._bar.update(self._task, completed=step)
     if self._first_step_ended is None:
-      # The pace is that of later steps: the first one may wait for what the others find ready.
+      # The first step does not count for the pace, as it is slower than the others.
       self._first_step, self._first_step_ended = step, time.monotonic()
 
   def training(self, row: Mapping[str, Any], speed: float) -> None:

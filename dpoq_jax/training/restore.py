@@ -120,7 +120,7 @@ def load_latents(workdir: pathlib.Path, step: Step | None = None) -> Trained[Tra
   """Reads the network of the run in `workdir` as `load` does, but of any kind and not frozen."""
   config, facts = workdir_lib.read_config(workdir), workdir_lib.read_dataset(workdir)
   network = from_config.build(config, len(facts.class_names))
-  # The state has the same structure whatever the schedule, so that an epoch can be of any length.
+  # One step an epoch, as the structure of the state does not depend on the schedule.
   schedule = learning_rate_schedule(config.optimizer, epochs=config.epochs, steps_per_epoch=1)
   create = functools.partial(create_state, network, sgd(config.optimizer, schedule))
   images = jax.ShapeDtypeStruct((1, *facts.image_shape), jnp.uint8)

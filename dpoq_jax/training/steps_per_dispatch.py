@@ -64,7 +64,7 @@ class CompiledSteps:
     if self.held:
       order.check_start(start)
       for steps in split_into_dispatches(experiment, start):
-        # Of one shape whatever the number of steps: the program reads no further than they go.
+        # Always of the largest shape: the program reads only the indices of `steps`.
         shares = np.zeros((experiment.steps_per_dispatch, order.share), np.int32)
         shares[: len(steps)] = [order.examples(step) for step in steps]
         indices = jax.make_array_from_process_local_data(experiment.batches_sharding, shares)
