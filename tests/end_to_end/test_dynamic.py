@@ -100,8 +100,8 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
   logits = restore.load(run).predict(test_set).logits
   assert [int(found[i]['label']) for i in (0, 2)] == [logits[1, i].argmax() for i in (0, 2)]
 
-  done = command('predict', *flags, '--max-precision=3', '--precision=4')
-  assert (done.returncode, done.stderr) == (2, 'error: precision 3: this network has (2, 4).\n')
+  refused = runs.refused('predict', *flags, '--max-precision=3', '--precision=4')
+  assert refused == (2, 'error: precision 3: this network has (2, 4).\n')
   assert sorted(path.name for path in tmp_path.iterdir()) == ['images', 'rows.csv', 'run']
 
   (folder / os.fsdecode(b'caf\xe9.png')).write_bytes((folder / '0.png').read_bytes())
@@ -111,15 +111,9 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
   (folder / os.fsdecode(b'caf\xe9.png')).unlink()
 
   (run / 'd.csv').mkdir()
-  done = command(
-    'predict',
-    f'--workdir={run}',
-    f'--images={folder}',
-    f'--output={run / "d.csv"}',
-    '--precision=4',
-  )
-  assert done.returncode == 2
-  assert 'd.csv is a directory' in done.stderr
+  status, err = runs.refused('predict', *flags[:2], f'--output={run / "d.csv"}', '--precision=4')
+  assert status == 2
+  assert 'd.csv is a directory' in err
 
   for i in (0, 2):
     (folder / f'{i}.png').unlink()
@@ -140,9 +134,10 @@ def test_an_operating_point_of_another_network_is_refused(run, tmp_path):
   ):
     other = content | {'data': content['data'] | change}
     (tmp_path / 'other.json').write_text(json.dumps(other))
-    done = command('predict', *flags, f'--operating-point={tmp_path / "other.json"}')
-    assert done.returncode == 2
-    assert message in done.stderr
+    other = f'--operating-point={tmp_path / "other.json"}'
+    status, err = runs.refused('predict', *flags, other)
+    assert status == 2
+    assert message in err
 
 
 def test_a_target_that_cannot_be_met_is_status_3(run):
@@ -174,18 +169,19 @@ def test_a_target_that_cannot_be_met_is_status_3(run):
   ],
 )
 def test_bad_flags_are_one_line(uninterrupted, name, flags, message):
-  done = command(name, f'--workdir={uninterrupted}', *flags)
-  assert done.returncode == 2
-  (line,) = done.stderr.splitlines()
+  status, err = runs.refused(name, f'--workdir={uninterrupted}', *flags)
+  assert status == 2
+  (line,) = err.splitlines()
   assert line.startswith('error: ')
   assert message in line
 
 
 def test_predict_without_an_operating_point_says_how_to_choose_one(uninterrupted, tmp_path):
   np.save(tmp_path / 'x.npy', in_memory.load('digits', 'test').images[:2])
-  done = command('predict', f'--workdir={uninterrupted}', f'--images={tmp_path / "x.npy"}')
-  assert done.returncode == 2
-  assert 'choose one with python -m dpoq_jax.calibrate' in done.stderr
+  flags = (f'--workdir={uninterrupted}', f'--images={tmp_path / "x.npy"}')
+  status, err = runs.refused('predict', *flags)
+  assert status == 2
+  assert 'choose one with python -m dpoq_jax.calibrate' in err
 
 
 def test_held_out_examples_calibrate_and_are_not_trained_on(tmp_path):

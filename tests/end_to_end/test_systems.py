@@ -3,12 +3,9 @@
 import json
 import pathlib
 
-import pytest
-
 from tests.end_to_end import runs
 
 
-@pytest.mark.slow
 def test_an_individual_network_is_reported_truncated_too(tmp_path: pathlib.Path):
   status, out, err = runs.train(tmp_path, '--config.quantization.truncate_to=2,4', bits='8')
   assert status == 0, err
@@ -26,7 +23,6 @@ def test_an_individual_network_is_reported_truncated_too(tmp_path: pathlib.Path)
   assert json.loads((tmp_path / 'summary.json').read_text())['truncated'] == summary['truncated']
 
 
-@pytest.mark.slow
 def test_shared_kernels_train_and_are_no_onion(tmp_path: pathlib.Path):
   flags = ('--config.quantization.sharing=rounded', '--config.objective.mode=joint')
   status, _, err = runs.train(tmp_path, *flags)

@@ -208,20 +208,20 @@ def _terms(
   layer = integer_layers.layer(network, variables, index, step.name)
   kernel = jnp.asarray(layer.kernel * layer.step, jnp.float32)
   y = quantizers.convolve(x, kernel, step.options['strides'], jnp.float32)
-  z = (y - _f32(layer.mean)) / _f32(layer.deviation)
+  z = (y - _per_channel(layer.mean)) / _per_channel(layer.deviation)
   normalised[index, step.name] = z
 
   def read_of(lower: int, factor: np.ndarray) -> tuple[str, jax.Array, Any]:
     """What path `lower` hands up, and what it is multiplied by to give `factor * z`."""
     below = integer_layers.layer(network, variables, lower, step.name)
-    up = _f32(below.multiplier) * normalised[lower, step.name] + _f32(below.beta)
+    up = _per_channel(below.multiplier) * normalised[lower, step.name] + _per_channel(below.beta)
     return handed_up(lower, step.name), up, _f32(integer_layers.ratio(factor, below.multiplier))
 
   one = np.float32(1)
-  mine = _f32(layer.gamma) * z + _f32(layer.beta)
+  mine = _per_channel(layer.gamma) * z + _per_channel(layer.beta)
   terms = [_Term(mine, ((own(index, step.name), mine, one), read_of(index, layer.gamma)))]
   for j, shift in layer.shifts.items():
-    term = _f32(shift) * normalised[j, step.name]
+    term = _per_channel(shift) * normalised[j, step.name]
     key = lateral(index, step.name, j)
     terms.append(_Term(term, ((key, term, one), read_of(j, shift))))
   return terms
@@ -262,9 +262,14 @@ def _plain(step: steps_lib.Step, x: jax.Array, network, variables, index: int) -
       return x.mean(axis=(1, 2))
     case 'dense':
       kernel, bias = integer_layers.dense(network, variables, index, step.name)
-      return x @ kernel + bias
+      return x @ kernel + bias[None]
   raise AssertionError(step.kind)
 
 
 def _f32(array: Any) -> jax.Array:
   return jnp.asarray(array, jnp.float32)
+
+
+def _per_channel(array: Any) -> jax.Array:
+  """Returns [channels] as [1, 1, 1, channels], the rank of what it is combined with."""
+  return _f32(array).reshape(1, 1, 1, -1)
