@@ -1,13 +1,22 @@
-"""Small training runs in processes of their own, as a user or a scheduler starts them."""
+"""Runs commands, small trainings above all: in a process, as a user starts them, or in this one.
+
+A process takes three seconds to start. What two commands, or a command and a test, compare to the
+last bit they must compile with the same options: all in processes, which compile fast, or all here.
+"""
 
 from collections.abc import Callable
+import contextlib
+import io
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 import time
 from typing import Any
+from unittest import mock
+import warnings
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -60,9 +69,30 @@ def command(
   )
 
 
+def call(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+  """Runs `python -m dpoq_jax.NAME` to its end in this process."""
+  argv, out, err = [name, *map(str, arguments)], io.StringIO(), io.StringIO()
+  status: Any = None
+  with (
+    contextlib.chdir(REPOSITORY),
+    contextlib.redirect_stdout(out),
+    contextlib.redirect_stderr(err),
+    mock.patch.object(sys, 'argv', argv),
+    mock.patch.dict(os.environ, COLUMNS='400'),
+    # Third parties' own: a process shows those that concern users alone, and as errors they would
+    # end a command.
+    warnings.catch_warnings(action='ignore'),
+  ):
+    try:
+      runpy.run_module(f'dpoq_jax.{name}', run_name='__main__')
+    except SystemExit as ended:
+      status = ended.code
+  return subprocess.CompletedProcess(argv, status, out.getvalue(), err.getvalue())
+
+
 def refused(name: str, *arguments: object) -> tuple[int, str]:
   """Returns the exit status and stderr of a command that its flags, or what they name, stop."""
-  done = command(name, *arguments)
+  done = call(name, *arguments)
   return done.returncode, done.stderr
 
 

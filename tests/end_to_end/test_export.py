@@ -17,7 +17,7 @@ from tests.end_to_end import runs
 def test_a_run_is_exported_and_read_back(resnet_run: pathlib.Path, tmp_path: pathlib.Path):
   folder = tmp_path / 'artifact'
   flags = (f'--workdir={resnet_run}', f'--output={folder}')
-  done = runs.command('export', *flags)
+  done = runs.call('export', *flags)
   assert done.returncode == 0, done.stderr
   assert sorted(path.name for path in folder.iterdir()) == [
     'manifest.json', 'ring_2.safetensors', 'ring_4.safetensors',
@@ -34,7 +34,7 @@ def test_a_run_is_exported_and_read_back(resnet_run: pathlib.Path, tmp_path: pat
   assert [ring.top1 for ring in read.manifest.rings] == [summary[b]['top1'] for b in ('2', '4')]
 
   (folder / 'ring_4.safetensors').unlink()
-  done = runs.command('inspect', str(folder))
+  done = runs.call('inspect', str(folder))
   assert done.returncode == 0, done.stderr
   assert f'{100 * summary["4"]["top1"]:.2f}' in done.stdout
   assert 'ring_2.safetensors: here' in done.stdout
@@ -68,7 +68,7 @@ def test_an_operating_point_of_another_network_is_refused(
 @pytest.mark.parametrize('form', ['onnx', 'stablehlo'])
 def test_a_run_is_exported_as_graphs(form: str, resnet_run: pathlib.Path, tmp_path: pathlib.Path):
   folder = tmp_path / 'graphs'
-  done = runs.command('export', f'--workdir={resnet_run}', f'--output={folder}', f'--format={form}')
+  done = runs.call('export', f'--workdir={resnet_run}', f'--output={folder}', f'--format={form}')
   assert done.returncode == 0, done.stderr
   manifest = json.loads((folder / 'manifest.json').read_text())
   assert manifest['class_names'] == list('0123456789')
