@@ -61,7 +61,7 @@ def test_an_operating_point_of_another_network_is_refused(
     f'--operating-point={tmp_path / "point.json"}',
   )  # fmt: skip
   assert status == 2
-  assert 'is for bits=(2, 8), the network has (2, 4)' in err
+  assert f'is for bits=(2, 8), the network in {uninterrupted} has (2, 4)' in err
   assert not (tmp_path / 'graphs').exists()
 
 

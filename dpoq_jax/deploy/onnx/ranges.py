@@ -175,7 +175,7 @@ def _run(
           coded = quantizers.pact(total, clip, network.activation_bits, signed=signed)
           result = [_Term(coded.value)]
         case 'image':
-          pixels = (images - _f32(step.options['offset'])) * _f32(step.options['factor'])
+          pixels = (_f32(images) - _f32(step.options['offset'])) * _f32(step.options['factor'])
           result = [_Term(pixels)]
         case _:
           result = [_Term(_plain(step, terms[0].value, network, variables, index))]
