@@ -64,8 +64,8 @@ def changed(before: Any, after: Any) -> list[bool]:
   return [bool(np.any(old != new)) for old, new in pairs]
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 @pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_every_system_of_the_tables_is_a_variant(path: pathlib.Path, variant: str):
   network = from_config.build(load(path, variant), num_classes=10)
   assert network.bits == load(path, variant).quantization.bits
