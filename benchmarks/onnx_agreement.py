@@ -20,7 +20,7 @@ import onnxruntime
 import rich.console
 import rich.table
 
-from dpoq_jax import cli
+from dpoq_jax.cli.flags import required_path
 from dpoq_jax.data import in_memory
 from dpoq_jax.deploy.onnx import export, predict
 from dpoq_jax.inference import operating_point
@@ -38,7 +38,7 @@ _CALIBRATION = flags.DEFINE_integer(
 def main(_: list[str]) -> None:
   """Exports, predicts, prints the table, writes the figures."""
   logging.set_verbosity(logging.ERROR)
-  workdir = cli.required_path(_WORKDIR)
+  workdir = required_path(flags.FLAGS, 'workdir')
   run, point = (
     trained_lib.load(workdir).with_data_in(_DATA_DIR.value),
     operating_point.read(workdir),

@@ -10,64 +10,62 @@ nearest point, marked so.
 """
 
 import itertools
-import pathlib
 from typing import Any
 
-from absl import flags
 import rich.console
-import rich.table
 
-from dpoq_jax import cli
+from dpoq_jax.cli import flags as shared
+from dpoq_jax.cli.errors import fail, user_errors, warn
+from dpoq_jax.cli.run import run
 from dpoq_jax.runtime import files, workdir
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
 _TARGETS = {
-  'average_bits': flags.DEFINE_float('average_bits', None, 'at most, on average'),
-  'relative_cost': flags.DEFINE_float(
-    'relative_cost', None, 'mean BitOPs at most, relative to the lowest precision'
-  ),
-  'max_accuracy_drop': flags.DEFINE_float(
-    'max_accuracy_drop', None, 'below the highest precision alone, as a fraction'
-  ),
+  'average_bits': 'bits at most, on average',
+  'relative_cost': 'mean BitOPs at most, relative to the lowest precision',
+  'max_accuracy_drop': 'below the highest precision alone, as a fraction',
 }
-_KEY = flags.DEFINE_string('key', None, 'of the rerun curve, by hand: P, or BITS:P')
-_ORDER = flags.DEFINE_enum(
-  'order', 'normalised', ['precision_first', 'confidence_first', 'normalised'], 'of the rerun curve'
-)
-_COMBINE = flags.DEFINE_enum(
-  'combine',
-  None,
-  ['mean', 'last', 'weighted'],
-  'what exits predict from; all are compared by default',
-)
-_TEMPERATURE = flags.DEFINE_bool('temperature', False, 'fit a temperature per precision')
-_STEP = flags.DEFINE_string('step', None, 'checkpoint, or "best"; the newest intact one by default')
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'where the data set is now, if it moved')
-_OUTPUT = flags.DEFINE_string('output', None, 'file to write, instead of the one in the workdir')
 
 
-def main() -> None:
-  """The command."""
-  directory = cli.required_path(_WORKDIR)
-  with cli.user_errors():
+def define_flags(flags: shared.FlagValues) -> None:
+  """Defines the flags of the command."""
+  from dpoq_jax.inference import combination, curve
+
+  shared.define_workdir(flags)
+  shared.define_step(flags)
+  shared.define_data_dir(flags)
+  shared.define_output(flags, 'file to write, instead of the one in the workdir')
+  for kind, what in _TARGETS.items():
+    shared.DEFINE_float(kind, None, what, flag_values=flags)
+  shared.DEFINE_string('key', None, 'of the rerun curve, by hand: P, or BITS:P', flag_values=flags)
+  shared.DEFINE_enum('order', 'normalised', curve.ORDERS, 'of the rerun curve', flag_values=flags)
+  shared.DEFINE_enum(
+    'combine', None, combination.COMBINATIONS,
+    'what exits predict from; all are compared by default', flag_values=flags,
+  )  # fmt: skip
+  shared.DEFINE_bool('temperature', False, 'fit a temperature per precision', flag_values=flags)
+
+
+def main(flags: shared.FlagValues) -> None:
+  """Chooses an operating point, writes it and prints what it is worth."""
+  directory = shared.required_path(flags, 'workdir')
+  with user_errors():
     # Imported once there is something to do, since JAX takes seconds.
     workdir.read_config(directory)
     from dpoq_jax import from_run
-    from dpoq_jax.inference import calibration, operating_point
-    from dpoq_jax.training import restore
+    from dpoq_jax.inference import calibration, operating_point, tables
 
-    target, precision = _target()
+    target, precision = _target(flags)
     settings = calibration.Settings(
       target=operating_point.Target(**target) if target else calibration.DEFAULT_TARGET,
-      order=_ORDER.value,
-      combine=_COMBINE.value,
-      scale_temperatures=_TEMPERATURE.value,
+      order=flags.order,
+      combine=flags.combine,
+      scale_temperatures=flags.temperature,
       precision=precision,
     )
-    if _STEP.value == 'best':
-      cli.warn('the best checkpoint was found on the whole test split, the reported half included.')
-    trained = restore.load(directory, cli.checkpoint_step(_STEP.value))
-    examples = from_run.run(trained, _DATA_DIR.value)
+    if flags.step == 'best':
+      warn('the best checkpoint was found on the whole test split, the reported half included.')
+    trained = from_run.open_network(directory, shared.checkpoint_step(flags))
+    examples = from_run.held_out(trained, flags.data_dir)
     compared = calibration.choose(
       examples.calibration,
       examples.reported,
@@ -77,33 +75,41 @@ def main() -> None:
       step=trained.step,
     )
     best = compared[0]
-    output = pathlib.Path(_OUTPUT.value or directory / operating_point.FILE)
+    output = shared.optional_path(flags, 'output') or directory / operating_point.FILE
     files.write_whole(output, best.to_json())
     bits = trained.network.bits
     between = [(low + high) / 2 for low, high in itertools.pairwise(bits)]
-    rows = calibration.equal_bits(
+    equal = calibration.equal_bits(
       best, examples.calibration, examples.reported, sorted([*bits, *between])
     )
-    _show(compared, list(rows), output)
+    console = rich.console.Console()
+    console.print(
+      f'chosen on {examples.calibration.name}; reported on {examples.reported.name}', soft_wrap=True
+    )
+    console.print(tables.comparison(compared))
+    console.print(tables.equal_bits(best, equal))
+    console.print(tables.best(compared))
+    console.print(f'written to {output}', soft_wrap=True)
   if not best.met:
-    target = settings.target
-    cli.fail(
-      f'{target.kind}={target.value:g} cannot be met on the calibration examples; the nearest '
-      f'point was written to {output}, with "met": false.',
+    chosen_for = settings.target
+    fail(
+      f'{chosen_for.kind}={chosen_for.value:g} cannot be met on the calibration examples; the '
+      f'nearest point was written to {output}, with "met": false.',
       status=3,
     )
 
 
-def _target() -> tuple[dict[str, Any] | None, int | None]:
-  """The one target given, if any, and the precision that a key belongs to."""
-  given = {kind: flag.value for kind, flag in _TARGETS.items() if flag.value is not None}
+def _target(flags: shared.FlagValues) -> tuple[dict[str, Any] | None, int | None]:
+  """Returns the one target given, if any, and the precision that a key belongs to."""
+  values: dict[str, Any] = {kind: flags[kind].value for kind in _TARGETS}
+  given = {kind: value for kind, value in values.items() if value is not None}
   precision = None
-  if _KEY.value is not None:
-    bits, colon, key = _KEY.value.rpartition(':')
+  if flags.key is not None:
+    bits, colon, key = flags.key.rpartition(':')
     try:
       given['key'], precision = float(key), int(bits) if colon else None
     except ValueError:
-      raise ValueError(f'--key={_KEY.value}: give a confidence, or BITS:CONFIDENCE.') from None
+      raise ValueError(f'--key={flags.key}: give a confidence, or BITS:CONFIDENCE.') from None
   if len(given) > 1:
     raise ValueError(f'--{" and --".join(given)} given: give one target.')
   if not given:
@@ -114,48 +120,5 @@ def _target() -> tuple[dict[str, Any] | None, int | None]:
   return {'kind': kind, 'value': value}, precision
 
 
-def _show(compared: list[Any], rows: list[Any], output: pathlib.Path) -> None:
-  """Prints what was compared, what was chosen and what it is worth."""
-  console, best = rich.console.Console(), compared[0]
-  bits = best.bits
-  console.print(
-    f'chosen on {best.data.calibration}; reported on {best.data.reported}', soft_wrap=True
-  )
-  table = rich.table.Table(title=f'Target: {best.target.kind} = {best.target.value:g}')
-  for column in ('combination', 'chosen on: top-1 %', 'bits', 'reported: top-1 %', 'bits', 'met'):
-    table.add_column(column, justify='right')
-  for point in compared:
-    outcomes = (point.expected, point.reported)
-    figures = [f'{v:.2f}' for o in outcomes for v in (100 * o.accuracy, o.average_bits)]
-    table.add_row(point.combine, *figures, 'yes' if point.met else 'no')
-  console.print(table)
-
-  table = rich.table.Table(title='Top-1 % on the reported examples, at equal average bits')
-  for column in ('bits', 'static', f'ensemble ({best.combine})', 'dynamic', 'its bits'):
-    table.add_column(column, justify='right')
-  for row in rows:
-    accuracies = (row.static, row.ensemble, row.dynamic)
-    figures = ['' if a is None else f'{100 * a:.2f}' for a in accuracies]
-    table.add_row(f'{row.bits:g}', *figures, f'{row.dynamic_bits:.2f}')
-  console.print(table)
-
-  why = 'the best of those on the calibration examples' if len(compared) > 1 else 'as asked for'
-  table = rich.table.Table(title=f'Kept: {best.combine}, {why}')
-  for column in ('bits', 'leave from confidence', 'share that leaves %', 'temperature', 'weights'):
-    table.add_column(column, justify='right')
-  for b in bits:
-    weights = ' '.join(f'{w:.2f}' for w in best.weights[b])
-    threshold = best.thresholds[b]
-    table.add_row(
-      str(b),
-      'never' if threshold > 1 else f'{threshold:.4f}',
-      f'{100 * best.reported.exits[b]:.1f}',
-      f'{best.temperatures[b]:.3f}',
-      weights,
-    )
-  console.print(table)
-  console.print(f'written to {output}', soft_wrap=True)
-
-
 if __name__ == '__main__':
-  cli.run(main)
+  run(define_flags, main)

@@ -8,45 +8,44 @@ Writes DIR/summary.json; DIR/summary_B_bits.json and the like for less than the 
 
 import signal
 
-from absl import flags
 import rich.console
 
-from dpoq_jax import cli
+from dpoq_jax.cli import flags as shared
+from dpoq_jax.cli.errors import user_errors
+from dpoq_jax.cli.run import run
 from dpoq_jax.runtime import workdir
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
-_PRECISION = flags.DEFINE_integer('precision', None, 'bits; all precisions by default')
-_STEP = flags.DEFINE_string('step', None, 'checkpoint, or "best"; the newest intact one by default')
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'where the data set is now, if it moved')
+
+def define_flags(flags: shared.FlagValues) -> None:
+  """Defines the flags of the command."""
+  shared.define_workdir(flags)
+  shared.define_step(flags)
+  shared.define_data_dir(flags)
+  shared.define_processes(flags)
+  shared.DEFINE_integer('precision', None, 'bits; all precisions by default', flag_values=flags)
 
 
-cli.define_processes()
-
-
-def main() -> None:
-  """The command."""
-  directory = cli.required_path(_WORKDIR)
-  cli.join_processes()
-  # Joined, it is JAX that has it, for runs that save.
-  signal.signal(signal.SIGTERM, signal.SIG_DFL)
-  with cli.user_errors():
+def main(flags: shared.FlagValues) -> None:
+  """Evaluates a checkpoint, writes its summary and prints it."""
+  directory = shared.required_path(flags, 'workdir')
+  # Joined processes leave SIGTERM to JAX, for runs that save; here it ends the process as usual.
+  if shared.join_processes(flags):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  with user_errors():
     config = workdir.read_config(directory)
-    if _DATA_DIR.value:
-      data = config.data.model_copy(update={'dir': _DATA_DIR.value})
+    if flags.data_dir:
+      data = config.data.model_copy(update={'dir': flags.data_dir})
       config = config.model_copy(update={'data': data})
-    step = cli.checkpoint_step(_STEP.value)
+    step = shared.checkpoint_step(flags)
     # Imported once there is something to evaluate, since JAX takes seconds.
     from dpoq_jax.runtime import processes
     from dpoq_jax.training import experiment, summary
 
     result = summary.evaluate_checkpoint(
-      experiment.build(config),
-      directory,
-      precision=_PRECISION.value,
-      step=step,
+      experiment.build(config), directory, precision=flags.precision, step=step
     )
   rich.console.Console(quiet=not processes.is_first()).print(summary.table(result))
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  run(define_flags, main)

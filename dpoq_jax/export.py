@@ -11,59 +11,65 @@ alone; scales of activations are chosen on training images.
 The operating point of the workdir goes with it, if there is one, or another file's.
 """
 
+import dataclasses
 import json
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from absl import flags
 import rich.console
 
-from dpoq_jax import cli
-from dpoq_jax.runtime import workdir
+from dpoq_jax.cli import flags as shared
+from dpoq_jax.cli.errors import user_errors, warn
+from dpoq_jax.cli.run import run
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
-_OUTPUT = flags.DEFINE_string('output', None, 'folder to write; must not hold anything')
-_FORMAT = flags.DEFINE_enum('format', 'onion', ['onion', 'onnx', 'stablehlo'], 'kind of files')
-_POINT = flags.DEFINE_string('operating_point', None, 'file; the one in the workdir by default')
-_STEP = flags.DEFINE_string('step', None, 'checkpoint, or "best"; the newest intact one by default')
-_CALIBRATION = flags.DEFINE_integer(
-  'calibration_images', 512, 'training images that scales are chosen on, with --format=onnx'
-)
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'where the data set is now, if it moved')
+if TYPE_CHECKING:
+  from dpoq_jax.network.onion_network import Onion
+  from dpoq_jax.training.restore import Trained
 
 
-def main() -> None:
-  """The command."""
-  directory, output = cli.required_path(_WORKDIR), cli.required_path(_OUTPUT)
-  with cli.user_errors():
-    config = workdir.read_config(directory)
+def define_flags(flags: shared.FlagValues) -> None:
+  """Defines the flags of the command."""
+  shared.define_workdir(flags)
+  shared.define_output(flags, 'folder to write; must not hold anything')
+  shared.define_operating_point(flags)
+  shared.define_step(flags)
+  shared.define_data_dir(flags)
+  shared.DEFINE_enum('format', 'onion', list(_WRITE), 'kind of files', flag_values=flags)
+  shared.DEFINE_integer(
+    'calibration_images', 512, 'training images that ranges are chosen on, with --format=onnx',
+    flag_values=flags,
+  )  # fmt: skip
+
+
+def main(flags: shared.FlagValues) -> None:
+  """Writes the files of a trained network."""
+  directory = shared.required_path(flags, 'workdir')
+  output = shared.required_path(flags, 'output')
+  with user_errors():
     # Imported once there is something to do, since JAX takes seconds.
     import jax
 
+    from dpoq_jax import from_run
     from dpoq_jax.deploy import export_folder
-    from dpoq_jax.inference import operating_point
-    from dpoq_jax.training import restore
 
-    given = pathlib.Path(_POINT.value or directory / operating_point.FILE)
-    point = operating_point.read(given) if _POINT.value or given.exists() else None
-    step = cli.checkpoint_step(_STEP.value)
-    trained = restore.load(directory, point.check(config.data.name, step) if point else step)
-    if point and point.bits != trained.network.bits:
-      raise ValueError(
-        f'the operating point in {given} is for bits={point.bits}, the network has '
-        f'{trained.network.bits}.'
-      )
+    point = from_run.read_operating_point(directory, shared.optional_path(flags, 'operating_point'))
+    trained = from_run.open_network(directory, shared.checkpoint_step(flags), point)
     if point and point.data and point.data.step != trained.step:
-      cli.warn(f'the operating point was chosen at step {point.data.step}, not {trained.step}.')
-    variables = jax.device_get(trained.variables)
-    points = (json.loads(point.to_json()),) if point else ()
-    write = {'onion': _write_onion, 'onnx': _write_onnx, 'stablehlo': _write_stablehlo}
+      warn(f'the operating point was chosen at step {point.data.step}, not {trained.step}.')
+    trained = dataclasses.replace(trained, variables=jax.device_get(trained.variables))
+    known = {
+      'class_names': trained.facts.class_names,
+      'operating_points': (json.loads(point.to_json()),) if point else (),
+    }
     with export_folder.emptied_on_failure(output):
-      write[_FORMAT.value](output, trained, variables, points)
+      _WRITE[flags.format](output, trained, flags, known)
   rich.console.Console().print(f'written to {output}', soft_wrap=True)
 
 
-def _write_onion(output: pathlib.Path, trained: Any, variables: Any, points: tuple) -> None:
+def _write_onion(
+  output: pathlib.Path, trained: 'Trained[Onion]', flags: shared.FlagValues, known: dict[str, Any]
+) -> None:
+  """Writes the rings."""
   from dpoq_jax.deploy.artifact import rings, table
   from dpoq_jax.deploy.artifact.manifest import Source
   from dpoq_jax.network import costs
@@ -73,41 +79,47 @@ def _write_onion(output: pathlib.Path, trained: Any, variables: Any, points: tup
   cost = costs.path_cost(trained.network, shape)
   manifest = rings.write(
     output,
-    variables,
-    top1=metrics.top1_at(metrics.read_rows(cli.required_path(_WORKDIR)), trained.step),
+    trained.variables,
+    top1=metrics.top1_at(metrics.read_rows(pathlib.Path(flags.workdir)), trained.step),
     model=config.model,
     quantization=config.quantization,
-    class_names=trained.facts.class_names,
     image_shape=shape,
     multiply_accumulates=sum(c.multiply_accumulates for c in cost.convolutions),
-    operating_points=points,
     source=Source(dataset=config.data.name, step=trained.step),
+    **known,
   )
   rich.console.Console().print(table.table(manifest))
 
 
-def _write_onnx(output: pathlib.Path, trained: Any, variables: Any, points: tuple) -> None:
+def _write_onnx(
+  output: pathlib.Path, trained: 'Trained[Onion]', flags: shared.FlagValues, known: dict[str, Any]
+) -> None:
+  """Writes the ONNX graphs."""
   from dpoq_jax.deploy.onnx import export
 
-  images = trained.with_data_in(_DATA_DIR.value).training_images(_CALIBRATION.value)
-  export.write(output, trained.network, variables, images, **_known(trained, points))
+  images = trained.with_data_in(flags.data_dir).training_images(flags.calibration_images)
+  export.write(output, trained.network, trained.variables, images, source=_source(trained), **known)
 
 
-def _write_stablehlo(output: pathlib.Path, trained: Any, variables: Any, points: tuple) -> None:
+def _write_stablehlo(
+  output: pathlib.Path, trained: 'Trained[Onion]', flags: shared.FlagValues, known: dict[str, Any]
+) -> None:
+  """Writes the StableHLO programs."""
   from dpoq_jax.deploy import stablehlo
 
+  del flags
   shape = trained.facts.image_shape
-  stablehlo.write(output, trained.network, variables, shape, **_known(trained, points))
+  stablehlo.write(
+    output, trained.network, trained.variables, shape, source=_source(trained), **known
+  )
 
 
-def _known(trained: Any, points: tuple) -> dict[str, Any]:
-  """What a folder of graphs says beside them."""
-  return {
-    'class_names': trained.facts.class_names,
-    'operating_points': points,
-    'source': {'dataset': trained.config.data.name, 'step': trained.step},
-  }
+def _source(trained: 'Trained[Onion]') -> dict[str, Any]:
+  return {'dataset': trained.config.data.name, 'step': trained.step}
+
+
+_WRITE = {'onion': _write_onion, 'onnx': _write_onnx, 'stablehlo': _write_stablehlo}
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  run(define_flags, main)

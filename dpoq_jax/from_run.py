@@ -1,25 +1,76 @@
-"""Which examples choose an operating point, and which report on it: never the same."""
+"""Opens a finished run: its network, its operating point, the examples it was not trained on."""
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import numpy as np
 
-from dpoq_jax.data import corrupt, examples
+from dpoq_jax.data import corrupt
+from dpoq_jax.data.examples import ExampleSet
+from dpoq_jax.inference import operating_point
 from dpoq_jax.inference.calibration import Examples, split
-from dpoq_jax.training import splits
-from dpoq_jax.training.restore import Trained
+from dpoq_jax.inference.operating_point import OperatingPoint
+from dpoq_jax.network.onion_network import Onion
+from dpoq_jax.runtime import workdir as workdir_lib
+from dpoq_jax.training import restore, splits
+from dpoq_jax.training.restore import Step, Trained
+
+
+def read_operating_point(
+  workdir: pathlib.Path, given: pathlib.Path | None = None
+) -> OperatingPoint | None:
+  """Reads the operating point of a run, or another one given; None if the run has none.
+
+  Args:
+    workdir: of the run.
+    given: the file to read instead; it must be there.
+
+  Raises:
+    FileNotFoundError: if the file given is not there.
+    ValueError: if the file is not an operating point.
+  """
+  own = workdir / operating_point.FILE
+  if given is None and not own.exists():
+    return None
+  return operating_point.read(given or own)
+
+
+def open_network(
+  workdir: pathlib.Path, step: Step | None = None, point: OperatingPoint | None = None
+) -> Trained[Onion]:
+  """Restores the network of a run, frozen, at the checkpoint that an operating point belongs to.
+
+  Args:
+    workdir: of the run.
+    step: the checkpoint; by default that of the operating point, or the newest intact one.
+    point: the operating point that the network is to be used with, if any.
+
+  Raises:
+    FileNotFoundError, CheckpointError: if there is no run, or no such checkpoint.
+    ConfigError: if the run's precisions share whole kernels.
+    ValueError: if the operating point was chosen on another data set or for other bits.
+  """
+  config = workdir_lib.read_config(workdir)
+  if point is not None:
+    step = point.checkpoint_for(config.data.name, step)
+    if point.bits != config.quantization.bits:
+      raise ValueError(
+        f'the operating point is for bits={point.bits}, the network in {workdir} has '
+        f'{config.quantization.bits}.'
+      )
+  return restore.load(workdir, step)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeldOut:
-  """Examples that a network was not trained on, with its logits.
+  """Holds examples that a network was not trained on, with its logits.
 
   Attributes:
-    calibration: to choose on.
-    reported: to report on.
-    images: uint8 [examples, height, width, channels], those reported on; of a streamed set, what
-      reads each as it is asked for.
+    calibration: those to choose an operating point on.
+    reported: those to report on; no example is in both.
+    images: uint8 [examples, height, width, channels], those reported on; of a streamed set, an
+      object that reads each as it is asked for.
   """
 
   calibration: Examples
@@ -27,8 +78,8 @@ class HeldOut:
   images: Any
 
 
-def run(trained: Trained, data_dir: str | None = None, seed: int = 0) -> HeldOut:
-  """Runs all precisions on the examples of a data set that were not trained on.
+def held_out(trained: Trained[Onion], data_dir: str | None = None, seed: int = 0) -> HeldOut:
+  """Runs all precisions on the examples of a data set that the network was not trained on.
 
   The run's own holdout calibrates and the whole test split reports; a run without one has its test
   split halved.
@@ -36,7 +87,7 @@ def run(trained: Trained, data_dir: str | None = None, seed: int = 0) -> HeldOut
   Args:
     trained: the network.
     data_dir: where the data set is now, if it moved.
-    seed: of the halves.
+    seed: draws the halves.
 
   Raises:
     FileNotFoundError: if the data set is not there.
@@ -74,7 +125,7 @@ def run(trained: Trained, data_dir: str | None = None, seed: int = 0) -> HeldOut
   )
 
 
-def _examples(trained: Trained, image_set: examples.ExampleSet) -> tuple[Examples, np.ndarray]:
-  """Those of a set that could be read, and their indices in it."""
+def _examples(trained: Trained[Onion], image_set: ExampleSet) -> tuple[Examples, np.ndarray]:
+  """Returns the examples of a set that could be read, and their indices in it."""
   predictions = trained.predict(image_set)
   return Examples(predictions.logits, predictions.labels, ''), predictions.indices

@@ -14,77 +14,87 @@ if none could be.
 outputs one after the other are the whole one, as the first alone has the CSV header.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import io
 import pathlib
 import re
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
-from absl import flags
 import rich.console
 import rich.progress
 
-from dpoq_jax import cli
+from dpoq_jax.cli import flags as shared
+from dpoq_jax.cli.errors import fail, user_errors, warn
+from dpoq_jax.cli.run import run
 from dpoq_jax.runtime import files, workdir
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
-_IMAGES = flags.DEFINE_string('images', None, 'folder of images, one image, or a .npy file')
-_OUTPUT = flags.DEFINE_string('output', None, '.csv or .jsonl file; CSV on stdout by default')
-_POINT = flags.DEFINE_string('operating_point', None, 'file; the one in the workdir by default')
-_PRECISION = flags.DEFINE_integer('precision', None, 'bits: run everything at this precision')
-_MAX_PRECISION = flags.DEFINE_integer('max_precision', None, 'bits of the last precision to run')
-_STEP = flags.DEFINE_string('step', None, 'checkpoint, or "best"; the newest intact one by default')
-_SHARD = flags.DEFINE_string('shard', None, 'I/N: the I-th of N parts of the images')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 256, 'images read at once', lower_bound=1)
+
+def define_flags(flags: shared.FlagValues) -> None:
+  """Defines the flags of the command."""
+  shared.define_workdir(flags)
+  shared.define_output(flags, '.csv or .jsonl file; CSV on stdout by default')
+  shared.define_operating_point(flags)
+  shared.define_step(flags)
+  shared.DEFINE_string(
+    'images', None, 'folder of images, one image, or a .npy file', flag_values=flags
+  )
+  shared.DEFINE_integer(
+    'precision', None, 'bits: run everything at this precision', flag_values=flags
+  )
+  shared.DEFINE_integer(
+    'max_precision', None, 'bits of the last precision to run', flag_values=flags
+  )
+  shared.DEFINE_string('shard', '1/1', 'I/N: the I-th of N parts of the images', flag_values=flags)
+  shared.DEFINE_integer('batch_size', 256, 'images read at once', lower_bound=1, flag_values=flags)
 
 
-def main() -> None:
-  """The command."""
-  directory, images = cli.required_path(_WORKDIR), cli.required_path(_IMAGES)
-  output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
-  with cli.user_errors():
+def main(flags: shared.FlagValues) -> None:
+  """Labels images and writes a row for each."""
+  directory = shared.required_path(flags, 'workdir')
+  images = shared.required_path(flags, 'images')
+  output = shared.optional_path(flags, 'output')
+  with user_errors():
     facts = workdir.read_dataset(directory)
     if output and output.suffix not in ('.csv', '.jsonl'):
       raise ValueError(f'--output={output}: give a file that ends in .csv or .jsonl.')
     # Imported once there is something to do, since JAX takes seconds.
+    from dpoq_jax import from_run
     from dpoq_jax.data import to_predict
     from dpoq_jax.inference import cascade, operating_point, predictions
-    from dpoq_jax.training import restore
 
     config = workdir.read_config(directory)
     shorter_side = config.data.resize if config.data.image_size else None
-    part, parts = _shard(_SHARD.value or '1/1')
+    part, parts = _shard(flags.shard)
     found = to_predict.find(images, facts.image_shape, shorter_side).shard(part - 1, parts)
-    step = cli.checkpoint_step(_STEP.value)
-    if _PRECISION.value is not None:
-      point = operating_point.static(config.quantization.bits, _PRECISION.value)
+    step = shared.checkpoint_step(flags)
+    if flags.precision is not None:
+      point = operating_point.static(config.quantization.bits, flags.precision)
     else:
-      point = operating_point.read(pathlib.Path(_POINT.value or directory))
-      step = point.check(config.data.name, step)
+      given = shared.optional_path(flags, 'operating_point')
+      point = operating_point.read(given or directory)
       if not point.met:
-        cli.warn('this operating point did not meet its target when it was chosen.')
-    trained = restore.load(directory, step)
-    running = cascade.Cascade(trained.network, trained.variables, point)
+        warn('this operating point did not meet its target when it was chosen.')
+    trained = from_run.open_network(directory, step, point)
     predicted = predictions.predict(
-      running,
-      found.batches(_BATCH_SIZE.value),
+      cascade.Cascade(trained.network, trained.variables, point),
+      found.batches(flags.batch_size),
       facts.class_names,
-      max_precision=_MAX_PRECISION.value,
+      max_precision=flags.max_precision,
     )
     count = unreadable = spent = 0
     with _written(output) as file, _shown(len(found)) as advance:
       write = predictions.WRITERS[output.suffix if output else '.csv']
       writer = write(file, header=part == 1)
-      for row in predicted:
-        writer.write(row)
+      for prediction in predicted:
+        writer.write(prediction)
         advance()
-        count, unreadable = count + 1, unreadable + (row.error is not None)
-        spent += row.precision or 0
+        count, unreadable = count + 1, unreadable + (prediction.error is not None)
+        spent += prediction.precision or 0
   read = count - unreadable
   if count and not read:
-    cli.fail(f'none of {count} images could be read.', status=1)
+    fail(f'none of {count} images could be read.', status=1)
   print(
     f'{read} images labelled, {spent / max(read, 1):.2f} bits on average; '
     f'{unreadable} could not be read.',
@@ -93,7 +103,7 @@ def main() -> None:
 
 
 def _shard(given: str) -> tuple[int, int]:
-  """The numbers of `--shard=I/N`."""
+  """Returns the two numbers of `--shard=I/N`."""
   found = re.fullmatch(r'([0-9]+)/([0-9]+)', given)
   if not found or not 1 <= int(found[1]) <= int(found[2]):
     raise ValueError(f'--shard={given}: give I/N, I from 1 to N.')
@@ -101,7 +111,7 @@ def _shard(given: str) -> tuple[int, int]:
 
 
 def _written(output: pathlib.Path | None) -> contextlib.AbstractContextManager[TextIO]:
-  """The file to write, which gets its name once it is whole; stdout without one."""
+  """Opens the file to write, which gets its name once it is whole; stdout without one."""
   if output is not None:
     return files.whole_file(output)
   if isinstance(sys.stdout, io.TextIOWrapper):
@@ -110,8 +120,8 @@ def _written(output: pathlib.Path | None) -> contextlib.AbstractContextManager[T
 
 
 @contextlib.contextmanager
-def _shown(total: int) -> Iterator[Any]:
-  """A bar on stderr, if that is a terminal; gives what moves it by one."""
+def _shown(total: int) -> Iterator[Callable[[], None]]:
+  """Shows a bar on stderr, if that is a terminal; yields a function that advances it by one."""
   console = rich.console.Console(stderr=True)
   columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
   with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -120,4 +130,4 @@ def _shown(total: int) -> Iterator[Any]:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  run(define_flags, main)

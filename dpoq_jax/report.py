@@ -8,36 +8,34 @@ downloads it, examples that leave first and last. Writes DIR/report/report.html.
 operating point is shown at the one that `calibrate` would choose.
 """
 
-import pathlib
-
-from absl import flags
-
-from dpoq_jax import cli
-from dpoq_jax.runtime import workdir
-
-_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run')
-_POINT = flags.DEFINE_string('operating_point', None, 'file; the one in the workdir by default')
-_STEP = flags.DEFINE_string('step', None, 'checkpoint, or "best"; the newest intact one by default')
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'where the data set is now, if it moved')
-_OUTPUT = flags.DEFINE_string('output', None, 'folder to write; report/ in the workdir by default')
+from dpoq_jax.cli import flags as shared
+from dpoq_jax.cli.errors import user_errors
+from dpoq_jax.cli.run import run
 
 
-def main() -> None:
-  """The command."""
-  directory = cli.required_path(_WORKDIR)
-  with cli.user_errors():
-    config = workdir.read_config(directory)
+def define_flags(flags: shared.FlagValues) -> None:
+  """Defines the flags of the command."""
+  shared.define_workdir(flags)
+  shared.define_operating_point(flags)
+  shared.define_step(flags)
+  shared.define_data_dir(flags)
+  shared.define_output(flags, 'folder to write; report/ in the workdir by default')
+
+
+def main(flags: shared.FlagValues) -> None:
+  """Writes the report of a run."""
+  directory = shared.required_path(flags, 'workdir')
+  with user_errors():
     # Imported once there is something to do, since JAX takes seconds.
     from dpoq_jax import from_run
-    from dpoq_jax.inference import calibration, operating_point
-    from dpoq_jax.reporting import page as page_lib
-    from dpoq_jax.training import metrics, restore
+    from dpoq_jax.inference import calibration
+    from dpoq_jax.reporting import page
+    from dpoq_jax.training import metrics
 
-    given = pathlib.Path(_POINT.value or directory / operating_point.FILE)
-    point = operating_point.read(given) if _POINT.value or given.exists() else None
-    step = cli.checkpoint_step(_STEP.value)
-    trained = restore.load(directory, point.check(config.data.name, step) if point else step)
-    examples = from_run.run(trained, _DATA_DIR.value)
+    point = from_run.read_operating_point(directory, shared.optional_path(flags, 'operating_point'))
+    trained = from_run.open_network(directory, shared.checkpoint_step(flags), point)
+    config = trained.config
+    examples = from_run.held_out(trained, flags.data_dir)
     if point is None:
       point = calibration.choose(
         examples.calibration,
@@ -47,8 +45,8 @@ def main() -> None:
         dataset=config.data.name,
         step=trained.step,
       )[0]
-    page = page_lib.write(
-      pathlib.Path(_OUTPUT.value or directory / 'report'),
+    written = page.write(
+      shared.optional_path(flags, 'output') or directory / 'report',
       title=f'{config.model.label} on {config.data.name}',
       rows=metrics.read_rows(directory, up_to=trained.step),
       calibration=examples.calibration,
@@ -57,8 +55,8 @@ def main() -> None:
       class_names=trained.facts.class_names,
       point=point,
     )
-  print(f'written to {page}')
+  print(f'written to {written}')
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  run(define_flags, main)

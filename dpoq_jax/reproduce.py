@@ -14,40 +14,47 @@ is the paper's schedule in full, for a GPU.
 
 import pathlib
 
-from absl import flags
-
-from dpoq_jax import cli
-
-_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the training runs')
-_RESULTS = flags.DEFINE_string('results', 'results', 'directory of what the runs come to')
-_SCALE = flags.DEFINE_enum('scale', None, ['smoke', 'cpu', 'paper'], 'how large the runs are')
-_DATA_DIR = flags.DEFINE_string('data_dir', None, "where data sets are; TFDS's own by default")
-_TRAIN = flags.DEFINE_bool('train', True, 'train what is missing')
+from dpoq_jax.cli import flags as shared
+from dpoq_jax.cli.errors import fail, user_errors
+from dpoq_jax.cli.run import run
 
 
-def main(what: str) -> None:
-  """The command."""
-  directory = cli.required_path(_WORKDIR)
-  if _SCALE.value is None:
-    cli.fail('--scale=smoke|cpu|paper is required.')
+def define_flags(flags: shared.FlagValues) -> None:
+  """Defines the flags of the command."""
+  shared.define_workdir(flags, 'directory of the training runs')
+  shared.define_data_dir(flags, "where data sets are; TFDS's own by default")
+  shared.DEFINE_string(
+    'results', 'results', 'directory of what the runs come to', flag_values=flags
+  )
+  shared.DEFINE_enum(
+    'scale', None, ['smoke', 'cpu', 'paper'], 'how large the runs are', flag_values=flags
+  )
+  shared.DEFINE_bool('train', True, 'train what is missing', flag_values=flags)
+
+
+def main(flags: shared.FlagValues, what: str) -> None:
+  """Trains what is missing of a table or figure, and writes it."""
+  directory = shared.required_path(flags, 'workdir')
+  if flags.scale is None:
+    fail('--scale=smoke|cpu|paper is required.')
   # Imported once there is something to do, since JAX takes seconds.
   from dpoq_jax.reproduction import figures, results, runs, tables
   from dpoq_jax.runtime import signals
 
-  scale = tables.SCALES[_SCALE.value]
-  folder = pathlib.Path(_RESULTS.value) / scale.name
-  with signals.catch_stop() as stop, cli.user_errors():
+  scale = tables.SCALES[flags.scale]
+  folder = pathlib.Path(flags.results) / scale.name
+  with signals.catch_stop() as stop, user_errors():
     trainer = runs.Trainer(
       stored=folder / 'runs',
       workdir=directory / scale.name,
-      data_dir=_DATA_DIR.value,
+      data_dir=flags.data_dir,
       environment=scale.environment,
       say=lambda line: print(line, flush=True),
       stopping=lambda: bool(stop),
     )
 
     def train(wanted: list[runs.Run], *, checkpoints: bool = False) -> dict[runs.Run, str]:
-      if _TRAIN.value:
+      if flags.train:
         return trainer.train(wanted, checkpoints=checkpoints)
       trainer.missing(wanted)
       return {}
@@ -55,11 +62,11 @@ def main(what: str) -> None:
     try:
       if what in figures.FIGURES:
         run, part = figures.run_of(scale)
-        if not _TRAIN.value and trainer.missing([run], checkpoints=True):
-          cli.fail(f'the network {run.name} is not in {trainer.workdir}: leave out --notrain.')
+        if not flags.train and trainer.missing([run], checkpoints=True):
+          fail(f'the network {run.name} is not in {trainer.workdir}: leave out --notrain.')
         failures = train([run], checkpoints=True)
         if not failures:
-          entries, png = figures.measure(what, part, trainer.workdir / run.name, _DATA_DIR.value)
+          entries, png = figures.measure(what, part, trainer.workdir / run.name, flags.data_dir)
           results.write(folder, what, entries)
           (folder / f'{what}.png').write_bytes(png)
       else:
@@ -71,8 +78,8 @@ def main(what: str) -> None:
       raise SystemExit(stop.exit_status) from None
   print(f'written to {folder / results.PAGE_FILE}')
   if failures:
-    cli.fail(f'{len(failures)} runs failed: {", ".join(r.name for r in failures)}.', status=1)
+    fail(f'{len(failures)} runs failed: {", ".join(r.name for r in failures)}.', status=1)
 
 
 if __name__ == '__main__':
-  cli.run(main, argument='table1, table2, table3, figure3 or figure5')
+  run(define_flags, main, argument='table1, table2, table3, figure3 or figure5')

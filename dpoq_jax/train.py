@@ -17,39 +17,53 @@ to one stops all; if one is lost the others end, too, and the same commands resu
 import contextlib
 import pathlib
 
-from absl import flags
 import rich.console
 
-from dpoq_jax import cli
+from dpoq_jax.cli import flags as shared
+from dpoq_jax.cli.errors import fail, user_errors
+from dpoq_jax.cli.run import run
 from dpoq_jax.runtime import workdir
 
-_CONFIG = cli.define_config()
-cli.define_processes()
-_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'print what the run will take, without training')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of the run, made if need be')
+
+def define_flags(flags: shared.FlagValues) -> None:
+  """Defines the flags of the command."""
+  shared.define_config(flags)
+  shared.define_processes(flags)
+  shared.define_workdir(flags, 'directory of the run, made if need be')
+  shared.DEFINE_bool(
+    'dry_run', False, 'print what the run will take, without training', flag_values=flags
+  )
 
 
-def main() -> None:
-  """The command."""
-  config = cli.parsed_config(_CONFIG)
-  directory = pathlib.Path() if _DRY_RUN.value else cli.required_path(_WORKDIR)
-  several = cli.join_processes()
+def main(flags: shared.FlagValues) -> None:
+  """Trains, or resumes training, and prints the summary."""
+  config = shared.parsed_config(flags)
+  directory = pathlib.Path() if flags.dry_run else shared.required_path(flags, 'workdir')
+  several = shared.join_processes(flags)
   # Imported once the flags are known to be good, since JAX takes seconds.
   from dpoq_jax.runtime import processes, signals
-  from dpoq_jax.training import checkpoint, dry_run, experiment, loop, progress, summary, warm_start
+  from dpoq_jax.training import (
+    checkpoint,
+    dry_run,
+    experiment,
+    loop,
+    progress,
+    summary,
+    warm_start,
+  )
 
   def build() -> experiment.Experiment:
     experiment.check_agreed(config)
     setup = experiment.build(config)
     setup.check_batch()
-    if not _DRY_RUN.value and not checkpoint.has_checkpoints(directory):
+    if not flags.dry_run and not checkpoint.has_checkpoints(directory):
       warm_start.check(setup)
     return setup
 
   with signals.catch_stop(several=several) as stop, contextlib.ExitStack() as claimed:
-    with cli.user_errors():
+    with user_errors():
       setup = processes.in_each(build)
-      if _DRY_RUN.value:
+      if flags.dry_run:
         measured = dry_run.measure(setup)
         rich.console.Console(quiet=not processes.is_first()).print(dry_run.table(measured))
         return
@@ -62,9 +76,9 @@ def main() -> None:
       display.say(f'{stopped}: run the same command again to resume.')
       raise SystemExit(stop.exit_status) from None
     except (loop.DivergedError, checkpoint.CheckpointError) as error:
-      cli.fail(error, status=1)
+      fail(error, status=1)
   display.console.print(summary.table(result))
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  run(define_flags, main)

@@ -37,9 +37,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 _USAGE = ' '.join((__doc__ or '').split('\n\n')[1].split())
 # In a process of its own, since config flags are read from the command line. Without JAX: quick.
 _CHECK = """
-from dpoq_jax import cli
-holder = cli.define_config()
-cli.run(lambda: cli.parsed_config(holder) and None)
+from dpoq_jax.cli.flags import define_config, parsed_config
+from dpoq_jax.cli.run import run
+run(define_config, lambda flags: parsed_config(flags) and None)
 """
 
 

@@ -1,6 +1,9 @@
-"""Data: where images come from, in which order they are fed, how they are augmented.
+"""Reads images, decides in which order they are fed, and augments them.
 
-`sources` loads a data set into memory, `prepare` writes the ones that need files, `pipeline` cuts
-batches, `augment` is the part of the training step that touches pixels. Nothing here imports the
-rest of the library.
+`examples` says which examples each step gets, whatever the data set. `in_memory` holds the small
+sets; `prepare` writes the files of those that need any. `streamed` decodes the large ones as they
+are needed: `records` reads one record, `decode` and `crop` make pixels of it, `corrupt` decides
+what happens if that fails, `workers` does it ahead of time in other processes. `tfds_directory`
+finds and checks the files of both. `augment` is the part of the training step that touches pixels.
+`to_predict` reads images without labels. Nothing here imports the rest of the library.
 """

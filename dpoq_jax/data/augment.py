@@ -1,10 +1,15 @@
-"""Augmentation on the device, inside the jitted training step."""
+"""Augments batches on the device, inside the jitted training step: a random shift and a flip.
+
+That is the augmentation of images that are all of one size (CIFAR). Streamed sets (ImageNet) get
+their random crop on the host, while an image is decoded: `crop.training_crop`; only the flip of
+those is done here.
+"""
 
 import jax
 import jax.numpy as jnp
 
-# Pixels enter a network as the integer `pixel - 128`: this one is its zero, what a convolution
-# pads with.
+# Pixels enter a network as the integer `pixel - 128`, and a convolution pads with zeros: this pixel
+# is that zero.
 ZERO_PIXEL = 128
 
 
@@ -18,10 +23,10 @@ def pad_crop_flip(
   several devices gets the same images as on one.
 
   Args:
-    key: PRNG key; the result is a function of `key` and `images` alone.
+    key: PRNG key; the result depends on `key` and `images` alone.
     images: uint8 [batch, height, width, channels].
-    padding: Pixels of value 128 added on every side before the crop; 0 keeps images in place.
-    flip: Whether to mirror.
+    padding: Pixels of value 128 added on every side before the crop; 0 crops nothing.
+    flip: Whether to mirror images at random.
 
   Returns:
     uint8 [batch, height, width, channels].
@@ -46,13 +51,13 @@ def pad_crop_flip(
 
 
 def _random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
-  """Crops every image out of its padded self at a corner of its own."""
+  """Pads every image and crops it to its size again, at a random corner of its own."""
   batch, height, width, _ = images.shape
   border = (padding, padding)
   padded = jnp.pad(images, ((0, 0), border, border, (0, 0)), constant_values=ZERO_PIXEL)
   corners = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
-  rows = corners[:, :1] + jnp.arange(height)[None]
-  columns = corners[:, 1:] + jnp.arange(width)[None]
-  # As fast as a vmapped dynamic slice, and unlike it also works on a mesh with explicit axes.
-  cropped = jnp.take_along_axis(padded, rows[:, :, None, None], axis=1)
-  return jnp.take_along_axis(cropped, columns[:, None, :, None], axis=2)
+  ys = corners[:, :1] + jnp.arange(height)[None]
+  xs = corners[:, 1:] + jnp.arange(width)[None]
+  # As fast as a vmapped dynamic slice, which does not work on a mesh with explicit axes.
+  cropped = jnp.take_along_axis(padded, ys[:, :, None, None], axis=1)
+  return jnp.take_along_axis(cropped, xs[:, None, :, None], axis=2)

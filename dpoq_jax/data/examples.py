@@ -1,8 +1,8 @@
-"""Which examples a step gets: a function of (seed, step), whoever reads and decodes them.
+"""Defines sets of examples, and decides which examples each step gets from (seed, step) alone.
 
 There is no iterator whose state would have to be saved: the step is the state. That lets a run
 resume in mid-epoch exactly where it stopped, with any number of worker processes, and gives every
-process of a run its part of the same batches.
+process of a run its share of the same batches.
 """
 
 from collections.abc import Generator
@@ -13,47 +13,50 @@ from typing import Any, Protocol
 import numpy as np
 
 Batch = dict[str, np.ndarray]
-# Generators, so that they can be closed.
+# Generators rather than iterators, as those that read ahead have to be closed.
 Batches = Generator[Batch, None, None]
 
 
 class ExampleSet(Protocol):
-  """A labelled set of images, wherever they are: what training, evaluation and reports need."""
+  """Describes a labelled set of images, in memory or on disk, as training and evaluation use it."""
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """One name per class."""
+    """Returns one name per class."""
     ...
 
   @property
   def num_classes(self) -> int:
-    """Number of classes."""
+    """Returns the number of classes."""
     ...
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """(height, width, channels), of all images."""
+    """Returns (height, width, channels) of every image."""
     ...
 
   @property
   def images(self) -> Any:
-    """As evaluation sees them: uint8 [examples, height, width, channels], or what acts like it."""
+    """Returns the images as evaluation sees them.
+
+    They are an array, uint8 [examples, height, width, channels], or act like one.
+    """
     ...
 
   def __len__(self) -> int:
-    """Number of examples."""
+    """Returns the number of examples."""
     ...
 
   def take(self, chosen: np.ndarray) -> 'ExampleSet':
-    """The examples of these indices, in this order."""
+    """Returns the set of the examples with these indices, in this order."""
     ...
 
   def training_batches(self, order: 'Order', start: int = 0) -> Batches:
     """Yields this process's share of each batch from step `start` to the end of the run.
 
     Args:
-      order: of this many examples.
-      start: first step; a run that stopped after `n` steps resumes with `start=n`.
+      order: Order of a run on this set.
+      start: First step; a run that stopped after `n` steps resumes with `start=n`.
 
     Returns:
       An iterator over {'image': uint8 [share, height, width, channels], 'label': int32 [share]},
@@ -70,6 +73,9 @@ class ExampleSet(Protocol):
     The last batch is filled up with black images of class 0, so that one compiled function serves
     all batches; the mask says which examples count.
 
+    Args:
+      batch_size: Examples per batch.
+
     Returns:
       An iterator over {'image': uint8 [batch, height, width, channels], 'label': int32 [batch],
       'mask': bool [batch]}, with more entries perhaps. Close it if it is left before its end.
@@ -82,20 +88,21 @@ class ExampleSet(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-  """Which examples each step of a run gets.
+  """Describes which examples each step of a run gets.
 
-  Every epoch is a permutation of its own and leaves out another remainder.
+  The order of an epoch is a permutation of its own; the examples that do not fill a batch at its
+  end are left out, others in each epoch.
 
   Attributes:
-    num_examples: of the training set.
-    batch_size: examples per step, over all processes.
-    seed: of the run, 0 or more.
-    epochs: of the run.
-    process: number of this process, from 0.
-    processes: how many share each batch, in contiguous parts of one size.
+    num_examples: Number of examples in the training set.
+    batch_size: Examples per step, over all processes.
+    seed: Seed of the run, 0 or more.
+    epochs: Number of epochs of the run.
+    process: Number of this process, from 0.
+    processes: Number of processes that share each batch, in contiguous parts of one size.
 
   Raises:
-    ValueError: if one of them is out of range.
+    ValueError: if one of these is out of range.
   """
 
   num_examples: int
@@ -105,13 +112,17 @@ class Order:
   process: int = 0
   processes: int = 1
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     """Checks the bounds above."""
     steps_per_epoch(self.num_examples, self.batch_size)
     if self.seed < 0 or self.epochs < 1:
-      raise ValueError(f'seed={self.seed}, epochs={self.epochs}: from 0 and from 1 up.')
+      raise ValueError(
+        f'seed={self.seed}, epochs={self.epochs}: a seed is 0 or more, epochs are 1 or more.'
+      )
     if not 0 <= self.process < self.processes:
-      raise ValueError(f'process={self.process}: there are {self.processes}, counted from 0.')
+      raise ValueError(
+        f'process={self.process}: there are {self.processes} processes, counted from 0.'
+      )
     if self.batch_size % self.processes:
       raise ValueError(
         f'batch_size={self.batch_size} is not divisible by the {self.processes} processes.'
@@ -119,31 +130,35 @@ class Order:
 
   @property
   def steps(self) -> int:
-    """Steps of the whole run."""
+    """Returns the number of steps of the whole run."""
     return self.epochs * steps_per_epoch(self.num_examples, self.batch_size)
 
   @property
   def share(self) -> int:
-    """Examples per step of this process."""
+    """Returns how many examples this process takes in each step."""
     return self.batch_size // self.processes
 
   def epoch(self, number: int) -> np.ndarray:
-    """The examples of an epoch, int64 [num_examples], in its order; not to be written to."""
+    """Returns the examples of an epoch in its order, int64 [num_examples], read-only."""
     return _permutation(self.num_examples, self.seed, number)
 
   def positions(self, step: int) -> tuple[int, range]:
-    """The epoch of a step, and the positions in its order that this process takes there."""
+    """Returns the epoch of a step, and the positions in its order that this process takes."""
     epoch, index = divmod(step, steps_per_epoch(self.num_examples, self.batch_size))
     first = index * self.batch_size + self.process * self.share
     return epoch, range(first, first + self.share)
 
   def examples(self, step: int) -> np.ndarray:
-    """The examples that this process takes in a step, int64 [share]."""
+    """Returns the examples that this process takes in a step, int64 [share]."""
     epoch, positions = self.positions(step)
     return self.epoch(epoch)[positions.start : positions.stop]
 
   def check_start(self, step: int) -> None:
-    """Raises a ValueError unless a run can start at this step."""
+    """Checks that a run can start, or be resumed, at this step.
+
+    Raises:
+      ValueError: unless 0 <= step <= steps.
+    """
     if not 0 <= step <= self.steps:
       raise ValueError(f'start={step}: a run of {self.steps} steps starts at 0 to {self.steps}.')
 
@@ -163,12 +178,12 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def shard(num_examples: int, index: int, count: int) -> range:
-  """One of `count` contiguous parts, counted from 0, whose sizes differ by one at most."""
+  """Returns part `index` of `count` contiguous parts, whose sizes differ by one at most."""
   return range(index * num_examples // count, (index + 1) * num_examples // count)
 
 
 def evaluation_slices(num_examples: int, batch_size: int) -> list[slice]:
-  """The examples of each evaluation batch; the last one may have fewer.
+  """Returns the examples of each evaluation batch; the last one may have fewer.
 
   Raises:
     ValueError: if `batch_size` is not positive.
@@ -179,7 +194,7 @@ def evaluation_slices(num_examples: int, batch_size: int) -> list[slice]:
   return [slice(start, min(start + batch_size, num_examples)) for start in starts]
 
 
-# Every step of an epoch asks for it; threads may be at either side of an epoch's end.
+# Cached, as every step of an epoch needs it; two, as threads may be at either side of its end.
 @functools.lru_cache(maxsize=2)
 def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
   order = np.random.default_rng((seed, epoch)).permutation(num_examples)

@@ -1,4 +1,4 @@
-"""Data sets in memory: uint8 images and int32 labels, decoded once.
+"""Loads small data sets into memory, as uint8 images and int32 labels that are decoded once.
 
 A batch of 128 CIFAR images is gathered in well under a tenth of a millisecond, so there are no
 workers and no queues.
@@ -7,26 +7,24 @@ workers and no queues.
 import dataclasses
 import difflib
 import io
-import json
 import os
 import pathlib
-import shlex
 from typing import Any, cast
 
 import numpy as np
 
-from dpoq_jax.data import examples
+from dpoq_jax.data import examples, tfds_directory
 
 SPLITS = ('train', 'test')
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-  """What is known of a data set before it is read.
+  """Describes a data set before it is read.
 
   Attributes:
     num_classes: Number of classes.
-    image_shape: (height, width, channels).
+    image_shape: (height, width, channels) of every image.
     tfds_version: Version of the TFDS data set; None for one that needs no files.
   """
 
@@ -35,6 +33,7 @@ class DatasetSpec:
   tfds_version: str | None
 
 
+# The data sets that are kept in memory, by name; a set of any other name is streamed.
 DATASETS = {
   'digits': DatasetSpec(10, (8, 8, 1), None),
   'cifar10': DatasetSpec(10, (32, 32, 3), '3.0.2'),
@@ -44,7 +43,7 @@ DATASETS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSet:
-  """A labelled set of images; a `pipeline.ExampleSet`.
+  """Holds a labelled set of images in memory; an `examples.ExampleSet`.
 
   Attributes:
     images: uint8 [examples, height, width, channels].
@@ -52,14 +51,14 @@ class ImageSet:
     class_names: One name per class.
 
   Raises:
-    ValueError: if shapes, dtypes or labels are not those.
+    ValueError: if a shape, a dtype or a label differs from these.
   """
 
   images: np.ndarray
   labels: np.ndarray
   class_names: tuple[str, ...]
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     """Checks the invariants above."""
     if self.images.ndim != 4 or self.images.dtype != np.uint8:
       raise ValueError(
@@ -83,26 +82,26 @@ class ImageSet:
 
   @property
   def num_classes(self) -> int:
-    """Number of classes."""
+    """Returns the number of classes."""
     return len(self.class_names)
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """(height, width, channels)."""
+    """Returns (height, width, channels) of every image."""
     height, width, channels = self.images.shape[1:]
     return height, width, channels
 
   def take(self, chosen: np.ndarray) -> 'ImageSet':
-    """The examples of these indices, in this order."""
+    """Returns the set of the examples with these indices, in this order."""
     return ImageSet(self.images[chosen], self.labels[chosen], self.class_names)
 
   def training_batches(self, order: examples.Order, start: int = 0) -> examples.Batches:
-    """See `pipeline.ExampleSet`."""
+    """Yields training batches; see `examples.ExampleSet`."""
     order.check_start(start)
     return (self._training_batch(order, step) for step in range(start, order.steps))
 
   def evaluation_batches(self, batch_size: int) -> examples.Batches:
-    """See `pipeline.ExampleSet`."""
+    """Yields evaluation batches; see `examples.ExampleSet`."""
     slices = examples.evaluation_slices(len(self), batch_size)
     return (self._padded(chosen, batch_size) for chosen in slices)
 
@@ -127,14 +126,15 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
     name: One of `DATASETS`. `digits` are scikit-learn's 1,797 handwritten digits, which need no
       files; the others are read from where `dpoq_jax.data.prepare` (or TFDS) wrote them.
     split: 'train' or 'test'.
-    data_dir: TFDS directory; None for TFDS's own default, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    data_dir: Directory of all TFDS data sets; None for TFDS's own default, $TFDS_DATA_DIR or
+      ~/tensorflow_datasets.
 
   Returns:
     The split, in the order in which it is stored.
 
   Raises:
-    ValueError: for an unknown name or split, or files that cannot be read without TensorFlow or
-      at all.
+    ValueError: for an unknown name or split, or files that are damaged or that only TensorFlow
+      reads.
     FileNotFoundError: if the data set is not there or not whole; the message holds the command
       that writes it.
   """
@@ -143,17 +143,18 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
     raise ValueError(f'unknown split {split!r}: a data set has {" and ".join(SPLITS)}.')
   if spec.tfds_version is None:
     return _load_digits(split)
-  path = check_prepared(name, data_dir)
+  path = tfds_directory.prepared_dir(name, spec.tfds_version, data_dir)
+  tfds_directory.check_prepared(name, path)
   try:
     return _load_tfds(path, split)
-  except RuntimeError as error:  # What array_record raises for bytes that fail their checksum.
+  except RuntimeError as error:  # Raised by array_record for bytes that fail their checksum.
     raise ValueError(
-      f'data set {name} in {path} is damaged: {_repair(name, path)} ({error})'
+      f'data set {name} in {path} is damaged: {tfds_directory.how_to_repair(name, path)} ({error})'
     ) from error
 
 
 def find_spec(name: str) -> DatasetSpec:
-  """Returns the entry of `DATASETS`.
+  """Returns the entry of a data set in `DATASETS`.
 
   Raises:
     ValueError: for an unknown name, naming the known ones and the nearest of them.
@@ -166,76 +167,6 @@ def find_spec(name: str) -> DatasetSpec:
   return DATASETS[name]
 
 
-def prepared_dir(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-  """Returns where TFDS keeps the data set, whether or not it is there."""
-  version = find_spec(name).tfds_version
-  if version is None:
-    raise ValueError(f'data set {name} is embedded: it has no directory.')
-  return root_dir(data_dir) / name / version
-
-
-def check_prepared(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-  """Returns the directory of a data set that is there, whole, and readable without TensorFlow.
-
-  Raises:
-    FileNotFoundError: if it is absent or files are missing.
-    ValueError: if it is stored in another format than array_record.
-  """
-  path = prepared_dir(name, data_dir)
-  root = path.parent.parent
-  if not path.exists():
-    raise FileNotFoundError(f'data set {name} not found in {root}: run {_command(name, root)}')
-  convert = f'keep it and run {_command(name, "OTHER_DIRECTORY")}'
-  check_directory(name, path, repair=_repair(name, path), convert=convert)
-  return path
-
-
-def check_directory(name: str, path: pathlib.Path, *, repair: str, convert: str) -> None:
-  """Checks that a TFDS version directory is whole and readable without TensorFlow.
-
-  Args:
-    name: of the data set, for messages.
-    path: the directory.
-    repair: what to do about one that is not whole; ends the message.
-    convert: what to do about one in another format than array_record; ends the message.
-
-  Raises:
-    FileNotFoundError: if files are missing.
-    ValueError: if it is stored in another format.
-  """
-  try:
-    info = json.loads((path / 'dataset_info.json').read_text())
-    prefix = info.get('name', name)
-    shards = {split['name']: len(split['shardLengths']) for split in info['splits']}
-  except (OSError, ValueError, KeyError) as error:
-    raise FileNotFoundError(
-      f'data set {name} in {path} has no readable dataset_info.json: {repair}'
-    ) from error
-  formats = [info.get('fileFormat', 'tfrecord'), *info.get('alternativeFileFormats', [])]
-  if 'array_record' not in formats:
-    raise ValueError(
-      f'data set {name} in {path} is stored as {formats[0]}, which only TensorFlow reads: {convert}'
-    )
-  for split, count in shards.items():
-    if len(list(path.glob(f'{prefix}-{split}.array_record-*'))) != count:
-      raise FileNotFoundError(f'data set {name} in {path} lacks {split} files: {repair}')
-
-
-def root_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-  """The directory of all TFDS data sets; None is TFDS's own default."""
-  if data_dir is None:
-    data_dir = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
-  return pathlib.Path(data_dir).expanduser()
-
-
-def _command(name: str, data_dir: str | os.PathLike[str]) -> str:
-  return f'python -m dpoq_jax.data.prepare {name} --data-dir={shlex.quote(os.fspath(data_dir))}'
-
-
-def _repair(name: str, path: pathlib.Path) -> str:
-  return f'delete that directory and run {_command(name, path.parent.parent)}'
-
-
 def _load_tfds(path: pathlib.Path, split: str) -> ImageSet:
   """Decodes every record of a TFDS directory: about 0.12 ms each for 32x32 PNGs, on one core.
 
@@ -246,11 +177,11 @@ def _load_tfds(path: pathlib.Path, split: str) -> ImageSet:
 
   builder = cast(Any, tfds.builder_from_directory(path))
   features = builder.info.features
-  # TFDS's own decoder needs nearly twice the time.
+  # Decoding with TFDS takes nearly twice as long.
   source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
   images = np.empty((len(source), *features['image'].shape), np.uint8)
   labels = np.empty(len(source), np.int32)
-  block = 1000  # Records read in one go; all of them at once would double the memory.
+  block = 1000  # Records read at once; reading all of them at once would double the memory.
   for first in range(0, len(source), block):
     positions = range(first, min(first + block, len(source)))
     for position, example in zip(positions, source.__getitems__(list(positions)), strict=True):
@@ -261,14 +192,14 @@ def _load_tfds(path: pathlib.Path, split: str) -> ImageSet:
 
 
 def _load_digits(split: str) -> ImageSet:
-  """Reads the digits of scikit-learn, 80 % of every class for training, drawn with seed 0."""
+  """Loads scikit-learn's digits; 80 % of each class, drawn with seed 0, are for training."""
   from sklearn import datasets, model_selection
 
-  pixels, labels = datasets.load_digits(return_X_y=True)
-  train, test = model_selection.train_test_split(
+  pixels, labels = cast(Any, datasets).load_digits(return_X_y=True)
+  train, test = cast(Any, model_selection).train_test_split(
     np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0
   )
   chosen = train if split == 'train' else test
-  # Their pixels run from 0 to 16.
+  # The pixels of the original run from 0 to 16.
   images = np.rint(pixels[chosen].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
   return ImageSet(images, labels[chosen].astype(np.int32), tuple('0123456789'))

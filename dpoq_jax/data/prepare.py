@@ -1,10 +1,11 @@
-"""Write a data set as a TFDS `array_record` directory, without TensorFlow.
+"""Writes a data set as a TFDS `array_record` directory, without TensorFlow.
 
   python -m dpoq_jax.data.prepare cifar10 --data-dir=D [--source=FOLDER]
 
 The directory D/cifar10/3.0.2 is the one TFDS itself would write: the TFDS builder decides features,
-splits, keys and shards; only reading the official binary batches and encoding the PNGs are ours,
-the two places where that builder calls TensorFlow. `tfds.data_source` reads it like any other.
+splits, keys and shards. Only two of its parts are replaced, those that call TensorFlow: the reading
+of the official binary batches, and the encoding of PNGs. `tfds.data_source` reads the directory
+like any other.
 """
 
 import argparse
@@ -25,19 +26,19 @@ import urllib.request
 
 import numpy as np
 
-from dpoq_jax.data import in_memory
+from dpoq_jax.data import in_memory, tfds_directory
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-  """An official archive of binary batches and the published sha256 of all that matters in it.
+  """Describes an official archive of binary batches, with the published sha256 of its files.
 
   Attributes:
-    url: Where the archive is published.
+    url: Address at which the archive is published.
     sha256: Checksum of the archive.
-    folder: The folder it unpacks to.
+    folder: Name of the folder that it unpacks to.
     batches: Checksum of every file of binary records, by file name.
-    label_names: How many classes each file of class names holds, one name a line.
+    label_names: Number of classes in every file of class names, one name a line, by file name.
   """
 
   url: str
@@ -76,7 +77,7 @@ ARCHIVES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command; returns its exit status."""
+  """Runs the command and returns its exit status."""
   parser = argparse.ArgumentParser(
     prog='python -m dpoq_jax.data.prepare',
     description='Write a data set where dpoq_jax (and tfds.data_source) reads it.',
@@ -111,8 +112,8 @@ def prepare(name: str, data_dir: str | None = None, source: str | None = None) -
   called `incomplete.*` and may be deleted.
 
   Args:
-    name: One of `sources.DATASETS`.
-    data_dir: TFDS directory; None for TFDS's default.
+    name: One of `in_memory.DATASETS`.
+    data_dir: Directory of all TFDS data sets; None for TFDS's default.
     source: Folder of the official binary batches or its parent; None downloads the archive, which
       is kept in `data_dir`/downloads.
 
@@ -124,11 +125,12 @@ def prepare(name: str, data_dir: str | None = None, source: str | None = None) -
     FileNotFoundError: for a file that is missing, or a data set that is there but not whole.
     ConnectionError: if the archive cannot be downloaded.
   """
-  if in_memory.find_spec(name).tfds_version is None:
+  version = in_memory.find_spec(name).tfds_version
+  if version is None:
     return f'data set {name} is embedded: it needs no files and no preparation'
-  path = in_memory.prepared_dir(name, data_dir)
+  path = tfds_directory.prepared_dir(name, version, data_dir)
   if path.exists():
-    in_memory.check_prepared(name, data_dir)
+    tfds_directory.check_prepared(name, path)
     return f'data set {name} is already in {path}'
   archive = ARCHIVES[name]
   root = path.parent.parent
@@ -139,7 +141,7 @@ def prepare(name: str, data_dir: str | None = None, source: str | None = None) -
     downloaded = _download(archive, root / 'downloads')
     with tempfile.TemporaryDirectory(prefix='incomplete.', dir=root) as unpacked:
       with tarfile.open(downloaded) as tar:
-        # Python 3.11.4 and later; before, the checksum has to do.
+        # Refuses paths outside the folder, from Python 3.11.4 on; before, the checksum has to do.
         tar.extraction_filter = getattr(tarfile, 'data_filter', None)
         tar.extractall(unpacked)
       _write(name, root, _find_batches(archive, pathlib.Path(unpacked)))
@@ -178,10 +180,10 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def _download(archive: Archive, directory: pathlib.Path) -> pathlib.Path:
-  """Downloads the archive unless it is there already.
+  """Downloads the archive unless it is there already, and returns its path.
 
-  TFDS's own download manager would do, but tries for more than three minutes before it says that
-  there is no network.
+  This is not left to the download manager of TFDS, which tries for more than three minutes before
+  it says that there is no network.
   """
   from rich import console, progress
 
@@ -217,38 +219,39 @@ def _write(name: str, root: pathlib.Path, folder: pathlib.Path) -> None:
   from absl import logging
   import tensorflow_datasets as tfds
 
-  # Only remarks on what does not exist yet.
+  # The warnings only say that the data set does not exist yet.
   logging.set_verbosity(logging.ERROR)
   builder = _builder(name, root, folder)
-  # Its standard output speaks of a download of unknown size; its progress goes to standard error.
+  # On standard output it announces a download, of unknown size, that does not take place; its
+  # progress goes to standard error.
   with contextlib.redirect_stdout(io.StringIO()):
     try:
       builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
-    except RuntimeError as error:  # What array_record raises, for a full disk say.
+    except RuntimeError as error:  # Raised by array_record, when the disk is full for example.
       raise OSError(f'cannot write data set {name} to {root}: {error}') from error
 
 
 def _builder(name: str, root: pathlib.Path, folder: pathlib.Path) -> Any:
-  """Returns the TFDS builder of `name`, taught to read `folder` and to encode PNGs by itself."""
+  """Returns a TFDS builder of `name` that reads `folder` and encodes PNGs without TensorFlow."""
   import tensorflow_datasets as tfds
 
   base = cast(Any, tfds.builder_cls(name))
 
-  # Unregistered, or TFDS would know two data sets of one name.
+  # Not registered, as TFDS would then know two data sets of one name.
   class Builder(base, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
-    """Everything but the reading of batches and the encoding of images is inherited."""
+    """Reads batches and encodes images by itself; everything else is inherited."""
 
     name = base.name
-    __module__ = base.__module__  # What dataset_info.json says of its origin.
+    __module__ = base.__module__  # Written to dataset_info.json as the origin of the data set.
 
     @property
     def _cifar_info(self) -> Any:
       return super()._cifar_info._replace(prefix='')
 
     def _split_generators(self, dl_manager: Any) -> Any:
-      del dl_manager  # The batches are in `folder` by now.
+      del dl_manager  # The batches are in `folder` already.
       local = types.SimpleNamespace(download_and_extract=lambda url: str(folder))
       return super()._split_generators(local)
 
@@ -265,7 +268,10 @@ def _builder(name: str, root: pathlib.Path, folder: pathlib.Path) -> Any:
 
 
 def _records(path: str, num_labels: int) -> Iterator[tuple[list[int], np.ndarray]]:
-  """Yields the labels and the image [32, 32, 3] of each record: labels, then 3 colour planes."""
+  """Yields the labels and the image, uint8 [32, 32, 3], of each record of a binary batch.
+
+  A record is one byte for each of `num_labels` labels, then the red, green and blue planes.
+  """
   for record in np.fromfile(path, np.uint8).reshape(-1, num_labels + 3 * 32 * 32):
     labels, pixels = np.split(record, [num_labels])
     yield labels.tolist(), pixels.reshape(3, 32, 32).transpose(1, 2, 0)
@@ -275,7 +281,7 @@ def _encode_png(image: np.ndarray) -> bytes:
   from PIL import Image
 
   png = io.BytesIO()
-  # Level 1 takes half the time of the default and, for images this small, 2 % more room.
+  # Level 1 takes half the time of the default and, for images this small, 2 % more bytes.
   Image.fromarray(np.ascontiguousarray(image)).save(png, 'png', compress_level=1)
   return png.getvalue()
 

@@ -1,36 +1,36 @@
-"""Data sets that are read from disk and decoded as they are needed: ImageNet, any TFDS directory.
+"""Streams data sets from disk, decoded as they are needed: ImageNet, any TFDS directory of images.
 
-A batch is a function of (seed, step), as in memory: `pipeline.Order` says which examples it has,
+A batch is a function of (seed, step), as in memory: `examples.Order` says which examples it has,
 and a random crop is drawn from (seed, epoch, position in the epoch's order). Grain calls that
-function for one step after another, in worker processes or threads, and hands batches over in
-order; how many workers there are changes nothing.
+function for one step after another, in worker processes or threads, and hands the batches over in
+order; so the number of workers changes nothing.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 import dataclasses
 import functools
 import os
 import pathlib
-import shlex
 from typing import Any, cast
 
 import numpy as np
 
-from dpoq_jax.data import corrupt, decode, in_memory, workers
-from dpoq_jax.data import examples as examples_lib
+from dpoq_jax.data import corrupt, crop, examples, in_memory, tfds_directory, workers
+from dpoq_jax.data.corrupt import CorruptRecord
+from dpoq_jax.data.records import Example, Records
 
-# What data sets call the file that a record was made of.
-_FILE_NAMES = ('file_name', 'filename', 'image/filename')
+# A batch, and the corrupt records met while it was loaded.
+_Loaded = tuple[examples.Batch, list[CorruptRecord]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How images are made of records.
+  """Describes how images are made of records.
 
   Attributes:
-    image_size: side of the square that the network gets.
-    resize: shorter side of an image in evaluation, before its centre is taken.
-    workers: processes that decode; 0 decodes in threads of this one.
+    image_size: Side of the square that the network gets, pixels.
+    resize: Shorter side of an image in evaluation before its centre is taken, pixels.
+    workers: Number of processes that decode; 0 decodes in threads of this process.
   """
 
   image_size: int
@@ -38,71 +38,19 @@ class Options:
   workers: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Corrupt:
-  """A record that could not be read or decoded.
-
-  Attributes:
-    name: split, number and, where it could be read, file name.
-    reason: what was raised.
-  """
-
-  name: str
-  reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Records:
-  """One split of a TFDS directory, opened when it is first read; small enough to be pickled.
-
-  Attributes:
-    path: the version directory.
-    split: name of the split.
-  """
-
-  path: str
-  split: str
-
-  @functools.cached_property
-  def source(self) -> Any:
-    """What gives a record, its image still encoded, for an index."""
-    import tensorflow_datasets as tfds
-
-    builder = cast(Any, tfds.builder_from_directory(self.path))
-    return builder.as_data_source(self.split, decoders={'image': tfds.decode.SkipDecoding()})
-
-  def load(
-    self, index: int, crop: Callable[[bytes], np.ndarray]
-  ) -> tuple[np.ndarray, int] | Corrupt:
-    """The cropped image and the label of a record, or what is wrong with it."""
-    name = f'{self.split} record {index}'
-    try:
-      record = self.source[index]
-      name += ''.join(f' ({_text(record[key])})' for key in _FILE_NAMES if key in record)
-      label, classes = int(record['label']), self.source.dataset_info.features['label'].num_classes
-      if not 0 <= label < classes:
-        raise ValueError(f'label {label} is none of {classes} classes')
-      return crop(record['image']), label
-    except MemoryError:
-      raise
-    # Readers and decoders raise whatever broken bytes make them raise.
-    except Exception as error:
-      return Corrupt(name, ' '.join(str(error).split()) or type(error).__name__)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamedSet:
-  """A labelled set of images on disk; a `pipeline.ExampleSet`.
+  """Holds a labelled set of images that stay on disk; an `examples.ExampleSet`.
 
   A corrupt record is skipped: its place in a training batch goes to the next intact one in the
-  epoch's order, in an evaluation batch it is masked out.
+  epoch's order (`corrupt.positions_to_try`), in an evaluation batch it is masked out.
 
   Attributes:
-    records: all of the split.
-    chosen: int64 [examples]: which of them are in this set, in this order.
-    class_names: one name per class.
-    options: how images are made of them.
-    tally: of corrupt records.
+    records: All records of the split.
+    chosen: Indices of the records in this set, in its order, int64 [examples].
+    class_names: One name per class.
+    options: How images are made of the records.
+    tally: Corrupt records met so far, shared with the other sets of a run.
   """
 
   records: Records
@@ -117,65 +65,71 @@ class StreamedSet:
 
   @property
   def num_classes(self) -> int:
-    """Number of classes."""
+    """Returns the number of classes."""
     return len(self.class_names)
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """(height, width, channels)."""
+    """Returns (height, width, channels) of every image."""
     return self.options.image_size, self.options.image_size, 3
 
   @property
-  def images(self) -> 'Images':
-    """As evaluation sees them, read as they are asked for."""
-    return Images(self)
+  def images(self) -> '_Images':
+    """Returns the images as evaluation sees them, each read when it is asked for."""
+    return _Images(self)
 
   def take(self, chosen: np.ndarray) -> 'StreamedSet':
-    """The examples of these indices, in this order."""
+    """Returns the set of the examples with these indices, in this order."""
     return dataclasses.replace(self, chosen=self.chosen[chosen])
 
-  def training_batches(self, order: examples_lib.Order, start: int = 0) -> examples_lib.Batches:
-    """See `pipeline.ExampleSet`; 'index', int64 [share], says which records of the split it has."""
+  def training_batches(self, order: examples.Order, start: int = 0) -> examples.Batches:
+    """Yields training batches; see `examples.ExampleSet`.
+
+    A batch has one more entry, 'index', int64 [share]: the number of each record in the split.
+    """
     order.check_start(start)
     load = _TrainingBatch(self.records, self.chosen, self.options, self.tally.limit, order)
     return self._counted(workers.run(load, range(start, order.steps), self.options.workers))
 
-  def evaluation_batches(self, batch_size: int) -> examples_lib.Batches:
-    """See `pipeline.ExampleSet`; corrupt records are masked out; 'index' as in training."""
-    slices = examples_lib.evaluation_slices(len(self), batch_size)
+  def evaluation_batches(self, batch_size: int) -> examples.Batches:
+    """Yields evaluation batches; see `examples.ExampleSet`.
+
+    Corrupt records are masked out. A batch has one more entry, 'index', as in training.
+    """
+    slices = examples.evaluation_slices(len(self), batch_size)
     load = _EvaluationBatch(self.records, self.chosen, self.options, self.tally.limit, batch_size)
     return self._counted(workers.run(load, range(len(slices)), self.options.workers))
 
-  def _counted(self, loaded: Generator['_Loaded', None, None]) -> examples_lib.Batches:
-    """Batches, once the corrupt records met on the way are counted."""
+  def _counted(self, loaded: Generator[_Loaded, None, None]) -> examples.Batches:
+    """Yields each batch after counting the corrupt records met while it was loaded."""
     try:
       for batch, corrupted in loaded:
-        for each in corrupted:
-          self.tally.note(each.name, each.reason)
+        for record in corrupted:
+          self.tally.note(record)
         yield batch
     finally:
       loaded.close()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Images:
-  """The images of a streamed set, decoded as they are asked for; acts like an array of them."""
+class _Images:
+  """Holds the images of a streamed set, each decoded when it is asked for; acts like an array."""
 
   image_set: StreamedSet
-  dtype: np.dtype = np.dtype(np.uint8)
+  dtype: np.dtype[np.uint8] = np.dtype(np.uint8)
   ndim: int = 4
 
   def __len__(self) -> int:
-    """Number of images."""
+    """Returns the number of images."""
     return len(self.image_set)
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """[examples, height, width, channels]."""
+    """Returns (examples, height, width, channels)."""
     return len(self), *self.image_set.image_shape
 
   def __getitem__(self, index: int) -> np.ndarray:
-    """One image, uint8 [height, width, channels]; black if its record is corrupt."""
+    """Returns one image, uint8 [height, width, channels]; black if its record is corrupt."""
     chosen = self.image_set.take(np.array([index]))
     chosen = dataclasses.replace(chosen, options=dataclasses.replace(chosen.options, workers=0))
     (batch,) = chosen.evaluation_batches(1)
@@ -192,13 +146,13 @@ def load(
   """Opens one split of a TFDS data set.
 
   Args:
-    name: of a TFDS data set, as `imagenet2012`, `name/config` or `name/config/version`, the newest
-      version there is by default; or the path of a version directory.
-    split: 'train', 'test', or another name of the set's own. There is a 'test' in every set: its
-      validation split if it has one, as the labels of a test split may be secret.
-    data_dir: TFDS directory that holds it, unless `name` is a path; None for TFDS's own default.
-    options: how images are made of its records.
-    tally: of corrupt records.
+    name: TFDS data set, as `imagenet2012`, `name/config` or `name/config/version`, by default the
+      newest version there is; or the path of a version directory.
+    split: 'train', 'test', or another name that the data set has. 'test' is the validation split
+      of a data set that has one, as the labels of its test split may be secret.
+    data_dir: Directory of all TFDS data sets, unless `name` is a path; None for TFDS's default.
+    options: How images are made of the records.
+    tally: Corrupt records met so far.
 
   Raises:
     FileNotFoundError: if the data set is not there or not whole.
@@ -206,17 +160,16 @@ def load(
       a class each.
   """
   path = find(name, data_dir)
-  in_memory.check_directory(
+  tfds_directory.check_directory(
     name,
     path,
     repair='copy or prepare it again.',
-    # Of the two converters that TFDS has, the one it documents.
-    convert=f'where TensorFlow is installed, run {_conversion(path)}',
+    convert=f'where TensorFlow is installed, run {tfds_directory.conversion_command(path)}',
   )
   import tensorflow_datasets as tfds
 
   info = cast(Any, tfds.builder_from_directory(path)).info
-  features = dict(info.features.items()) if hasattr(info.features, 'items') else {}
+  features: dict[str, Any] = dict(info.features.items()) if hasattr(info.features, 'items') else {}
   image, label = features.get('image'), features.get('label')
   if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
     raise ValueError(
@@ -229,79 +182,88 @@ def load(
     raise ValueError(f'data set {name} has no split {split!r}: it has {", ".join(info.splits)}.')
   return StreamedSet(
     Records(str(path), split),
-    np.arange(info.splits[split].num_examples),
-    tuple(label.names),
+    np.arange(int(info.splits[split].num_examples)),
+    tuple(cast(Any, label).names),
     options,
     tally,
   )
 
 
 def find(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-  """The version directory of a data set; see `load`.
+  """Finds the version directory of a data set that is named as in `load`.
 
   Raises:
     FileNotFoundError: if there is none.
   """
-  root = in_memory.root_dir(data_dir)
-  # An absolute name stays as it is.
-  path = root / pathlib.Path(name.replace(':', '/')).expanduser()
-  if (path / 'dataset_info.json').exists():
-    return path
-  versions = [info.parent for info in path.glob('*/dataset_info.json')]
-  numbered = {tuple(map(int, v.name.split('.'))): v for v in versions if _is_version(v.name)}
-  if numbered:
-    return numbered[max(numbered)]
-  where = path if path.is_absolute() and not path.is_relative_to(root) else f'{name} in {root}'
-  raise FileNotFoundError(
-    f'data set {where} not found: config.data.name is one of {", ".join(in_memory.DATASETS)}, a '
-    'TFDS data set that is in config.data.dir, or the directory of a version of one.'
+  known = ', '.join(in_memory.DATASETS)
+  allowed = (
+    f'config.data.name is one of {known}, a TFDS data set that is in config.data.dir, or the '
+    'directory of a version of one.'
   )
-
-
-# A batch, and the corrupt records met while it was loaded.
-_Loaded = tuple[examples_lib.Batch, list[Corrupt]]
+  return tfds_directory.newest_version(name, data_dir, allowed=allowed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _TrainingBatch:
-  """Loads the training batch of a step, in whatever process."""
+  """Loads the training batch of a step; pickled, so that worker processes can do it."""
 
   records: Records
   chosen: np.ndarray
   options: Options
   limit: int
-  order: examples_lib.Order
+  order: examples.Order
 
   def __call__(self, step: int) -> _Loaded:
-    batch, corrupted = _blank(self.order.share, self.options.image_size), {}
+    batch = _blank(self.order.share, self.options.image_size)
+    corrupted: dict[int, CorruptRecord] = {}
     epoch, positions = self.order.positions(step)
-    shuffled = self.order.epoch(epoch)
-    for row, position in enumerate(positions):
-      # Three words seed the order of an epoch and the holdout; zeros at the end count as absent.
-      rng = np.random.default_rng((self.order.seed, epoch, 1, position))
-      crop = functools.partial(decode.training_crop, size=self.options.image_size, rng=rng)
-      for following in range(position, position + len(shuffled)):
-        index = int(self.chosen[shuffled[following % len(shuffled)]])
-        loaded = corrupted.get(index) or self.records.load(index, crop)
-        if not isinstance(loaded, Corrupt):
-          batch['image'][row], batch['label'][row] = loaded
-          batch['index'][row] = index
-          break
-        corrupted[index] = loaded
-        if len(corrupted) > self.limit:
-          # Whoever counts them stops the run.
-          return batch, list(corrupted.values())
-      else:
-        raise corrupt.CorruptRecordsError(
-          f'none of {len(shuffled)} records of split {self.records.split} is intact: '
-          f'{next(iter(corrupted.values())).reason}.'
-        )
+    for place, position in enumerate(positions):
+      found = self._first_intact(epoch, position, corrupted)
+      if found is None:
+        # The batch is never used: counting its corrupt records stops the run.
+        break
+      batch['index'][place], (batch['image'][place], batch['label'][place]) = found
     return batch, list(corrupted.values())
+
+  def _first_intact(
+    self, epoch: int, position: int, corrupted: dict[int, CorruptRecord]
+  ) -> tuple[int, Example] | None:
+    """Loads the record at a position of an epoch, or the next one there that is intact.
+
+    Args:
+      epoch: Number of the epoch.
+      position: Position in its order; the random crop depends on it, whichever record is found.
+      corrupted: Corrupt records of this batch, by index; those met here are added.
+
+    Returns:
+      The index of the record in the split, and the record; None if more records than the limit are
+      corrupt.
+
+    Raises:
+      CorruptRecordsError: if no record is intact.
+    """
+    # Differs from the seeds of an epoch's order, (seed, epoch), and of the holdout, (seed, 0,
+    # holdout). The third number is not 0, as zeros at the end of a seed count as absent.
+    rng = np.random.default_rng((self.order.seed, epoch, 1, position))
+    crop_image = functools.partial(crop.training_crop, size=self.options.image_size, rng=rng)
+    shuffled = self.order.epoch(epoch)
+    for candidate in corrupt.positions_to_try(position, len(shuffled)):
+      index = int(self.chosen[shuffled[candidate]])
+      loaded = corrupted.get(index) or self.records.load(index, crop_image)
+      if not isinstance(loaded, CorruptRecord):
+        return index, loaded
+      corrupted[index] = loaded
+      if len(corrupted) > self.limit:
+        return None
+    raise corrupt.CorruptRecordsError(
+      f'none of {len(shuffled)} records of split {self.records.split} is intact: '
+      f'{next(iter(corrupted.values())).reason}.'
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _EvaluationBatch:
-  """Loads an evaluation batch, in whatever process."""
+  """Loads the evaluation batch of a number; pickled, so that worker processes can do it."""
 
   records: Records
   chosen: np.ndarray
@@ -310,17 +272,18 @@ class _EvaluationBatch:
   batch_size: int
 
   def __call__(self, number: int) -> _Loaded:
-    batch, corrupted = _blank(self.batch_size, self.options.image_size), []
+    batch = _blank(self.batch_size, self.options.image_size)
     batch['mask'] = np.zeros(self.batch_size, bool)
-    crop = functools.partial(
-      decode.evaluation_crop, size=self.options.image_size, shorter_side=self.options.resize
+    corrupted: list[CorruptRecord] = []
+    crop_image = functools.partial(
+      crop.evaluation_crop, size=self.options.image_size, shorter_side=self.options.resize
     )
     first = number * self.batch_size
-    for row, index in enumerate(self.chosen[first : first + self.batch_size].tolist()):
-      loaded = self.records.load(index, crop)
-      if not isinstance(loaded, Corrupt):
-        batch['image'][row], batch['label'][row] = loaded
-        batch['index'][row], batch['mask'][row] = index, True
+    for place, index in enumerate(self.chosen[first : first + self.batch_size].tolist()):
+      loaded = self.records.load(index, crop_image)
+      if not isinstance(loaded, CorruptRecord):
+        batch['image'][place], batch['label'][place] = loaded
+        batch['index'][place], batch['mask'][place] = index, True
         continue
       corrupted.append(loaded)
       if len(corrupted) > self.limit:
@@ -328,22 +291,9 @@ class _EvaluationBatch:
     return batch, corrupted
 
 
-def _blank(examples: int, size: int) -> examples_lib.Batch:
+def _blank(batch_size: int, image_size: int) -> examples.Batch:
   return {
-    'image': np.zeros((examples, size, size, 3), np.uint8),
-    'label': np.zeros(examples, np.int32),
-    'index': np.zeros(examples, np.int64),
+    'image': np.zeros((batch_size, image_size, image_size, 3), np.uint8),
+    'label': np.zeros(batch_size, np.int32),
+    'index': np.zeros(batch_size, np.int64),
   }
-
-
-def _text(value: Any) -> str:
-  return value.decode(errors='replace') if isinstance(value, bytes) else str(value)
-
-
-def _is_version(name: str) -> bool:
-  return all(part.isdigit() for part in name.split('.'))
-
-
-def _conversion(path: pathlib.Path) -> str:
-  directory = shlex.quote(str(path))
-  return f'tfds convert_format --dataset_version_dir={directory} --out_file_format=array_record'

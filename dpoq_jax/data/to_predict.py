@@ -1,29 +1,32 @@
-"""Images to predict on: a folder of image files, or an array in a `.npy` file."""
+"""Reads the images to predict on: image files, or an array in a `.npy` file."""
 
 from collections.abc import Iterator, Sequence
 import concurrent.futures
 import dataclasses
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from dpoq_jax.data import decode, examples
+from dpoq_jax.data import crop, decode, examples
 
-# Pillow has Ghostscript run what is in these.
+if TYPE_CHECKING:
+  from PIL import Image
+
+# Files that are programs: pillow would have Ghostscript run them.
 _PROGRAMS = ('.eps', '.ps')
-# Films, of which pillow knows the header alone.
-_STREAMS = ('.mpg', '.mpeg')
+# Films: pillow reads nothing but their header.
+_FILMS = ('.mpg', '.mpeg')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Input:
-  """One image, or why there is none.
+  """Holds one image to predict on, or the reason why it could not be read.
 
   Attributes:
-    name: path relative to the folder, or position in the array.
+    name: Path relative to the folder, or position in the array.
     image: uint8 [height, width, channels]; None if it could not be read.
-    error: why not; None if it could.
+    error: Reason why it could not be read; None if it could.
   """
 
   name: str
@@ -33,15 +36,16 @@ class Input:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inputs:
-  """Where images are.
+  """Holds the images to predict on, not read yet: paths of files, or an array on disk.
 
   Attributes:
-    shape: (height, width, channels).
-    array: uint8 [examples, height, width, channels]; None if they are files.
-    files: in the order of their names.
-    root: what their names are relative to.
-    shorter_side: see `find`.
-    first: number of the first one, of an array of which these are a part.
+    shape: (height, width, channels) of every image once it is read.
+    array: uint8 [examples, height, width, channels]; None if the images are files.
+    files: Paths of the files, sorted; empty if the images are an array.
+    root: Folder that the names of files are relative to.
+    shorter_side: Shorter side to which files are resized before their centre is taken, pixels; None
+      resizes them to `shape`.
+    first: Position of the first image in the whole array, if these are a part of it.
   """
 
   shape: tuple[int, ...]
@@ -52,11 +56,11 @@ class Inputs:
   first: int = 0
 
   def __len__(self) -> int:
-    """Number of images, those that cannot be read included."""
+    """Returns the number of images, those that cannot be read included."""
     return len(self.files) if self.array is None else len(self.array)
 
   def shard(self, index: int, count: int) -> 'Inputs':
-    """One of `count` contiguous parts of nearly one size, counted from 0; maybe an empty one."""
+    """Returns part `index` of `count` contiguous parts of nearly one size; it may be empty."""
     part = examples.shard(len(self), index, count)
     chosen = slice(part.start, part.stop)
     array = None if self.array is None else self.array[chosen]
@@ -65,7 +69,7 @@ class Inputs:
     )
 
   def batches(self, size: int) -> Iterator[tuple[Input, ...]]:
-    """Reads so many at a time, in parallel, in their order."""
+    """Yields the images in their order, `size` at a time, read in parallel."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
       for start in range(0, len(self), size):
         yield tuple(pool.map(self._read, range(start, min(start + size, len(self)))))
@@ -83,41 +87,41 @@ class Inputs:
       with Image.open(file) as opened:
         decode.check_size(opened)
         return Input(name, self._pixels(opened))
-    # Decoders raise whatever a broken file makes them raise.
+    # A broken file may make a decoder raise any exception.
     except Exception as error:
       reason = ' '.join(str(error).split()) or type(error).__name__
       return Input(name, None, reason.replace(f'{self.root}/', ''))
 
-  def _pixels(self, opened: Any) -> np.ndarray:
+  def _pixels(self, opened: 'Image.Image') -> np.ndarray:
     from PIL import Image, ImageOps
 
     height, width, channels = self.shape
     image = decode.as_bytes(ImageOps.exif_transpose(opened), channels)
     if self.shorter_side:
-      image = decode.central_crop(image, height, self.shorter_side)
+      image = crop.central_crop(image, height, self.shorter_side)
     elif image.size != (width, height):
       image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(self.shape)
 
 
 def find(path: pathlib.Path, shape: Sequence[int], shorter_side: int | None = None) -> Inputs:
-  """Finds images.
+  """Finds the images to predict on; they are read later.
 
   Files may be of any kind and size that pillow reads; they are turned upright as their EXIF says,
   converted to grey or RGB (transparency dropped) and resized (bilinear, with antialiasing) where
   they differ from `shape`. Files of other kinds in a folder are passed over.
 
   Args:
-    path: a folder, searched with all folders in it; one image; or `.npy`, uint8 [examples, height,
-      width, channels] of exactly that shape (the axis of one channel, or of one example, may be
-      left out).
-    shape: (height, width, channels), one channel or three.
-    shorter_side: of files, which are resized to it and cropped to their centre, as a streamed set
-      is in evaluation; None resizes them to `shape`, whatever their own.
+    path: A folder, searched with all folders in it; one image file; or a `.npy` file that holds
+      uint8 [examples, height, width, channels], where an axis of one channel, or of one example,
+      may be left out.
+    shape: (height, width, channels) that the network takes, one channel or three.
+    shorter_side: Shorter side to which files are resized before their centre is taken, pixels, as
+      in the evaluation of a streamed set; None resizes them to `shape`, whatever their proportions.
 
   Raises:
-    FileNotFoundError: if there is nothing there, or no image in the folder.
-    ValueError: if an array is not that.
+    FileNotFoundError: if there is nothing at `path`, or no image in the folder.
+    ValueError: if the `.npy` file holds something else.
   """
   shape = tuple(shape)
   if path.suffix == '.npy':
@@ -129,7 +133,7 @@ def find(path: pathlib.Path, shape: Sequence[int], shorter_side: int | None = No
       f'there is no {path}: give a folder of images, an image or a .npy file.'
     )
   known = _suffixes()
-  # A dangling link is a file, too: one that cannot be read.
+  # Dangling links are kept: they are reported as files that cannot be read.
   files = [f for f in path.rglob('*') if f.suffix.lower() in known and not f.is_dir()]
   if not files:
     raise FileNotFoundError(f'{path} holds no image files.')
@@ -140,11 +144,12 @@ def _load_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
   if not path.is_file():
     raise FileNotFoundError(f'there is no {path}.')
   try:
-    array: Any = np.load(path, mmap_mode='r', allow_pickle=False)
+    loaded: Any = np.load(path, mmap_mode='r', allow_pickle=False)
   except (ValueError, EOFError) as error:
     raise ValueError(f'{path} is not an array of images: {error}') from None
-  if not isinstance(array, np.ndarray):
+  if not isinstance(loaded, np.ndarray):
     raise ValueError(f'{path} is not an array of images: it holds several arrays.')
+  array = cast(np.ndarray, loaded)
   if shape[-1] == 1 and array.shape[1:] == shape[:-1]:
     array = array[..., None]
   if array.shape == shape:
@@ -158,7 +163,7 @@ def _load_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _suffixes() -> frozenset[str]:
-  """Of files that pillow itself decodes: it knows others that it only writes or hands on."""
+  """Returns the suffixes of the files that pillow decodes, not only writes or hands on."""
   from PIL import Image, ImageFile
 
   known = Image.registered_extensions()
@@ -169,4 +174,4 @@ def _suffixes() -> frozenset[str]:
     if isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
   }
   readable = {suffix for suffix, name in known.items() if name in decoders.keys() - handed_on}
-  return frozenset(readable.difference(_PROGRAMS, _STREAMS))
+  return frozenset(readable.difference(_PROGRAMS, _FILMS))

@@ -1,4 +1,4 @@
-"""Runs a function over a range in worker processes, with grain: results in order, no orphans."""
+"""Runs a function ahead of time in worker processes, with grain: results in order, no orphans."""
 
 from collections.abc import Callable, Generator
 import contextlib
@@ -15,11 +15,12 @@ T = TypeVar('T')
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-# In this process threads share one interpreter: more of them decode no faster.
+# Threads of this process share one interpreter lock: more than these decode no faster.
 _MOST_THREADS = 4
 
-# Bytes. Batches go through a pipe: shared memory is 64 MB in many a container, where a worker that
-# needs more is killed, and is left behind by a run that is.
+# Bytes from which grain passes an array through shared memory: never, they all go through a pipe.
+# Many containers have 64 MB of shared memory, a worker that needs more is killed there, and a run
+# that is killed leaves its shared memory behind.
 _NO_SHARED_MEMORY = 2**62
 
 
@@ -27,17 +28,17 @@ def run(function: Callable[[int], T], numbers: range, workers: int) -> Generator
   """Yields `function(number)` for each number, in order, computed ahead of time.
 
   Args:
-    function: picklable, and the same in every process.
-    numbers: with a step of 1.
-    workers: processes at most; 0 for threads of this one. Grain spawns them, so that a script which
-      starts them needs `if __name__ == '__main__'`.
+    function: Function to run; it is pickled, and its results must not depend on the process.
+    numbers: Arguments of the calls, a range with a step of 1.
+    workers: Most processes to start; 0 runs threads of this process instead. Grain spawns them, so
+      that a script which starts them needs `if __name__ == '__main__'`.
 
   Yields:
-    One result after another. Close it if it is left before its end; workers end with it, and with
-    this process, however that ends. They do not hear SIGINT and SIGTERM, which a terminal and a
-    scheduler send to all processes of a job: this one decides what to do.
+    The result of each call, in order. Close the generator if it is left before its end: workers end
+    with it, and with this process, however that ends. They ignore SIGINT and SIGTERM, which a
+    terminal and a scheduler send to all processes of a job, as this process decides what to do.
   """
-  # Takes a second, as it imports JAX.
+  # Imported late, as grain imports JAX, which takes a second.
   import grain
   from grain import experimental
 
@@ -63,22 +64,23 @@ def run(function: Callable[[int], T], numbers: range, workers: int) -> Generator
 
 
 def _start(iterator: Any) -> None:
-  """Starts all workers, deaf to signals from their first instruction."""
-  # Grain looks at flags of its own, in a script that has none, too.
+  """Starts all workers such that they ignore signals from their first instruction on."""
+  # Grain reads absl flags of its own, which a script without absl has not parsed.
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
-  # Where it is started by a worker's start it would let signals through again (Python 3.11).
+  # Started before the signals are blocked: if a worker's start had to start it, Python 3.11 would
+  # let the signals through again.
   resource_tracker.ensure_running()
   with _signals_blocked():
-    # Asking for its state has grain make one iterator per worker here, not in threads of its own
-    # as they are needed, which would leave behind those made when it is closed.
+    # Asking for the state makes grain create the iterators of all workers now, in this thread.
+    # Otherwise it creates them in threads of its own, and closing it would leave some behind.
     iterator.get_state()
     iterator.start_prefetch()
 
 
 @contextlib.contextmanager
 def _signals_blocked() -> Generator[None, None, None]:
-  """Threads and processes started within never get these signals; this thread does, later."""
+  """Blocks signals: threads and processes started within never get them, this thread does later."""
   previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
   try:
     yield
@@ -87,7 +89,7 @@ def _signals_blocked() -> Generator[None, None, None]:
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-  """Has this worker end when its parent does, even if that was killed and told nobody."""
+  """Makes this worker end when its parent does, even if the parent was killed."""
   del worker, workers
   parent = multiprocessing.parent_process()
   assert parent is not None

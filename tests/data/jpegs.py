@@ -61,7 +61,7 @@ def write(
 
     def _split_generators(self, dl_manager):
       del dl_manager
-      return {split: enumerate(rows) for split, rows in given.items()}
+      return {split: enumerate(records) for split, records in given.items()}
 
     def _generate_examples(self):
       raise NotImplementedError

@@ -135,7 +135,7 @@ def test_evaluation_batches_refuses_before_the_first_batch():
 
 
 def test_batches_need_no_jax():
-  script = 'import sys; from dpoq_jax.data import pipeline; sys.exit("jax" in sys.modules)'
+  script = 'import sys; from dpoq_jax.data import examples; sys.exit("jax" in sys.modules)'
   subprocess.run([sys.executable, '-c', script], check=True, cwd=pathlib.Path(__file__).parents[2])
 
 

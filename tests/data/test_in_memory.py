@@ -1,26 +1,19 @@
 """Tests of `dpoq_jax.data.in_memory`."""
 
 import collections
-import json
 import pathlib
-import shlex
 
 import numpy as np
 import pytest
 
-from dpoq_jax.data import in_memory, prepare
-from tests.data.tiny_cifar import TinyCifar
+from dpoq_jax.data import in_memory
+from tests.data.tiny_cifar import TinyCifar, prepared
 
 
 def image_set(images=None, labels=None, class_names=('a', 'b')) -> in_memory.ImageSet:
   images = np.zeros((3, 4, 5, 1), np.uint8) if images is None else images
   labels = np.array([0, 1, 0], np.int32) if labels is None else labels
   return in_memory.ImageSet(images, labels, class_names)
-
-
-def prepared(tiny: TinyCifar, data_dir: pathlib.Path) -> pathlib.Path:
-  prepare.prepare(tiny.name, str(data_dir), str(tiny.parent))
-  return data_dir / tiny.name / '3.0.2'
 
 
 class TestImageSet:
@@ -94,17 +87,6 @@ class TestTfds:
     fine = tiny_cifar100.records[split][:, 1]
     np.testing.assert_array_equal(np.sort(loaded.labels), np.sort(fine))
 
-  def test_the_default_directory_is_that_of_tfds(
-    self, tiny_cifar10: TinyCifar, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-  ):
-    prepared(tiny_cifar10, tmp_path / 'here')
-    monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'here'))
-    assert len(in_memory.load('cifar10', 'train')) == len(tiny_cifar10.records['train'])
-    monkeypatch.delenv('TFDS_DATA_DIR')
-    monkeypatch.setenv('HOME', str(tmp_path))
-    (tmp_path / 'here').rename(tmp_path / 'tensorflow_datasets')
-    assert len(in_memory.load('cifar10', 'test')) == len(tiny_cifar10.records['test'])
-
 
 class TestErrors:
   def test_unknown_name(self):
@@ -114,54 +96,6 @@ class TestErrors:
   def test_unknown_split(self):
     with pytest.raises(ValueError, match="'validation': a data set has train and test"):
       in_memory.load('digits', 'validation')
-
-  def test_a_missing_data_set_gets_the_command_that_writes_it(
-    self, tiny_cifar10: TinyCifar, tmp_path: pathlib.Path
-  ):
-    data_dir = tmp_path / 'my data'
-    with pytest.raises(FileNotFoundError) as error:
-      in_memory.load('cifar10', 'train', data_dir)
-    message = str(error.value)
-    assert message == (
-      f'data set cifar10 not found in {data_dir}: '
-      f"run python -m dpoq_jax.data.prepare cifar10 --data-dir='{data_dir}'"
-    )
-    # What it says works, as a shell reads it.
-    command = shlex.split(message.partition(': run ')[2])
-    assert command[:3] == ['python', '-m', prepare.__name__]
-    assert prepare.main([*command[3:], f'--source={tiny_cifar10.parent}']) == 0
-    assert len(in_memory.load('cifar10', 'train', data_dir)) == 100
-
-  def test_tfrecords_are_refused(self, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
-    path = tmp_path / 'cifar10/3.0.2'
-    path.mkdir(parents=True)
-    # As TFDS wrote it before there were other formats, and as it does since.
-    for file_format in ({}, {'fileFormat': 'tfrecord'}):
-      info = {'splits': [{'name': 'train', 'shardLengths': ['50000']}], **file_format}
-      (path / 'dataset_info.json').write_text(json.dumps(info))
-      with pytest.raises(ValueError, match='stored as tfrecord, which only TensorFlow reads'):
-        in_memory.load('cifar10', 'train', tmp_path)
-      assert prepare.main(['cifar10', f'--data-dir={tmp_path}']) == 2
-      assert '--data-dir=OTHER_DIRECTORY' in capsys.readouterr().err
-
-  @pytest.mark.parametrize('content', [None, '', '{"name": "cifar10"'])
-  def test_a_directory_without_its_description_is_refused(
-    self, tmp_path: pathlib.Path, content: str | None
-  ):
-    path = tmp_path / 'cifar10/3.0.2'
-    path.mkdir(parents=True)
-    if content is not None:
-      (path / 'dataset_info.json').write_text(content)
-    with pytest.raises(
-      FileNotFoundError, match=f'{path} has no readable dataset_info.json: delete'
-    ):
-      in_memory.load('cifar10', 'train', tmp_path)
-
-  def test_a_missing_shard_is_noticed(self, tiny_cifar10: TinyCifar, tmp_path: pathlib.Path):
-    (shard,) = prepared(tiny_cifar10, tmp_path).glob('*-test.array_record-*')
-    shard.unlink()
-    with pytest.raises(FileNotFoundError, match='lacks test files: delete that directory'):
-      in_memory.load('cifar10', 'train', tmp_path)
 
   @pytest.mark.parametrize('damage', ['truncated', 'altered'])
   def test_a_damaged_shard_is_noticed(

@@ -1,4 +1,4 @@
-"""Tests of `dpoq_jax.data.streamed`, `workers` and `corrupt`, on a TFDS directory of JPEGs."""
+"""Tests of `dpoq_jax.data.streamed`, `records`, `workers` and `corrupt`, on a TFDS directory."""
 
 import json
 import multiprocessing
@@ -16,7 +16,7 @@ from PIL import Image
 import pytest
 import tensorflow_datasets as tfds
 
-from dpoq_jax.data import corrupt, decode, examples, streamed
+from dpoq_jax.data import corrupt, crop, examples, streamed
 from tests import conftest
 from tests.data import jpegs, read_shard
 
@@ -77,8 +77,8 @@ class TestTraining:
     batches = list(train.training_batches(order))
     expected = [order.epoch(epoch)[:56].reshape(8, 7) for epoch in range(2)]
     np.testing.assert_array_equal([batch['index'] for batch in batches], np.concatenate(expected))
-    rows = [(i, label) for b in batches for i, label in zip(b['index'], b['label'], strict=True)]
-    for index, label in rows[:56]:
+    pairs = [(i, label) for b in batches for i, label in zip(b['index'], b['label'], strict=True)]
+    for index, label in pairs[:56]:
       name = train.records.source[int(index)]['file_name'].decode()
       assert int(name[-8:-5]) % 3 == label
     assert batches[0]['image'].shape == (7, 32, 32, 3)
@@ -184,7 +184,7 @@ class TestEvaluation:
     assert not images[13:].any()
     for number, found in enumerate(images[:13]):
       encoded = test.records.source[number]['image']
-      np.testing.assert_array_equal(found, decode.evaluation_crop(encoded, 32, 36))
+      np.testing.assert_array_equal(found, crop.evaluation_crop(encoded, 32, 36))
 
   def test_reports_on_the_validation_split_unless_told_otherwise(self, jpeg_data_dir: pathlib.Path):
     assert load(jpeg_data_dir, 'test').records.split == 'validation'
@@ -265,11 +265,11 @@ class TestCorruptRecords:
     assert resumed.tally.records == train.tally.records
 
   def test_broken_images_and_labels_are_named_by_their_file(self, tmp_path: pathlib.Path):
-    rows = list(jpegs.examples('validation'))[:4]
-    rows[0]['image'] = rows[0]['image'][:200]
-    rows[1]['image'] = b'no image'
-    rows[2]['label'] = -1
-    jpegs.write(tmp_path, {'train': rows, 'test': rows})
+    records = list(jpegs.examples('validation'))[:4]
+    records[0]['image'] = records[0]['image'][:200]
+    records[1]['image'] = b'no image'
+    records[2]['label'] = -1
+    jpegs.write(tmp_path, {'train': records, 'test': records})
     test = load(tmp_path, 'test', max_corrupt=3)
     with pytest.warns(UserWarning, match=r'test record \d \(validation_00[012].JPEG\): '):
       (batch,) = test.evaluation_batches(4)
@@ -280,8 +280,8 @@ class TestCorruptRecords:
   def test_a_set_with_nothing_intact_is_an_error_not_an_endless_search(
     self, tmp_path: pathlib.Path
   ):
-    rows = [row | {'image': b''} for row in list(jpegs.examples('validation'))[:4]]
-    jpegs.write(tmp_path, {'train': rows})
+    records = [record | {'image': b''} for record in list(jpegs.examples('validation'))[:4]]
+    jpegs.write(tmp_path, {'train': records})
     train = load(tmp_path, max_corrupt=10)
     with (
       warnings.catch_warnings(action='ignore'),
@@ -301,16 +301,6 @@ class TestErrors:
       streamed.load('imagenet2012', 'train', tmp_path, OPTIONS, corrupt.Tally(0))
     with pytest.raises(FileNotFoundError, match=r'data set /no/such/1\.0\.0 not found'):
       streamed.load('/no/such/1.0.0', 'train', tmp_path, OPTIONS, corrupt.Tally(0))
-
-  def test_names_of_all_kinds(self, jpeg_data_dir: pathlib.Path, tmp_path: pathlib.Path):
-    version = jpeg_data_dir / NAME / '1.0.0'
-    for name in (NAME, f'{NAME}/1.0.0', f'{NAME}:1.0.0', str(version)):
-      assert streamed.find(name, jpeg_data_dir) == version
-    # The newest version, by number.
-    for number in ('1.9.0', '1.10.0'):
-      (tmp_path / NAME / 'config' / number).mkdir(parents=True)
-      (tmp_path / NAME / 'config' / number / 'dataset_info.json').touch()
-    assert streamed.find(f'{NAME}/config', tmp_path).name == '1.10.0'
 
   def test_tfrecords_are_refused_with_the_command_that_converts_them(self, copied: pathlib.Path):
     version = copied / NAME / '1.0.0'
@@ -344,7 +334,7 @@ class TestErrors:
   )
   def test_a_set_that_is_no_classification_is_refused(self, tmp_path: pathlib.Path, features):
     encoded = jpegs.encode(Image.new('RGB', (40, 40)))
-    row = {
+    record = {
       name: encoded
       if isinstance(feature, tfds.features.Image)
       else 1
@@ -352,7 +342,7 @@ class TestErrors:
       else 'text'
       for name, feature in features.items()
     }
-    jpegs.write(tmp_path, {'train': [row, row]}, features)
+    jpegs.write(tmp_path, {'train': [record, record]}, features)
     with pytest.raises(ValueError, match=f'has features {", ".join(sorted(features))}: to be'):
       load(tmp_path)
 

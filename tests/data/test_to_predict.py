@@ -1,3 +1,5 @@
+"""Tests of `dpoq_jax.data.to_predict`."""
+
 from typing import Any
 import warnings
 

@@ -58,3 +58,8 @@ def write(name: str, parent: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> T
     {split: np.concatenate(batches) for split, batches in records.items()},
     tuple(f'{list(archive.label_names)[-1][:4]}_{i}' for i in range(num_classes[-1])),
   )
+
+
+def prepared(tiny: TinyCifar, data_dir: pathlib.Path) -> pathlib.Path:
+  prepare.prepare(tiny.name, str(data_dir), str(tiny.parent))
+  return data_dir / tiny.name / '3.0.2'

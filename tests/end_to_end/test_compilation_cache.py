@@ -14,14 +14,15 @@ VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 # `train` as a user starts it, and what JAX has to say of its cache.
 COUNTED = """
 import collections, json, sys
-from dpoq_jax import compilation_cache
+from dpoq_jax.runtime import compilation_cache
 compilation_cache.turn_on()
 import jax
 counts = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: counts.update([event.split('/')[-1]]))
-from dpoq_jax import cli, train
+from dpoq_jax import train
+from dpoq_jax.cli.run import run
 try:
-  cli.run(train.main)
+  run(train.define_flags, train.main)
 finally:
   print(json.dumps(counts))
 """

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from dpoq_jax.data import decode
+from dpoq_jax.data import crop
 from dpoq_jax.runtime.workdir import read_config
 from dpoq_jax.training import checkpoint, experiment
 from tests import conftest
@@ -163,7 +163,7 @@ def test_a_trained_network_is_evaluated_calibrated_used_and_shown(
   rows = list(jpegs.examples('validation'))
   for row in rows:
     (images / row['file_name'].lower()).write_bytes(row['image'])
-  crops = np.stack([decode.evaluation_crop(row['image'], 32, 36) for row in rows])
+  crops = np.stack([crop.evaluation_crop(row['image'], 32, 36) for row in rows])
   np.save(tmp_path / 'crops.npy', crops)
   labels = []
   for given in (images, tmp_path / 'crops.npy'):

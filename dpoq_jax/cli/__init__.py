@@ -1,0 +1,1 @@
+"""Holds what the commands share: how they start, their common flags, how errors are shown."""

@@ -1,0 +1,137 @@
+"""Defines the flags that several commands have, and reads what they were given."""
+
+import pathlib
+import re
+import sys
+from typing import Any, Literal
+
+from absl.flags import (
+  DEFINE_bool,
+  DEFINE_enum,
+  DEFINE_float,
+  DEFINE_integer,
+  DEFINE_string,
+  FlagValues,
+)
+from ml_collections import config_flags
+
+from dpoq_jax import config as config_lib
+from dpoq_jax.cli.errors import fail, user_errors
+
+__all__ = [
+  'DEFINE_bool', 'DEFINE_enum', 'DEFINE_float', 'DEFINE_integer', 'DEFINE_string', 'FlagValues',
+]  # fmt: skip
+
+
+def define_workdir(flags: FlagValues, what: str = 'directory of the run') -> None:
+  """Defines `--workdir=DIR`."""
+  DEFINE_string('workdir', None, what, flag_values=flags)
+
+
+def define_step(flags: FlagValues) -> None:
+  """Defines `--step=N|best`."""
+  DEFINE_string(
+    'step', None, 'checkpoint, or "best"; the newest intact one by default', flag_values=flags
+  )
+
+
+def define_data_dir(
+  flags: FlagValues, what: str = 'where the data set is now, if it moved'
+) -> None:
+  """Defines `--data_dir=DIR`."""
+  DEFINE_string('data_dir', None, what, flag_values=flags)
+
+
+def define_operating_point(flags: FlagValues) -> None:
+  """Defines `--operating_point=FILE`."""
+  DEFINE_string(
+    'operating_point', None, 'file; the one in the workdir by default', flag_values=flags
+  )
+
+
+def define_output(flags: FlagValues, what: str) -> None:
+  """Defines `--output=PATH`."""
+  DEFINE_string('output', None, what, flag_values=flags)
+
+
+def define_config(flags: FlagValues) -> None:
+  """Defines `--config=FILE.py[:variant]` and `--config.any.field=value`."""
+  for word in sys.argv[1:]:
+    field = re.match(r'--?(?:no)?config\.([\w.]+)', word)
+    if field and field[1] not in config_lib.field_names():
+      fail(config_lib.unknown_field(field[1]))
+  # Without --config the overrides are parsed here already, with the default file.
+  config_flags.DEFINE_config_file(
+    'config',
+    default=str(pathlib.Path(config_lib.__file__)),
+    help_string='config file, as FILE.py[:variant]; the embedded digits job by default',
+    flag_values=flags,
+  )
+
+
+def define_processes(flags: FlagValues) -> None:
+  """Defines the flags by which several processes become one run."""
+  DEFINE_string('coordinator', None, 'HOST:PORT at which process 0 listens', flag_values=flags)
+  DEFINE_integer(
+    'num_processes', None, 'number of processes of the run', lower_bound=1, flag_values=flags
+  )
+  DEFINE_integer(
+    'process_id', None, 'number of this process, from 0', lower_bound=0, flag_values=flags
+  )
+  DEFINE_bool(
+    'distributed', False, 'one of several processes, which JAX finds by itself', flag_values=flags
+  )
+
+
+def join_processes(flags: FlagValues) -> bool:
+  """Joins the other processes of the run, if the flags say so; returns whether there are others."""
+  address, count, index = flags.coordinator, flags.num_processes, flags.process_id
+  given = [each is not None for each in (address, count, index)]
+  if not flags.distributed and not any(given):
+    return False
+  if any(given) != all(given) or any(given) == flags.distributed:
+    fail('give --coordinator, --num_processes and --process_id, or --distributed alone.')
+  if address is not None and not re.fullmatch(r'[^\s:]+:[0-9]{1,5}|\[[^\s]+\]:[0-9]{1,5}', address):
+    fail(f'--coordinator={address}: give HOST:PORT.')
+  if count is not None and index is not None and index >= count:
+    fail(f'--process_id={index}: there are --num_processes={count}, counted from 0.')
+  from dpoq_jax.runtime import processes
+
+  try:
+    processes.join(address, count, index)
+  except (ValueError, RuntimeError) as error:
+    fail(f'the processes of the run did not find one another: {error}', status=1)
+  return processes.are_several()
+
+
+def parsed_config(flags: FlagValues) -> config_lib.Config:
+  """Returns the validated config of the `--config` flags; exits with one line if it is invalid."""
+  with user_errors():
+    return config_lib.validate(flags.config)
+
+
+def required_path(flags: FlagValues, name: str) -> pathlib.Path:
+  """Returns the path that a flag gives; exits with one line if it was not given."""
+  path = optional_path(flags, name)
+  if path is None:
+    fail(f'--{name}=DIR is required.')
+  return path
+
+
+def optional_path(flags: FlagValues, name: str) -> pathlib.Path | None:
+  """Returns the path that a flag gives, or None if it was not given."""
+  value: Any = flags[name].value
+  return pathlib.Path(value) if value else None
+
+
+def checkpoint_step(flags: FlagValues) -> int | Literal['best'] | None:
+  """Returns the checkpoint that `--step=N|best` names, or None if it was not given.
+
+  Raises:
+    ValueError: if it is neither a number nor best.
+  """
+  if flags.step is None or flags.step == 'best':
+    return flags.step
+  if flags.step.isdigit():
+    return int(flags.step)
+  raise ValueError(f'--step={flags.step}: give the number of a checkpoint, or best.')

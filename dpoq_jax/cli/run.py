@@ -1,0 +1,116 @@
+"""Starts a command: defines its flags, parses them, runs it."""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import os
+import sys
+import textwrap
+from typing import NoReturn
+
+from absl import flags as absl_flags
+from absl import logging
+
+from dpoq_jax.cli.errors import fail
+from dpoq_jax.data import corrupt
+from dpoq_jax.runtime import compilation_cache
+
+FlagValues = absl_flags.FlagValues
+
+
+def run(
+  define_flags: Callable[[FlagValues], None],
+  main: Callable[..., None],
+  argument: str | None = None,
+  argv: Sequence[str] | None = None,
+) -> NoReturn:
+  """Parses the flags of a command, runs it and exits.
+
+  Every call has flags of its own, so several commands can run in one process. Flags that cannot be
+  parsed are one line on stderr and exit status 2, `--help` is exit status 0.
+
+  Args:
+    define_flags: defines the flags of the command.
+    main: the command, a function of the parsed flags, and of the argument if there is one; the
+      docstring of its module is the help text.
+    argument: what the one argument beside the flags is, if the command takes one.
+    argv: the words after the command's name; those of the process by default.
+
+  Raises:
+    SystemExit: always, with the exit status.
+  """
+  with _arguments(argv), _flag_errors():
+    flags = FlagValues()
+    define_flags(flags)
+    if {'--help', '-help', '-h'} & set(sys.argv[1:]):
+      print(_help(main, flags))
+      sys.exit(0)
+    words = flags([_with_underscores(word) for word in sys.argv])[1:]
+  allowed = 1 if argument else 0
+  if len(words) > allowed:
+    fail(f'unexpected argument {words[allowed]!r}: flags are written --name=value.')
+  if len(words) < allowed:
+    fail(f'give {argument}.')
+  _run(main, flags, words)
+  sys.exit(0)
+
+
+def _run(main: Callable[..., None], flags: FlagValues, words: Sequence[str]) -> None:
+  """Runs `main`, and turns what ends it early into one line and an exit status."""
+  # Libraries read absl's own flags, whose defaults hold.
+  absl_flags.FLAGS.mark_as_parsed()
+  logging.use_absl_handler()
+  # Orbax and JAX log something for every checkpoint, and for every accelerator not found.
+  logging.set_verbosity(logging.ERROR)
+  compilation_cache.turn_on()
+  try:
+    main(flags, *words)
+    sys.stdout.flush()
+  except KeyboardInterrupt:
+    fail('interrupted.', status=130)
+  except corrupt.CorruptRecordsError as error:
+    # No fault of the flags.
+    fail(error, status=1)
+  except BrokenPipeError:
+    # The reader has gone (`| head`). Python flushes stdout once more as it exits.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
+
+
+@contextlib.contextmanager
+def _arguments(argv: Sequence[str] | None) -> Iterator[None]:
+  """Sets the words of the process while flags are parsed: config flags read them from there."""
+  given = sys.argv
+  if argv is not None:
+    sys.argv = [given[0], *argv]
+  try:
+    yield
+  finally:
+    sys.argv = given
+
+
+@contextlib.contextmanager
+def _flag_errors() -> Iterator[None]:
+  """Turns any error into one line: a config file is a program, which can raise anything."""
+  try:
+    yield
+  except Exception as error:
+    is_plain = isinstance(error, absl_flags.Error)
+    fail(error if is_plain else f'{type(error).__name__}: {error}')
+
+
+def _with_underscores(word: str) -> str:
+  """Turns `--average-bits=3` into `--average_bits=3`: people write flags both ways."""
+  name, equals, value = word.partition('=')
+  return name[:2] + name[2:].replace('-', '_') + equals + value if name[:2] == '--' else word
+
+
+def _help(main: Callable[..., None], flags: FlagValues) -> str:
+  lines = [(sys.modules[main.__module__].__doc__ or '').strip(), '', 'Flags:']
+  for name in sorted(flags):
+    default = flags[name].default
+    # That of --config is a whole config.
+    shown = f' (default: {default})' if isinstance(default, bool | int | float | str) else ''
+    lines += textwrap.wrap(
+      f'--{name}: {flags[name].help}{shown}', 98, initial_indent='  ', subsequent_indent='      '
+    )
+  return '\n'.join(lines)

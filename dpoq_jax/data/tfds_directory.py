@@ -1,0 +1,131 @@
+"""Finds and checks the directories in which TFDS keeps data sets: ROOT/NAME/[CONFIG/]VERSION."""
+
+import json
+import os
+import pathlib
+import shlex
+
+
+def root_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+  """Returns the directory that holds all TFDS data sets.
+
+  Args:
+    data_dir: that directory, `~` allowed; None for TFDS's own default, $TFDS_DATA_DIR or
+      ~/tensorflow_datasets.
+  """
+  if data_dir is None:
+    data_dir = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+  return pathlib.Path(data_dir).expanduser()
+
+
+def prepared_dir(name: str, version: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+  """Returns where TFDS keeps a version of a data set, whether or not it is there.
+
+  Args:
+    name: Name of a TFDS data set without configs, `cifar10` for example.
+    version: Version number, `3.0.2` for example.
+    data_dir: Directory of all TFDS data sets; see `root_dir`.
+  """
+  return root_dir(data_dir) / name / version
+
+
+def newest_version(
+  name: str, data_dir: str | os.PathLike[str] | None, *, allowed: str
+) -> pathlib.Path:
+  """Finds the directory of a version of a data set, of the newest one if the name leaves it open.
+
+  Args:
+    name: `name`, `name/config` or `name/config/version` of a TFDS data set (a colon may stand for
+      a slash), or the path of a version directory.
+    data_dir: Directory of all TFDS data sets, unless `name` is a path; see `root_dir`.
+    allowed: What a name may be; ends the message of the error.
+
+  Raises:
+    FileNotFoundError: if there is no such directory.
+  """
+  root = root_dir(data_dir)
+  # Joined to the root, an absolute path stays as it is.
+  path = root / pathlib.Path(name.replace(':', '/')).expanduser()
+  if (path / 'dataset_info.json').exists():
+    return path
+  versions = [info.parent for info in path.glob('*/dataset_info.json')]
+  # Compared as numbers: 1.10.0 is newer than 1.9.0.
+  numbered = {tuple(map(int, v.name.split('.'))): v for v in versions if _is_version(v.name)}
+  if numbered:
+    return numbered[max(numbered)]
+  where = path if path.is_absolute() and not path.is_relative_to(root) else f'{name} in {root}'
+  raise FileNotFoundError(f'data set {where} not found: {allowed}')
+
+
+def check_directory(name: str, path: pathlib.Path, *, repair: str, convert: str) -> None:
+  """Checks that a version directory is whole and readable without TensorFlow.
+
+  Args:
+    name: Name of the data set, for messages.
+    path: Version directory.
+    repair: What to do about a directory that is not whole; ends the message of that error.
+    convert: What to do about one in another format than array_record; ends the message of that
+      error.
+
+  Raises:
+    FileNotFoundError: if files are missing.
+    ValueError: if the records are stored in another format than array_record.
+  """
+  try:
+    info = json.loads((path / 'dataset_info.json').read_text())
+    prefix = info.get('name', name)
+    shards = {split['name']: len(split['shardLengths']) for split in info['splits']}
+  except (OSError, ValueError, KeyError) as error:
+    raise FileNotFoundError(
+      f'data set {name} in {path} has no readable dataset_info.json: {repair}'
+    ) from error
+  # Directories older than the choice of a format name none: they hold TFRecords.
+  formats = [info.get('fileFormat', 'tfrecord'), *info.get('alternativeFileFormats', [])]
+  if 'array_record' not in formats:
+    raise ValueError(
+      f'data set {name} in {path} is stored as {formats[0]}, which only TensorFlow reads: {convert}'
+    )
+  for split, count in shards.items():
+    if len(list(path.glob(f'{prefix}-{split}.array_record-*'))) != count:
+      raise FileNotFoundError(f'data set {name} in {path} lacks {split} files: {repair}')
+
+
+def check_prepared(name: str, path: pathlib.Path) -> None:
+  """Checks the version directory of a data set that `dpoq_jax.data.prepare` can write.
+
+  Args:
+    name: Name of the data set.
+    path: Its directory, as `prepared_dir` gives it.
+
+  Raises:
+    FileNotFoundError: if it is absent or files are missing; the message holds the command that
+      writes it.
+    ValueError: if the records are stored in another format than array_record.
+  """
+  root = path.parent.parent
+  if not path.exists():
+    raise FileNotFoundError(
+      f'data set {name} not found in {root}: run {_prepare_command(name, root)}'
+    )
+  convert = f'keep it and run {_prepare_command(name, "OTHER_DIRECTORY")}'
+  check_directory(name, path, repair=how_to_repair(name, path), convert=convert)
+
+
+def how_to_repair(name: str, path: pathlib.Path) -> str:
+  """Returns what to do about a damaged directory that `dpoq_jax.data.prepare` wrote, in words."""
+  return f'delete that directory and run {_prepare_command(name, path.parent.parent)}'
+
+
+def conversion_command(path: pathlib.Path) -> str:
+  """Returns the shell command of TFDS that converts a version directory to array_record."""
+  directory = shlex.quote(str(path))
+  # TFDS has two converters; this is the documented one.
+  return f'tfds convert_format --dataset_version_dir={directory} --out_file_format=array_record'
+
+
+def _prepare_command(name: str, data_dir: str | os.PathLike[str]) -> str:
+  return f'python -m dpoq_jax.data.prepare {name} --data-dir={shlex.quote(os.fspath(data_dir))}'
+
+
+def _is_version(name: str) -> bool:
+  return all(part.isdigit() for part in name.split('.'))
