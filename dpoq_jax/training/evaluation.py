@@ -23,10 +23,10 @@ class Evaluation:
   """Holds the logits of a set of examples at every precision, and their labels.
 
   Attributes:
-    precisions: Bits of each precision, from the lowest of the network up.
-    logits: Logits, float32 [precisions, examples, classes].
-    labels: Right classes, int32 [examples].
-    indices: Places of the examples in the set that was evaluated, increasing, int64 [examples];
+    precisions: bits of each precision, from the lowest of the network up.
+    logits: logits, float32 [precisions, examples, classes].
+    labels: right classes, int32 [examples].
+    indices: places of the examples in the set that was evaluated, increasing, int64 [examples];
       only corrupt records are left out.
   """
 
@@ -95,12 +95,12 @@ class Evaluator:
     """Evaluates the network on a set of images, which are run in order.
 
     Args:
-      variables: Variables of the network, trained or frozen; trained ones are frozen first.
-      image_set: Images and labels.
-      batch_size: Images per batch over all devices, rounded up to a multiple of their number; the
+      variables: variables of the network, trained or frozen; trained ones are frozen first.
+      image_set: images and labels.
+      batch_size: images per batch over all devices, rounded up to a multiple of their number; the
         last batch is padded.
-      highest: Bits of the last precision to run; None runs all.
-      between_batches: Function that is called after each batch; what it raises ends the evaluation.
+      highest: bits of the last precision to run; None runs all.
+      between_batches: function that is called after each batch; what it raises ends the evaluation.
         Of several processes none calls it, since the others would wait for one that it ends.
 
     Raises:

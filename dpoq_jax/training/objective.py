@@ -41,7 +41,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
   Args:
     logits: [precisions, batch, classes].
     labels: int [batch].
-    label_smoothing: Share of the target that is spread over all classes, in [0, 1).
+    label_smoothing: share of the target that is spread over all classes, in [0, 1).
 
   Returns:
     [precisions], in nats.

@@ -27,9 +27,9 @@ def measure(
   """Measures test accuracy with weights truncated to each of `quantization.truncate_to`.
 
   Args:
-    experiment: Experiment that trained the network; an individual one, if anything is truncated.
-    variables: Variables of the network, trained or frozen.
-    between_batches: Function that is called after each batch of an evaluation; what it raises ends
+    experiment: experiment that trained the network; an individual one, if anything is truncated.
+    variables: variables of the network, trained or frozen.
+    between_batches: function that is called after each batch of an evaluation; what it raises ends
       the evaluation.
 
   Returns:
