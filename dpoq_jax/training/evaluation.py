@@ -13,8 +13,7 @@ import numpy as np
 import scipy.special
 
 from dpoq_jax.data import examples
-from dpoq_jax.network import onion_network
-from dpoq_jax.network.trainable import TrainableNetwork
+from dpoq_jax.network.trainable import Laterals, PathOutput, TrainableNetwork, Variables
 from dpoq_jax.runtime import compiler
 
 
@@ -79,14 +78,14 @@ class Evaluator:
     self._batch_sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     self._freeze = jax.jit(network.freeze)
     options = compiler.options(mesh.devices.flat[0].platform)
-    self._paths: list[Callable[..., onion_network.PathOutput]] = [
+    self._paths: list[Callable[..., PathOutput]] = [
       jax.jit(functools.partial(_run_path, network, index), compiler_options=options)
       for index in range(len(network.bits))
     ]
 
   def __call__(
     self,
-    variables: onion_network.Variables,
+    variables: Variables,
     image_set: examples.ExampleSet,
     batch_size: int,
     highest: int | None = None,
@@ -123,7 +122,7 @@ class Evaluator:
 
   def _run(
     self,
-    variables: onion_network.Variables,
+    variables: Variables,
     image_set: examples.ExampleSet,
     batch_size: int,
     highest: int | None,
@@ -178,8 +177,8 @@ def _of_all_processes(own: Evaluation, size: int) -> Evaluation:
 def _run_path(
   network: TrainableNetwork,
   index: int,
-  frozen: onion_network.Variables,
+  frozen: Variables,
   images: jax.Array,
-  laterals: onion_network.Laterals,
-) -> onion_network.PathOutput:
+  laterals: Laterals,
+) -> PathOutput:
   return network.run_path(frozen, index, images, laterals)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from dpoq_jax import config as config_lib
-from dpoq_jax.network.onion_network import GradientScale, whole_gradient
+from dpoq_jax.network.trainable import GradientScale, whole_gradient
 
 
 def bit_ratio(lower: int, higher: int) -> float:

@@ -14,8 +14,8 @@ import numpy as np
 from dpoq_jax import config as config_lib
 from dpoq_jax.data import corrupt, examples
 from dpoq_jax.network import from_config
-from dpoq_jax.network.onion_network import Onion, Variables
-from dpoq_jax.network.trainable import TrainableNetwork
+from dpoq_jax.network.onion_network import Onion
+from dpoq_jax.network.trainable import TrainableNetwork, Variables
 from dpoq_jax.runtime import processes
 from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.training import checkpoint, evaluation, metrics, splits

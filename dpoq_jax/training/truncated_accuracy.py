@@ -11,6 +11,7 @@ import itertools
 import jax
 
 from dpoq_jax.network import baselines, onion_network
+from dpoq_jax.network.trainable import Variables
 from dpoq_jax.runtime import processes
 from dpoq_jax.training.evaluation import Evaluator
 from dpoq_jax.training.experiment import Experiment
@@ -21,7 +22,7 @@ _BATCHES = 50
 
 def measure(
   experiment: Experiment,
-  variables: onion_network.Variables,
+  variables: Variables,
   between_batches: Callable[[], None] = lambda: None,
 ) -> dict[int, dict[str, float]]:
   """Measures test accuracy with weights truncated to each of `quantization.truncate_to`.
