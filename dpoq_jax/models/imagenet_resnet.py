@@ -1,4 +1,4 @@
-"""Residual networks for 224x224 images (He et al., arXiv:1512.03385): ResNet-18, 34 and 50."""
+"""Defines residual networks for 224x224 images (He et al., arXiv:1512.03385): 18, 34, 50 layers."""
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,9 @@ STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
 class Block(nn.Module):
-  """Two 3x3 convolutions, or 1x1, 3x3, 1x1; a quantized 1x1 convolution where shapes change.
+  """Adds two 3x3 convolutions, or 1x1, 3x3 and 1x1, to a shortcut.
+
+  Where shapes change the shortcut is a quantized 1x1 convolution.
 
   A bottleneck has its stride in the 3x3 convolution (version 1.5) and four times as many channels
   at its end.
@@ -26,7 +28,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: Activation, train: bool) -> Activation:
-    """[batch, height, width, channels] to [batch, height / stride, width / stride, features']."""
+    """Maps [batch, height, width, channels] to [batch, height / stride, width / stride, channels']."""
     strides = (self.stride, self.stride)
     out = 4 * self.features if self.bottleneck else self.features
     if self.bottleneck:
@@ -50,7 +52,7 @@ class Block(nn.Module):
 
 
 class ImageNetResNet(nn.Module):
-  """One path of a ResNet: 7x7 stem, max-pooling, four stages, one classifier.
+  """Computes one path of a ResNet: 7x7 stem, max-pooling, four stages, a classifier.
 
   With 1,000 classes on a 224x224 image, in parameters and multiply-accumulates: ResNet-18 11.7 M
   and 1.8 G, ResNet-34 21.8 M and 3.7 G, ResNet-50 25.6 M and 4.1 G.
@@ -69,7 +71,7 @@ class ImageNetResNet(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-    """uint8 [batch, height, width, channels] to logits [batch, num_classes]."""
+    """Maps uint8 images [batch, height, width, channels] to logits [batch, num_classes]."""
     x = quantizers.image_codes(images, self.spec.options.parameter_dtype)
     y = layers.ConvNorm(self.spec, self.width, (7, 7), strides=(2, 2), name='stem')(x, train)
     x = layers.PACT(self.spec, name='stem_pact')(y)

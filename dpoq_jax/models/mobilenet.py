@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., arXiv:1801.04381), for ImageNet and adapted to small images."""
+"""Defines MobileNetV2 (Sandler et al., arXiv:1801.04381), for ImageNet and for small images."""
 
 import flax.linen as nn
 import jax
@@ -21,7 +21,7 @@ STAGES = (
 
 
 class InvertedResidual(nn.Module):
-  """1x1 expansion, 3x3 depthwise, 1x1 linear projection; the input added where shapes agree.
+  """Expands (1x1), convolves depthwise (3x3), projects (1x1), adds the input where shapes agree.
 
   The projection has no ReLU: its activation is signed.
   """
@@ -33,7 +33,7 @@ class InvertedResidual(nn.Module):
 
   @nn.compact
   def __call__(self, x: Activation, train: bool) -> Activation:
-    """[batch, height, width, channels] to [batch, height / stride, width / stride, features]."""
+    """Maps [batch, height, width, channels] to [batch, height / stride, width / stride, features]."""
     channels = x.code.shape[-1]
     hidden = self.expansion * channels
     y = x
@@ -50,7 +50,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-  """One path of MobileNetV2.
+  """Computes one path of MobileNetV2.
 
   For 32x32 images stem and first strided stage keep the resolution: 2.24 M parameters and 88 M
   multiply-accumulates with 10 classes. For 224x224 ones: 3.5 M and 300 M with 1,000.
@@ -69,7 +69,7 @@ class MobileNetV2(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-    """uint8 [batch, height, width, channels] to logits [batch, num_classes]."""
+    """Maps uint8 images [batch, height, width, channels] to logits [batch, num_classes]."""
     x = quantizers.image_codes(images, self.spec.options.parameter_dtype)
     stem = 1 if self.small_images else 2
     x = self._conv_pact(x, 'stem', self._channels(32), train, strides=(stem, stem))
@@ -89,12 +89,14 @@ class MobileNetV2(nn.Module):
     dtype = self.spec.options.parameter_dtype
     return nn.Dense(self.num_classes, param_dtype=dtype, name='head')(features)
 
-  def _conv_pact(self, x, name, features, train, **options):
+  def _conv_pact(
+    self, x: Activation, name: str, features: int, train: bool, **options: tuple[int, int]
+  ) -> Activation:
     y = layers.ConvNorm(self.spec, features, name=name, **options)(x, train)
     return layers.PACT(self.spec, name=f'{name}_pact')(y)
 
   def _channels(self, channels: int) -> int:
-    """In proportion to the width, a multiple of 8, rounded down by at most a tenth."""
+    """Returns a number of channels in proportion to the width: a multiple of 8, at least 0.9 of it."""
     scaled = channels * self.width / 32
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded

@@ -1,4 +1,4 @@
-"""Residual networks for small images: the ResNet-(6n+2) family of He et al. (arXiv:1512.03385)."""
+"""Defines residual networks for small images: ResNet-(6n+2) of He et al. (arXiv:1512.03385)."""
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from dpoq_jax.core.spec import PathSpec
 
 
 class BasicBlock(nn.Module):
-  """Two 3x3 convolutions and an identity shortcut, subsampled and zero-padded across a stride."""
+  """Adds two 3x3 convolutions to an identity shortcut, subsampled and zero-padded at a stride."""
 
   spec: PathSpec
   features: int
@@ -18,7 +18,7 @@ class BasicBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Activation, train: bool) -> Activation:
-    """[batch, height, width, channels] to [batch, height / stride, width / stride, features]."""
+    """Maps [batch, height, width, channels] to [batch, height / stride, width / stride, features]."""
     strides = (self.stride, self.stride)
     y = layers.ConvNorm(self.spec, self.features, strides=strides, name='conv1')(x, train)
     y = layers.PACT(self.spec, name='pact1')(y)
@@ -30,7 +30,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-  """One path of a ResNet of depth 6n+2: a stem, three stages of n blocks, one classifier.
+  """Computes one path of a ResNet of depth 6n+2: a stem, three stages of n blocks, a classifier.
 
   ResNet-20 of width 16 has 0.27 M parameters and 41 M multiply-accumulates on a 32x32 image.
 
@@ -48,7 +48,7 @@ class CifarResNet(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-    """uint8 [batch, height, width, channels] to logits [batch, num_classes].
+    """Maps uint8 images [batch, height, width, channels] to logits [batch, num_classes].
 
     Raises:
       ValueError: unless depth is 6n+2.

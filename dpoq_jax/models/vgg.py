@@ -1,4 +1,4 @@
-"""VGG with batch normalisation for small images (Simonyan and Zisserman, arXiv:1409.1556).
+"""Defines VGG with batch normalisation for small images (Simonyan, Zisserman, arXiv:1409.1556).
 
 As usually adapted to 32x32: the convolutions of configuration A, five times max-pooled to 1x1, and
 one linear classifier in place of the three large ones.
@@ -17,7 +17,7 @@ STAGES = {11: ((64,), (128,), (256, 256), (512, 512), (512, 512))}
 
 
 class Vgg(nn.Module):
-  """One path of VGG-11: eight 3x3 convolutions, one classifier.
+  """Computes one path of VGG-11: eight 3x3 convolutions, a classifier.
 
   9.2 M parameters and 153 M multiply-accumulates on a 32x32 image.
 
@@ -35,7 +35,7 @@ class Vgg(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-    """uint8 [batch, height, width, channels] to logits [batch, num_classes]."""
+    """Maps uint8 images [batch, height, width, channels] to logits [batch, num_classes]."""
     x = quantizers.image_codes(images, self.spec.options.parameter_dtype)
     for stage, channels in enumerate(STAGES[self.depth], start=1):
       for number, features in enumerate(channels, start=1):

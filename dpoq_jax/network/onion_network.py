@@ -82,11 +82,7 @@ class Onion:
   options: LayerOptions = LayerOptions()
 
   def __post_init__(self) -> None:
-    if not isinstance(self.model, nn.Module) or not hasattr(self.model, 'spec'):
-      raise TypeError(
-        f'model={self.model!r}: give an instance of a Linen module that has an attribute spec, as '
-        'CifarResNet(depth=20).'
-      )
+    _check_model(self.model)
     object.__setattr__(self, 'bits', onion.check_bits(self.bits))
     widths = {
       f'ring {k} of bits={self.bits}': w for k, w in enumerate(onion.ring_widths(self.bits))
@@ -350,3 +346,12 @@ def check_latents(variables: Variables) -> None:
   """Raises a ValueError if variables are frozen already, so that they hold no latents."""
   if ONION in variables:
     raise ValueError('these variables are frozen already: they hold no latents.')
+
+
+def _check_model(model: object) -> None:
+  """Raises a TypeError for a class, or a partial of it, in place of an instance with a spec."""
+  if not isinstance(model, nn.Module) or not hasattr(model, 'spec'):
+    raise TypeError(
+      f'model={model!r}: give an instance of a Linen module that has an attribute spec, as '
+      'CifarResNet(depth=20).'
+    )

@@ -2,6 +2,7 @@ import functools
 from typing import Any, get_args
 
 import chex
+import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -219,6 +220,27 @@ def test_other_bit_lists_train_freeze_and_run(bits: tuple[int, ...]):
 def test_impossible_networks_are_refused(changes: dict, message: str):
   with pytest.raises(ValueError, match=message):
     onion_network.Onion(models.CifarResNet(), **{'bits': (2,), **changes})
+
+
+@pytest.mark.parametrize('model', [models.CifarResNet, flax.linen.Dense(3)])
+def test_what_is_no_instance_of_a_model_is_refused(model: Any):
+  with pytest.raises(TypeError, match=r'give an instance .* as CifarResNet\(depth=20\)'):
+    onion_network.Onion(model, bits=(2,))
+
+
+def test_equal_models_make_equal_networks():
+  one, other = (onion_network.Onion(models.CifarResNet(depth=8), bits=(2, 4)) for _ in range(2))
+  assert one == other
+  assert hash(one) == hash(other)
+
+
+def test_a_model_alone_is_its_float_network():
+  model = models.CifarResNet(depth=8, width=4)
+  network = onion_network.Onion(model, bits=(32,), activation_bits=32)
+  variables = network.init(jax.random.key(0), IMAGES)
+  own = {**variables, 'params': variables['params']['path_32']}
+  expected = network.apply(variables, IMAGES)[0]
+  np.testing.assert_array_equal(model.apply(own, IMAGES), expected)
 
 
 def test_bfloat16_refuses_what_it_would_round():
