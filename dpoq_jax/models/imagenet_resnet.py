@@ -28,7 +28,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: Activation, train: bool) -> Activation:
-    """Maps [batch, height, width, channels] to [batch, height / stride, width / stride, channels']."""
+    """Maps [batch, height, width, channels] to [batch, height', width', channels']."""
     strides = (self.stride, self.stride)
     out = 4 * self.features if self.bottleneck else self.features
     if self.bottleneck:

@@ -1,5 +1,7 @@
 """Defines MobileNetV2 (Sandler et al., arXiv:1801.04381), for ImageNet and for small images."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -33,7 +35,7 @@ class InvertedResidual(nn.Module):
 
   @nn.compact
   def __call__(self, x: Activation, train: bool) -> Activation:
-    """Maps [batch, height, width, channels] to [batch, height / stride, width / stride, features]."""
+    """Maps [batch, height, width, channels] to [batch, height', width', features]."""
     channels = x.code.shape[-1]
     hidden = self.expansion * channels
     y = x
@@ -90,13 +92,13 @@ class MobileNetV2(nn.Module):
     return nn.Dense(self.num_classes, param_dtype=dtype, name='head')(features)
 
   def _conv_pact(
-    self, x: Activation, name: str, features: int, train: bool, **options: tuple[int, int]
+    self, x: Activation, name: str, features: int, train: bool, **options: Any
   ) -> Activation:
     y = layers.ConvNorm(self.spec, features, name=name, **options)(x, train)
     return layers.PACT(self.spec, name=f'{name}_pact')(y)
 
   def _channels(self, channels: int) -> int:
-    """Returns a number of channels in proportion to the width: a multiple of 8, at least 0.9 of it."""
+    """Scales a number of channels with the width, to a multiple of 8 at least 0.9 of that."""
     scaled = channels * self.width / 32
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded

@@ -18,7 +18,7 @@ class BasicBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Activation, train: bool) -> Activation:
-    """Maps [batch, height, width, channels] to [batch, height / stride, width / stride, features]."""
+    """Maps [batch, height, width, channels] to [batch, height', width', features]."""
     strides = (self.stride, self.stride)
     y = layers.ConvNorm(self.spec, self.features, strides=strides, name='conv1')(x, train)
     y = layers.PACT(self.spec, name='pact1')(y)
