@@ -1,15 +1,15 @@
-"""What early exit saves: a cascade against the full forward pass, on a trained network.
+"""Measures what early exit saves: a cascade against the full forward pass, on a trained network.
 
     python -m benchmarks.cascade --workdir=DIR [--json=FILE] [--images=N] [--rounds=N]
         [--batch_sizes=1,256,1024]
 
-DIR is a run with an operating point (`python -m dpoq_jax.calibrate`). Both get the test images in
-batches of the same size, in turn, round after round; figures are medians over rounds. The ideal
-speed-up counts path computations: all of them over those that inputs needed. `efficiency` is the
-measured speed-up over the ideal one. A cascade runs in small pieces, which is faster in itself;
-`in_pieces` is the full pass in pieces of that size, so that the two can be told apart. Memory is
-the process's own, at its peak while one batch of the largest size runs, over what it was before
-(Linux).
+DIR is a run with an operating point (`python -m dpoq_jax.calibrate`). The cascade and the full pass
+get the test images in batches of the same size, in turn, for several rounds; figures are medians
+over rounds. The ideal speed-up is the number of path computations of the full pass over the number
+that the cascade needed; `efficiency` is the measured speed-up over the ideal one. A cascade runs a
+batch in small pieces, which alone makes it faster: `in_pieces` is the full pass in pieces of that
+size, to tell the two effects apart. Memory is that of the process (on Linux): its peak while one
+batch of the largest size runs, less what it held before.
 """
 
 from collections.abc import Callable
@@ -31,10 +31,10 @@ import rich.table
 
 from dpoq_jax.data import in_memory
 from dpoq_jax.inference import cascade as cascade_lib
-from dpoq_jax.inference import engine, operating_point, pools
+from dpoq_jax.inference import engine, operating_point
 from dpoq_jax.runtime import compiler
 from dpoq_jax.runtime.workdir import read_config
-from dpoq_jax.training import restore as trained_lib
+from dpoq_jax.training import restore
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run', required=True)
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
@@ -51,11 +51,11 @@ def measure(
   images: np.ndarray,
   batch_size: int,
 ) -> dict[str, Any]:
-  """Figures of one batch size."""
+  """Returns the figures of one batch size."""
   batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-  # A remainder would be another shape of the full pass.
+  # A remainder would have the full pass compiled for another shape.
   batches = [batch for batch in batches if len(batch) == batch_size]
-  size = min(batch_size, cascade.rows)
+  size = min(batch_size, cascade.path_batch_size)
   systems = {
     'full': lambda: [np.asarray(full(batch)) for batch in batches],
     'cascade': lambda: [cascade(batch) for batch in batches],
@@ -72,11 +72,11 @@ def measure(
       if round_number:
         seconds[name].append(time.perf_counter() - started)
 
-  before = [list(each) for each in (cascade.counts.inputs, cascade.counts.rows)]
+  before = [list(each) for each in (cascade.counts.inputs, cascade.counts.padded)]
   compaction, total = timed_compaction(systems['cascade'])
-  inputs, rows = (
+  inputs, padded = (
     [now - then for now, then in zip(after, earlier, strict=True)]
-    for after, earlier in zip((cascade.counts.inputs, cascade.counts.rows), before, strict=True)
+    for after, earlier in zip((cascade.counts.inputs, cascade.counts.padded), before, strict=True)
   )
   ideal = len(inputs) * inputs[0] / sum(inputs)
 
@@ -93,29 +93,29 @@ def measure(
     'stream_speedup': ratio('full', 'stream'),
     'efficiency_over_pieces': ratio('in_pieces', 'cascade') / ideal,
     'path_inputs': inputs,
-    'padding_share': 1 - sum(inputs) / sum(rows),
+    'padding_share': 1 - sum(inputs) / sum(padded),
     'compaction_share': compaction / total,
   }
 
 
 def timed_compaction(run: Callable[[], Any]) -> tuple[float, float]:
-  """Seconds spent copying undecided inputs, and in all, in a pass that does one thing at a time."""
+  """Returns the seconds spent on copies into pools, and in all, in a pass without overlap."""
   spent = 0.0
-  add, run_path = pools.Pool.add, engine.Paths.run
+  add, run_path = engine.Pool.add, engine.Paths.run
 
-  def alone(*arguments):
+  def alone(*arguments: Any) -> Any:
     return jax.block_until_ready(run_path(*arguments))
 
-  def timed(pool, rows, *arguments):
+  def timed(pool: engine.Pool, *arguments: Any) -> int:
     nonlocal spent
     started = time.perf_counter()
-    taken = add(pool, rows, *arguments)
-    jax.block_until_ready(pool.rows)
+    taken = add(pool, *arguments)
+    jax.block_until_ready(pool.inputs)
     spent += time.perf_counter() - started
     return taken
 
   with (
-    mock.patch.object(pools.Pool, 'add', timed),
+    mock.patch.object(engine.Pool, 'add', timed),
     mock.patch.object(engine.Paths, 'run', alone),
   ):
     started = time.perf_counter()
@@ -124,11 +124,11 @@ def timed_compaction(run: Callable[[], Any]) -> tuple[float, float]:
 
 
 def peak_memory(run: Callable[[], Any]) -> int | None:
-  """Bytes that the process grew by at its peak while `run` ran once more; None but on Linux."""
+  """Returns the bytes that a second `run` adds to the process at its peak; None but on Linux."""
   run()
   gc.collect()
   try:
-    # What was freed before would otherwise be used again, unseen.
+    # Memory that was freed but not returned would be used again without being counted.
     ctypes.CDLL(None).malloc_trim(0)
     pathlib.Path('/proc/self/clear_refs').write_text('5')
     before = _status('VmRSS')
@@ -139,17 +139,18 @@ def peak_memory(run: Callable[[], Any]) -> int | None:
 
 
 def _status(field: str) -> int:
+  """Returns a figure of this process in bytes, from Linux."""
   lines = pathlib.Path('/proc/self/status').read_text().splitlines()
   (line,) = (line for line in lines if line.startswith(field))
   return 1024 * int(line.split()[1])
 
 
 def main(_: list[str]) -> None:
-  """Measures, prints the table, writes the figures."""
+  """Measures, prints a table and writes the figures."""
   logging.set_verbosity(logging.ERROR)
   workdir = pathlib.Path(_WORKDIR.value)
   point = operating_point.read(workdir)
-  trained = trained_lib.load(workdir, point.check(read_config(workdir).data.name, None))
+  trained = restore.load(workdir, point.checkpoint_for(read_config(workdir).data.name, None))
   data = trained.config.data
   images = in_memory.load(data.name, 'test', _DATA_DIR.value or data.dir).images[: _IMAGES.value]
   cascade = cascade_lib.Cascade(trained.network, trained.variables, point)
@@ -159,10 +160,10 @@ def main(_: list[str]) -> None:
     return apply(trained.variables, batch)
 
   sizes = sorted(map(int, _BATCH_SIZES.value))
-  rows = {size: measure(full, cascade, images, size) for size in sizes}
+  by_size = {size: measure(full, cascade, images, size) for size in sizes}
   largest = images[: sizes[-1]]
   memory = {
-    # A fresh one, so that its pools are counted.
+    # A new cascade, so that its pools are counted.
     'cascade': peak_memory(
       lambda: cascade_lib.Cascade(trained.network, trained.variables, point)(largest)
     ),
@@ -180,23 +181,23 @@ def main(_: list[str]) -> None:
   )  # fmt: skip
   for column in columns:
     table.add_column(column, justify='right')
-  for size, row in rows.items():
+  for size, measured in by_size.items():
     table.add_row(
       str(size),
-      f'{row["full_ms_per_image"]:.3f}',
-      f'{row["cascade_ms_per_image"]:.3f}',
-      *(f'{row[name]:.3f}' for name in ('speedup', 'ideal_speedup', 'efficiency')),
-      f'{row["stream_speedup"]:.3f}',
-      f'{row["efficiency_over_pieces"]:.3f}',
-      *(f'{row[name]:.1%}' for name in ('padding_share', 'compaction_share')),
+      f'{measured["full_ms_per_image"]:.3f}',
+      f'{measured["cascade_ms_per_image"]:.3f}',
+      *(f'{measured[name]:.3f}' for name in ('speedup', 'ideal_speedup', 'efficiency')),
+      f'{measured["stream_speedup"]:.3f}',
+      f'{measured["efficiency_over_pieces"]:.3f}',
+      *(f'{measured[name]:.1%}' for name in ('padding_share', 'compaction_share')),
     )
   console.print(table)
   if all(memory.values()):
     megabytes = {name: f'{(size or 0) / 1e6:.0f} MB' for name, size in memory.items()}
     console.print(f'peak memory at batch {sizes[-1]}: {megabytes}')
   figures = {
-    'efficiency': {str(size): row['efficiency'] for size, row in rows.items()},
-    'batch_sizes': {str(size): row for size, row in rows.items()},
+    'efficiency': {str(size): measured['efficiency'] for size, measured in by_size.items()},
+    'batch_sizes': {str(size): measured for size, measured in by_size.items()},
     'peak_bytes': memory,
     'model': model,
     'bits': trained.network.bits,

@@ -10,11 +10,9 @@ nearest point, marked so.
 """
 
 import itertools
-import pathlib
 from typing import Any
 
 import rich.console
-import rich.table
 
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import fail, user_errors, warn
@@ -30,7 +28,7 @@ _TARGETS = {
 
 def define_flags(flags: shared.FlagValues) -> None:
   """Defines the flags of the command."""
-  from dpoq_jax.inference import curve, exits
+  from dpoq_jax.inference import combination, curve
 
   shared.define_workdir(flags)
   shared.define_step(flags)
@@ -41,7 +39,7 @@ def define_flags(flags: shared.FlagValues) -> None:
   shared.DEFINE_string('key', None, 'of the rerun curve, by hand: P, or BITS:P', flag_values=flags)
   shared.DEFINE_enum('order', 'normalised', curve.ORDERS, 'of the rerun curve', flag_values=flags)
   shared.DEFINE_enum(
-    'combine', None, exits.COMBINATIONS,
+    'combine', None, combination.COMBINATIONS,
     'what exits predict from; all are compared by default', flag_values=flags,
   )  # fmt: skip
   shared.DEFINE_bool('temperature', False, 'fit a temperature per precision', flag_values=flags)
@@ -54,7 +52,7 @@ def main(flags: shared.FlagValues) -> None:
     # Imported once there is something to do, since JAX takes seconds.
     workdir.read_config(directory)
     from dpoq_jax import from_run
-    from dpoq_jax.inference import calibration, operating_point
+    from dpoq_jax.inference import calibration, operating_point, tables
 
     target, precision = _target(flags)
     settings = calibration.Settings(
@@ -81,10 +79,17 @@ def main(flags: shared.FlagValues) -> None:
     files.write_whole(output, best.to_json())
     bits = trained.network.bits
     between = [(low + high) / 2 for low, high in itertools.pairwise(bits)]
-    rows = calibration.equal_bits(
+    equal = calibration.equal_bits(
       best, examples.calibration, examples.reported, sorted([*bits, *between])
     )
-    _show(compared, list(rows), output)
+    console = rich.console.Console()
+    console.print(
+      f'chosen on {examples.calibration.name}; reported on {examples.reported.name}', soft_wrap=True
+    )
+    console.print(tables.comparison(compared))
+    console.print(tables.equal_bits(best, equal))
+    console.print(tables.best(compared))
+    console.print(f'written to {output}', soft_wrap=True)
   if not best.met:
     chosen_for = settings.target
     fail(
@@ -113,49 +118,6 @@ def _target(flags: shared.FlagValues) -> tuple[dict[str, Any] | None, int | None
   if not 0 <= value < float('inf'):
     raise ValueError(f'--{kind}={value}: give a number from 0 up.')
   return {'kind': kind, 'value': value}, precision
-
-
-def _show(compared: list[Any], rows: list[Any], output: pathlib.Path) -> None:
-  """Prints what was compared, what was chosen and what it is worth."""
-  console, best = rich.console.Console(), compared[0]
-  bits = best.bits
-  console.print(
-    f'chosen on {best.data.calibration}; reported on {best.data.reported}', soft_wrap=True
-  )
-  table = rich.table.Table(title=f'Target: {best.target.kind} = {best.target.value:g}')
-  for column in ('combination', 'chosen on: top-1 %', 'bits', 'reported: top-1 %', 'bits', 'met'):
-    table.add_column(column, justify='right')
-  for point in compared:
-    outcomes = (point.expected, point.reported)
-    figures = [f'{v:.2f}' for o in outcomes for v in (100 * o.accuracy, o.average_bits)]
-    table.add_row(point.combine, *figures, 'yes' if point.met else 'no')
-  console.print(table)
-
-  table = rich.table.Table(title='Top-1 % on the reported examples, at equal average bits')
-  for column in ('bits', 'static', f'ensemble ({best.combine})', 'dynamic', 'its bits'):
-    table.add_column(column, justify='right')
-  for row in rows:
-    accuracies = (row.static, row.ensemble, row.dynamic)
-    figures = ['' if a is None else f'{100 * a:.2f}' for a in accuracies]
-    table.add_row(f'{row.bits:g}', *figures, f'{row.dynamic_bits:.2f}')
-  console.print(table)
-
-  why = 'the best of those on the calibration examples' if len(compared) > 1 else 'as asked for'
-  table = rich.table.Table(title=f'Kept: {best.combine}, {why}')
-  for column in ('bits', 'leave from confidence', 'share that leaves %', 'temperature', 'weights'):
-    table.add_column(column, justify='right')
-  for b in bits:
-    weights = ' '.join(f'{w:.2f}' for w in best.weights[b])
-    threshold = best.thresholds[b]
-    table.add_row(
-      str(b),
-      'never' if threshold > 1 else f'{threshold:.4f}',
-      f'{100 * best.reported.exits[b]:.1f}',
-      f'{best.temperatures[b]:.3f}',
-      weights,
-    )
-  console.print(table)
-  console.print(f'written to {output}', soft_wrap=True)
 
 
 if __name__ == '__main__':

@@ -53,7 +53,7 @@ def open_network(
   """
   config = workdir_lib.read_config(workdir)
   if point is not None:
-    step = point.check(config.data.name, step)
+    step = point.checkpoint_for(config.data.name, step)
     if point.bits != config.quantization.bits:
       raise ValueError(
         f'the operating point is for bits={point.bits}, the network in {workdir} has '

@@ -1,1 +1,1 @@
-"""Dynamic inference: thresholds chosen on data, inputs that leave early."""
+"""Runs dynamic inference: chooses thresholds on examples, lets inputs leave where they are sure."""

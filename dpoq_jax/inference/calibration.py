@@ -1,32 +1,33 @@
-"""Choosing an operating point: combination, temperatures, point of the curve; and what it is worth.
+"""Chooses an operating point: combination, temperatures and thresholds; measures what it is worth.
 
 Everything is chosen on calibration examples and reported on others.
 """
 
 from collections.abc import Iterator, Sequence
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from dpoq_jax import onion
-from dpoq_jax.inference import curve, exits, operating_point
+from dpoq_jax.inference import combination, curve, exits, operating_point, temperature
+from dpoq_jax.inference.combination import Combination, Weights
+from dpoq_jax.inference.curve import Order
 from dpoq_jax.inference.operating_point import OperatingPoint, Outcome, Provenance, Target
 
 DEFAULT_TARGET = Target(kind='max_accuracy_drop', value=0.005)
 
-# Room for the last bit when accuracies are compared; far less than one example.
+# Accuracies and costs count as equal if they differ in the last bits; far less than one example.
 _TOLERANCE = 1e-12
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-  """Logits of all precisions, with labels.
+  """Holds the logits of all precisions on labelled examples.
 
   Attributes:
     logits: [precisions, examples, classes].
     labels: int [examples].
-    name: for people: which examples these are.
+    name: description of the examples, for people.
   """
 
   logits: np.ndarray
@@ -34,43 +35,43 @@ class Examples:
   name: str
 
   def __len__(self) -> int:
-    """Number of examples."""
+    """Returns the number of examples."""
     return len(self.labels)
 
   def take(self, chosen: np.ndarray, name: str) -> 'Examples':
-    """The examples of these indices, in this order."""
+    """Returns the examples of these indices, in this order, under another name."""
     return Examples(self.logits[:, chosen], self.labels[chosen], name)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How operating points are chosen.
+  """Describes how operating points are chosen.
 
   Attributes:
-    target: what for.
-    order: of the rerun curve.
-    combine: what exits predict from; None compares all and keeps the best.
-    scale_temperatures: fit a temperature per precision.
-    precision: in progress, for a key by hand with the order `precision_first`.
+    target: what they are chosen for.
+    order: order of the rerun curve.
+    combine: what exits predict from; None compares all combinations.
+    scale_temperatures: whether to fit a temperature per precision; they are 1 otherwise.
+    precision: precision in progress, for a key by hand with the order `precision_first`.
   """
 
   target: Target = DEFAULT_TARGET
-  order: str = 'normalised'
-  combine: str | None = None
+  order: Order = 'normalised'
+  combine: Combination | None = None
   scale_temperatures: bool = False
   precision: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class EqualBits:
-  """Accuracy of three ways to predict at an average of so many bits, on reported examples.
+  """Compares three ways to predict with the same average bits, by accuracy on reported examples.
 
   Attributes:
-    bits: average bits aimed at.
-    static: of the precision of so many bits alone; None where there is none.
-    ensemble: of that exit's combination, run on every input; likewise.
-    dynamic: of the operating point chosen for at most so many average bits.
-    dynamic_bits: average bits it then took.
+    bits: limit on the average bits.
+    static: accuracy of the precision of these bits alone; None where there is no such precision.
+    ensemble: accuracy if every input runs up to that precision and leaves there; None likewise.
+    dynamic: accuracy of the operating point chosen for at most these average bits.
+    dynamic_bits: average bits that this operating point takes.
   """
 
   bits: float
@@ -81,10 +82,10 @@ class EqualBits:
 
 
 def split(examples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-  """Two halves without a common example: indices to calibrate on, and to report on.
+  """Returns two random halves of the examples, as indices to calibrate on and to report on.
 
   Raises:
-    ValueError: unless there are two examples.
+    ValueError: if there are fewer than two examples.
   """
   if examples < 2:
     raise ValueError(f'{examples} examples cannot be halved: calibration needs its own.')
@@ -101,28 +102,29 @@ def choose(
   dataset: str,
   step: int,
 ) -> list[OperatingPoint]:
-  """Operating points for a target, one per combination that was compared, the best first.
+  """Returns operating points for a target, one per combination that was compared, the best first.
 
-  The best on the calibration examples: a target met before one that is not; then the higher
-  accuracy under a limit on cost, the lower cost under a limit on accuracy. Thresholds do not depend
-  on the combination under a limit on cost, so there only predictions differ.
+  The best is found on the calibration examples. Those that meet the target come before those that
+  do not; of these, under a limit on cost, the more accurate comes first, and under a limit on
+  accuracy the cheaper. Under a limit on cost all combinations have the same thresholds.
 
   Args:
-    calibration: what everything is chosen on.
-    reported: what `reported` is measured on; no example may be in both.
+    calibration: examples that everything is chosen on.
+    reported: examples that `reported` is measured on; none may be among the former.
     bits: the bit list.
-    settings: target and how to get there.
-    dataset: its name, for the record.
-    step: of the checkpoint, for the record.
+    settings: the target, and how to get there.
+    dataset: name of the data set, for the record.
+    step: step of the checkpoint, for the record.
 
   Raises:
-    ValueError: for logits, labels or settings that cannot be.
+    ValueError: for logits and labels that do not fit one another and the bits, and for an order,
+      combination, key or precision that is not allowed.
   """
   bits = onion.check_bits(bits)
   for examples in (calibration, reported):
     exits.check_logits(examples.logits, examples.labels, bits)
   temperatures = temperatures_of(calibration, settings.scale_temperatures)
-  names = exits.COMBINATIONS if settings.combine is None else (settings.combine,)
+  names = combination.COMBINATIONS if settings.combine is None else (settings.combine,)
   record = Provenance(
     dataset=dataset, step=step, calibration=calibration.name, reported=reported.name
   )
@@ -142,20 +144,20 @@ def choose(
 
 
 def alone(examples: Examples) -> np.ndarray:
-  """Whether each precision alone has the label: bool [precisions, examples]."""
-  weights = exits.plain_weights('last', len(examples.logits))
+  """Returns whether each precision alone predicts the label: bool [precisions, examples]."""
+  weights = combination.plain_weights('last', len(examples.logits))
   return exits.evaluate(examples.logits, examples.labels, weights).correct
 
 
 def outcome(point: OperatingPoint, examples: Examples) -> Outcome:
-  """What an operating point does with examples whose logits are known."""
+  """Returns what an operating point does with examples whose logits are known."""
   weights, temperatures = tuple(point.weights.values()), tuple(point.temperatures.values())
   known = exits.evaluate(examples.logits, examples.labels, weights, temperatures)
   return outcome_of(point, known)
 
 
 def outcome_of(point: OperatingPoint, known: exits.Exits) -> Outcome:
-  """The same, of what its exits do with every example: to try many thresholds at little cost."""
+  """Returns what an operating point does, given its exits: much cheaper for many thresholds."""
   left_at = point.left_at(known.confidence)
   return point.outcome(left_at, np.take_along_axis(known.correct, left_at[None], axis=0)[0])
 
@@ -163,13 +165,13 @@ def outcome_of(point: OperatingPoint, known: exits.Exits) -> Outcome:
 def equal_bits(
   point: OperatingPoint, calibration: Examples, reported: Examples, targets: Sequence[float]
 ) -> Iterator[EqualBits]:
-  """Static, ensemble and dynamic accuracy at equal average bits (Figure 5), reported examples.
+  """Yields static, ensemble and dynamic accuracy at equal average bits (Figure 5).
 
   Args:
-    point: whose order, combination, weights and temperatures are used.
-    calibration: what thresholds are chosen on.
-    reported: what accuracies are measured on.
-    targets: average bits.
+    point: operating point whose order, combination, weights and temperatures are used.
+    calibration: examples that thresholds are chosen on.
+    reported: examples that accuracies are measured on.
+    targets: limits on the average bits.
   """
   bits, weights = point.bits, tuple(point.weights.values())
   temperatures = tuple(point.temperatures.values())
@@ -195,10 +197,10 @@ def equal_bits(
 def select(
   rerun: curve.RerunCurve, target: Target, reference: float | None = None
 ) -> tuple[int, bool]:
-  """The point of a curve for a target, and whether it meets it.
+  """Returns the point of a curve that is best for a target, and whether it meets the target.
 
   Only points that thresholds lead to are considered. If none meets the target, the nearest is
-  given: the cheapest for a limit on cost, the most accurate for one on accuracy.
+  returned: the cheapest for a limit on cost, the most accurate for one on accuracy.
 
   Args:
     rerun: the curve.
@@ -213,37 +215,40 @@ def select(
     return (int(points[good[0]]), True) if len(good) else (int(points[accuracy.argmax()]), False)
   spent = {'average_bits': rerun.average_bits, 'relative_cost': rerun.cost}[target.kind][points]
   good = np.flatnonzero(spent <= target.value + _TOLERANCE)
-  # argmax takes the first, so the cheapest, of equally accurate ones.
+  # Of equally accurate points argmax takes the first, which is the cheapest.
   return (
     (int(points[good[accuracy[good].argmax()]]), True) if len(good) else (int(points[0]), False)
   )
 
 
 def temperatures_of(calibration: Examples, fitted: bool) -> tuple[float, ...]:
-  """A temperature per precision: fitted, or 1."""
+  """Returns a temperature per precision: fitted to the calibration examples, or 1."""
   if not fitted:
     return (1.0,) * len(calibration.logits)
-  return tuple(exits.fit_temperature(each, calibration.labels) for each in calibration.logits)
+  return tuple(temperature.fit_temperature(each, calibration.labels) for each in calibration.logits)
 
 
-def weights_of(combine: str, calibration: Examples, temperatures: Sequence[float]) -> Any:
-  """Weights of a combination, those of `weighted` fitted.
+def weights_of(
+  combine: Combination, calibration: Examples, temperatures: Sequence[float]
+) -> Weights:
+  """Returns the weights of a combination, which for `weighted` are fitted to the examples.
 
   Raises:
-    ValueError: for another name.
+    ValueError: for a name that is no combination.
   """
   if combine == 'weighted':
-    return exits.fit_weights(calibration.logits, calibration.labels, temperatures)
-  return exits.plain_weights(combine, len(calibration.logits))
+    return combination.fit_weights(calibration.logits, calibration.labels, temperatures)
+  return combination.plain_weights(combine, len(calibration.logits))
 
 
 def _point(
   calibration: Examples,
   bits: tuple[int, ...],
   settings: Settings,
-  combine: str,
+  combine: Combination,
   temperatures: Sequence[float],
 ) -> OperatingPoint:
+  """Returns the operating point of one combination, without its outcomes."""
   weights, target = weights_of(combine, calibration, temperatures), settings.target
   if target.kind == 'key':
     return operating_point.from_key(
@@ -258,7 +263,7 @@ def _point(
 
 
 def _rank(point: OperatingPoint, target: Target) -> tuple[bool, float, float]:
-  """Sorts the best first; equals stay in the order of `exits.COMBINATIONS`."""
+  """Returns a key that sorts the best first; equals stay in the order of `COMBINATIONS`."""
   assert point.expected is not None
   inaccuracy, bits = -point.expected.accuracy, point.expected.average_bits
   if target.kind == 'max_accuracy_drop' and point.met:

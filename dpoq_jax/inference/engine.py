@@ -1,31 +1,34 @@
-"""Batches under way: which inputs run which path when, and where those that wait for one are.
+"""Decides when each path of a cascade runs, and on which inputs.
 
-Undecided inputs wait, with their laterals, in one pool per path, and a path runs whenever its pool
-is full: compaction within a batch and pooling over batches are one mechanism. Programs have a few
-sizes, the powers of two up to `rows`, so there is a bounded number of them, however many inputs
-are undecided; memory on the device is bounded by the pools, not by the batch.
+An input that does not leave at a precision waits, with its laterals, in the pool of the next path.
+A path runs once its pool holds `path_batch_size` inputs, or when no more are to come. What remains
+of one batch is thereby packed together with what remains of others.
+
+A path runs on batches of a power of two, `path_batch_size` at most. So the number of programs does
+not depend on how many inputs remain, nor memory on the device on the size of the batches fed.
 """
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dpoq_jax.inference import path_programs
 from dpoq_jax.inference.operating_point import OperatingPoint
-from dpoq_jax.inference.pools import Pool
+from dpoq_jax.inference.path_programs import PathInputs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
-  """What a cascade says of a batch.
+  """Holds what a cascade predicts of a batch, and what that cost.
 
   Attributes:
     labels: int64 [batch], the most probable class.
-    probabilities: float64 [batch, classes], of the operating point's combination.
+    probabilities: float64 [batch, classes], by the combination of the operating point.
     precisions: int64 [batch], bits of the precision each input left at.
     cost: float64 [batch], BitOPs relative to the lowest precision.
   """
@@ -38,121 +41,190 @@ class Result:
 
 @dataclasses.dataclass
 class Counts:
-  """What a cascade has done so far, for measurements.
+  """Counts what a cascade has run so far, for measurements.
 
   Attributes:
-    inputs: run on each path.
-    rows: the same with the padding of programs.
+    inputs: number of inputs run on each path.
+    padded: the same, with the padding up to the sizes of the programs.
   """
 
   inputs: list[int]
-  rows: list[int]
+  padded: list[int]
+
+
+class Pool:
+  """Holds the inputs that wait for a path, on the device.
+
+  Attributes:
+    inputs: images and laterals, with room for `capacity`; None until the first are added.
+    count: number of inputs that wait.
+  """
+
+  def __init__(self, capacity: int):
+    """Makes an empty pool."""
+    self._capacity = capacity
+    self.inputs: PathInputs | None = None
+    self.count = 0
+    self._ids: list[np.ndarray] = []
+    self._probabilities: list[list[np.ndarray]] = []
+
+  def add(
+    self, inputs: PathInputs, chosen: np.ndarray, ids: np.ndarray, probabilities: list[np.ndarray]
+  ) -> int:
+    """Copies the first of the chosen inputs, as many as there is room for; returns how many.
+
+    Args:
+      inputs: a batch, of which some go on.
+      chosen: their positions in it.
+      ids: number of each input of the batch in its stream.
+      probabilities: [inputs, classes] of the batch at each path below.
+    """
+    taken = chosen[: self._capacity - self.count]
+    if self.inputs is None:
+      self.inputs = jax.tree.map(self._with_room, inputs)
+    indices = np.zeros(len(inputs.images), np.int32)
+    indices[: len(taken)] = taken
+    self.inputs = path_programs.copy_inputs(
+      self.inputs, inputs, indices, np.int32(len(taken)), np.int32(self.count)
+    )
+    self._ids.append(ids[taken])
+    self._probabilities.append([each[taken] for each in probabilities])
+    self.count += len(taken)
+    return len(taken)
+
+  def take(self) -> tuple[PathInputs, np.ndarray, list[np.ndarray]]:
+    """Empties the pool, whose room on the device is used again.
+
+    Returns:
+      The batch with all of its room, of which the first inputs are those that waited, with their
+      numbers and their probabilities at each path below.
+    """
+    assert self.inputs is not None
+    ids = np.concatenate(self._ids)
+    probabilities = [np.concatenate(each) for each in zip(*self._probabilities, strict=True)]
+    self.count, self._ids, self._probabilities = 0, [], []
+    return self.inputs, ids, probabilities
+
+  def _with_room(self, leaf: jax.Array) -> jax.Array:
+    return jnp.zeros((self._capacity, *leaf.shape[1:]), leaf.dtype)
 
 
 class Paths:
-  """The paths of a network on a device, and room for what waits for them.
+  """Runs the paths of a network on a device, and lends the pools between them.
 
   Attributes:
     network: the network.
-    variables: those that each path reads, on the device.
-    counts: see `Counts`.
+    variables: variables of each path, on the device.
+    counts: what was run so far.
   """
 
   def __init__(self, network: path_programs.Network, variables: Mapping[str, Any]):
+    """Puts the variables on the device."""
     self.network = network
-    stages = range(len(network.bits))
-    self.variables = [
-      jax.device_put(network.variables_of_path(variables, index)) for index in stages
+    count = len(network.bits)
+    self.variables: list[Any] = [
+      jax.device_put(network.variables_of_path(variables, index)) for index in range(count)
     ]
-    self.counts = Counts([0] * len(stages), [0] * len(stages))
-    # Pools of finished calls, by what fits in them: taking fresh memory for each costs more than
-    # filling it.
-    self._spare: dict[Any, list[list[Pool]]] = {}
+    self.counts = Counts([0] * count, [0] * count)
+    # Pools are kept between calls: allocating them anew takes longer than filling them.
+    self._spare: dict[Hashable, list[list[Pool]]] = {}
 
-  def borrow(self, key: Any, capacity: int) -> list[Pool]:
-    """A pool for each path; `key` says what they hold."""
-    # Threads may call one cascade: popping is atomic, asking first is not.
+  def borrow(self, key: Hashable, capacity: int) -> list[Pool]:
+    """Returns an empty pool for each path; `key` stands for what fits in them."""
+    # Several threads may call one cascade. Looking first whether there is a spare one would leave
+    # another thread time to take it; `pop` cannot be interrupted.
     try:
       return self._spare.setdefault(key, []).pop()
     except IndexError:
       return [Pool(capacity) for _ in self.variables]
 
-  def give_back(self, key: Any, pools: list[Pool]) -> None:
+  def give_back(self, key: Hashable, pools: list[Pool]) -> None:
     """Keeps empty pools for the next call."""
     self._spare[key].append(pools)
 
   def run(
-    self, index: int, rows: path_programs.Rows, size: int, count: int
-  ) -> tuple[jax.Array, path_programs.Rows]:
-    """Starts a path on the first `size` rows, of which `count` are inputs.
+    self, index: int, inputs: PathInputs, size: int, count: int
+  ) -> tuple[jax.Array, PathInputs]:
+    """Starts a path, and returns before the device has finished.
+
+    Args:
+      index: the path, from 0.
+      inputs: a batch of at least `size`.
+      size: how much of it to run on; a power of two.
+      count: how many of these are inputs; the others are padding.
 
     Returns:
-      Logits, and these rows with the laterals of this path too; before they are computed.
+      Logits [size, classes], and the batch of `size` with the laterals of this path added.
     """
     self.counts.inputs[index] += count
-    self.counts.rows[index] += size
-    if len(rows.images) > size:
-      rows = path_programs.first_rows(rows, size)
-    logits, handed_up = path_programs.run_path(self.network, index, self.variables[index], rows)
-    return logits, path_programs.Rows(rows.images, {**rows.laterals, **handed_up})
+    self.counts.padded[index] += size
+    if len(inputs.images) > size:
+      inputs = path_programs.first_inputs(inputs, size)
+    logits, handed_up = path_programs.run_path(self.network, index, self.variables[index], inputs)
+    return logits, PathInputs(inputs.images, {**inputs.laterals, **handed_up})
 
 
 class _Batch:
-  """A batch under way: where its results go."""
+  """Collects the results of a batch, as its inputs leave one after the other."""
 
   def __init__(self, start: int, size: int):
-    self.start, self.size, self.waiting = start, size, size
-    self.exits = np.zeros(size, np.int64)
-    self.probabilities: np.ndarray | None = None
+    """Expects the inputs of the numbers from `start` to `start + size`."""
+    self._start, self._size = start, size
+    self.remaining = size
+    self._exits = np.zeros(size, np.int64)
+    self._probabilities: np.ndarray | None = None
 
   def settle(self, ids: np.ndarray, index: int, probabilities: np.ndarray) -> None:
-    """Notes the exit of those inputs that are of this batch."""
-    mine = (ids >= self.start) & (ids < self.start + self.size)
+    """Stores what inputs that left at path `index` predict; those of other batches are ignored."""
+    mine = (ids >= self._start) & (ids < self._start + self._size)
     if not mine.any():
       return
-    if self.probabilities is None:
-      self.probabilities = np.empty((self.size, probabilities.shape[-1]))
-    self.probabilities[ids[mine] - self.start] = probabilities[mine]
-    self.exits[ids[mine] - self.start] = index
-    self.waiting -= int(mine.sum())
+    if self._probabilities is None:
+      self._probabilities = np.empty((self._size, probabilities.shape[-1]))
+    self._probabilities[ids[mine] - self._start] = probabilities[mine]
+    self._exits[ids[mine] - self._start] = index
+    self.remaining -= int(mine.sum())
 
   def result(self, bits: tuple[int, ...]) -> Result:
-    """The result, once nobody waits."""
-    assert self.probabilities is not None
-    return result_of(bits, self.exits, self.probabilities)
+    """Returns the result, once no input remains."""
+    assert self._probabilities is not None
+    return result_of(bits, self._exits, self._probabilities)
 
 
 class _Running(NamedTuple):
-  """A path under way.
+  """Holds a path that was started.
 
   Attributes:
-    index: of the path.
-    logits: [rows, classes], on the device.
-    rows: what it was run on, with its laterals.
-    ids: of the inputs in the first of these rows.
-    run: their probabilities at the paths below.
+    path: its index.
+    logits: [batch, classes], on the device, perhaps not computed yet.
+    inputs: the batch it runs on, with its own laterals added.
+    ids: numbers of the inputs, which are the first of the batch; the others are padding.
+    probabilities: probabilities of the inputs at each path below.
   """
 
-  index: int
+  path: int
   logits: jax.Array
-  rows: path_programs.Rows
+  inputs: PathInputs
   ids: np.ndarray
-  run: list[np.ndarray]
+  probabilities: list[np.ndarray]
 
 
 class Engine:
-  """One stream: the pools, and the batches whose inputs are in them."""
+  """Runs one stream of batches through the paths.
 
-  def __init__(self, paths: Paths, point: OperatingPoint, rows: int):
-    """Starts with nothing to do.
+  Inputs are numbered as they come, from 0, so that each finds its batch again when it leaves.
+  """
+
+  def __init__(self, paths: Paths, point: OperatingPoint, path_batch_size: int):
+    """Starts without inputs.
 
     Args:
-      paths: of the network.
-      point: thresholds and what exits predict.
-      rows: inputs that a path runs at once, at most.
+      paths: the paths of the network.
+      point: thresholds, and what exits predict.
+      path_batch_size: inputs that a path runs at once, at most; a power of two.
     """
-    self._paths, self._point, self._rows = paths, point, rows
-    # The first path's inputs wait on the host.
+    self._paths, self._point, self._path_batch_size = paths, point, path_batch_size
+    # Inputs that wait for the first path stay on the host.
     self._images: list[np.ndarray] = []
     self._pools: list[Pool] = []
     self._batches: collections.deque[_Batch] = collections.deque()
@@ -161,11 +233,15 @@ class Engine:
 
   @property
   def delay(self) -> int:
-    """Batches whose results are not all there yet."""
+    """Returns the number of batches whose results are not complete."""
     return len(self._batches)
 
   def feed(self, images: np.ndarray) -> None:
-    """Takes in a batch and runs what fills a path."""
+    """Takes in a batch, and runs every path whose batch is full.
+
+    Raises:
+      ValueError: for images of another shape than the first ones.
+    """
     if self._shape not in (None, images.shape[1:]):
       raise ValueError(
         f'images of shape {list(images.shape[1:])} after {list(self._shape or ())}: those of a '
@@ -173,28 +249,28 @@ class Engine:
       )
     if self._shape is None:
       self._shape = images.shape[1:]
-      self._pools = self._paths.borrow((self._shape, self._rows), self._rows)
+      self._pools = self._paths.borrow((self._shape, self._path_batch_size), self._path_batch_size)
     self._batches.append(_Batch(self._fed, len(images)))
     self._fed += len(images)
-    rows = self._rows
-    if sum(map(len, self._images)) + len(images) < rows:
+    size = self._path_batch_size
+    if sum(map(len, self._images)) + len(images) < size:
       self._images.append(images.copy())
-    else:
-      waiting = np.concatenate([*self._images, images]) if self._images else images
-      whole = len(waiting) // rows * rows
-      first = self._fed - len(waiting)
-      # The next piece is on its way before the results of this one are looked at.
-      running = self._start_images(waiting[:rows], first)
-      for start in range(rows, whole, rows):
-        following = self._start_images(waiting[start : start + rows], first + start)
-        self._finish(running)
-        running = following
+      return
+    waiting = np.concatenate([*self._images, images]) if self._images else images
+    whole = len(waiting) // size * size
+    first = self._fed - len(waiting)
+    # The next piece is started before the results of this one are read, to keep the device busy.
+    running = self._start_images(waiting[:size], first)
+    for start in range(size, whole, size):
+      following = self._start_images(waiting[start : start + size], first + start)
       self._finish(running)
-      # A copy: the caller may use the buffer again.
-      self._images = [waiting[whole:].copy()] if whole < len(waiting) else []
+      running = following
+    self._finish(running)
+    # A copy, as the caller may write into its buffer.
+    self._images = [waiting[whole:].copy()] if whole < len(waiting) else []
 
   def flush(self) -> None:
-    """Runs what waits, from the lowest path up."""
+    """Runs everything that waits, from the lowest path up."""
     if self._images:
       waiting = np.concatenate(self._images)
       self._images = []
@@ -204,60 +280,60 @@ class Engine:
         self._run_pool(index)
 
   def close(self) -> None:
-    """Gives the pools back; nothing may wait."""
+    """Gives the pools back, after a `flush`."""
     if self._pools:
-      self._paths.give_back((self._shape, self._rows), self._pools)
+      self._paths.give_back((self._shape, self._path_batch_size), self._pools)
       self._pools = []
 
   def finished(self) -> Iterator[Result]:
-    """Results of the batches at the front whose inputs have all left."""
-    while self._batches and not self._batches[0].waiting:
+    """Yields the results of the oldest batches, up to the first that is not complete."""
+    while self._batches and not self._batches[0].remaining:
       yield self._batches.popleft().result(self._point.bits)
 
-  def _start_images(self, images: np.ndarray, start: int) -> '_Running':
-    """Starts the first path on inputs from the host."""
-    ids = np.arange(start, start + len(images))
+  def _start_images(self, images: np.ndarray, first: int) -> _Running:
+    """Starts the first path on images from the host, of the numbers from `first` on."""
+    ids = np.arange(first, first + len(images))
     size = path_programs.bucket(len(images))
     padded = np.zeros((size, *images.shape[1:]), images.dtype)
     padded[: len(images)] = images
-    return self._start(0, path_programs.Rows(jax.device_put(padded), {}), size, ids, [])
+    return self._start(0, PathInputs(jax.device_put(padded), {}), ids, [])
 
   def _run_pool(self, index: int) -> None:
-    pool = self._pools[index]
-    assert pool.rows is not None
-    rows, ids, count = pool.rows, np.concatenate(pool.ids), pool.count
-    run = [np.concatenate(each) for each in zip(*pool.run, strict=True)]
-    pool.clear()
-    self._finish(self._start(index, rows, path_programs.bucket(count), ids, run))
+    self._finish(self._start(index, *self._pools[index].take()))
 
   def _start(
-    self, index: int, rows: path_programs.Rows, size: int, ids: np.ndarray, run: list[np.ndarray]
-  ) -> '_Running':
-    """Starts a path on the first `len(ids)` rows; returns before it is done."""
-    logits, rows = self._paths.run(index, rows, size, len(ids))
-    return _Running(index, logits, rows, ids, run)
+    self, path: int, inputs: PathInputs, ids: np.ndarray, probabilities: list[np.ndarray]
+  ) -> _Running:
+    """Starts a path on the first `len(ids)` inputs, and returns before it has finished."""
+    size = path_programs.bucket(len(ids))
+    logits, inputs = self._paths.run(path, inputs, size, len(ids))
+    return _Running(path, logits, inputs, ids, probabilities)
 
-  def _finish(self, running: '_Running') -> None:
-    """Waits for a path; who does not leave waits for the next one."""
-    index, logits, rows, ids, run = running
-    run = [*run, self._point.probabilities(index, np.asarray(logits)[: len(ids)])]
-    leaves = self._point.leaving(index, run[-1].max(axis=-1))
-    self._settle(ids[leaves], index, [each[leaves] for each in run])
+  def _finish(self, running: _Running) -> None:
+    """Waits for a path, stores what leaves there and moves the rest to the next pool."""
+    path, logits, inputs, ids, below = running
+    here = self._point.probabilities(path, np.asarray(logits)[: len(ids)])
+    probabilities = [*below, here]
+    leaves = self._point.leaving(path, here.max(axis=-1))
+    if leaves.any():
+      predicted = self._point.combined([each[leaves] for each in probabilities])
+      for batch in self._batches:
+        batch.settle(ids[leaves], path, predicted)
     chosen = np.flatnonzero(~leaves)
     while len(chosen):
-      pool = self._pools[index + 1]
-      chosen = chosen[pool.add(rows, chosen, ids, run) :]
-      if pool.count == self._rows:
-        self._run_pool(index + 1)
-
-  def _settle(self, ids: np.ndarray, index: int, run: list[np.ndarray]) -> None:
-    if len(ids):
-      probabilities = self._point.combined(run)
-      for batch in self._batches:
-        batch.settle(ids, index, probabilities)
+      pool = self._pools[path + 1]
+      chosen = chosen[pool.add(inputs, chosen, ids, probabilities) :]
+      if pool.count == self._path_batch_size:
+        self._run_pool(path + 1)
 
 
 def result_of(bits: tuple[int, ...], exits: np.ndarray, probabilities: np.ndarray) -> Result:
-  """The result of inputs that left at these exits."""
+  """Returns the result of inputs that left at the precisions of these indices.
+
+  Args:
+    bits: the bit list.
+    exits: int64 [batch].
+    probabilities: float64 [batch, classes].
+  """
   precisions = np.array(bits)[exits]
   return Result(probabilities.argmax(axis=-1), probabilities, precisions, precisions / bits[0])

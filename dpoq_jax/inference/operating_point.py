@@ -1,9 +1,9 @@
-"""An operating point: which inputs leave where, what exits predict, and what to expect of it.
+"""Defines the operating point: which inputs leave where, what exits predict, what that is worth.
 
-It is a file, `operating_point.json`, that travels beside a network; nothing here needs JAX.
+It is a file, `operating_point.json`, that is kept beside a network; nothing here needs JAX.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,15 +12,18 @@ import pydantic
 from pydantic import Field
 
 from dpoq_jax import onion
-from dpoq_jax.inference import curve, exits
+from dpoq_jax.inference import combination, curve, temperature
+from dpoq_jax.inference.combination import Combination, Weights
+from dpoq_jax.inference.curve import Order
 
 FILE = 'operating_point.json'
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Order = Literal['precision_first', 'confidence_first', 'normalised']
 TargetKind = Literal['average_bits', 'relative_cost', 'max_accuracy_drop', 'key']
+Checkpoint = int | Literal['best'] | None
+"""Step of a checkpoint, the best one, or None for the newest intact one."""
 
 
 class _Record(pydantic.BaseModel):
@@ -28,12 +31,13 @@ class _Record(pydantic.BaseModel):
 
 
 class Target(_Record):
-  """What an operating point was chosen for.
+  """Describes what an operating point is chosen for.
 
   Attributes:
-    kind: `average_bits` or `relative_cost`, at most, with the highest accuracy; `max_accuracy_drop`
-      below the highest precision alone (0.005 is half a point), at the lowest cost; `key`, by hand.
-    value: the number.
+    kind: `average_bits` or `relative_cost`, an upper limit, under which the accuracy is to be the
+      highest; `max_accuracy_drop` below the highest precision alone (0.005 is half a point), a
+      limit under which the cost is to be the lowest; or `key`, a point given by hand.
+    value: the limit, or the key.
   """
 
   kind: TargetKind
@@ -41,13 +45,13 @@ class Target(_Record):
 
 
 class Outcome(_Record):
-  """What an operating point does with a set of examples.
+  """Describes what an operating point does with a set of examples.
 
   Attributes:
-    examples: how many.
-    accuracy: top-1.
+    examples: number of examples.
+    accuracy: top-1, in [0, 1].
     average_bits: mean bits of the precision that inputs left at.
-    relative_cost: mean BitOPs, relative to all of them at the lowest precision.
+    relative_cost: mean BitOPs, relative to those of the lowest precision.
     exits: share of the inputs that left at each precision.
   """
 
@@ -59,13 +63,13 @@ class Outcome(_Record):
 
 
 class Provenance(_Record):
-  """Where an operating point comes from.
+  """Describes where an operating point comes from.
 
   Attributes:
-    dataset: its name.
-    step: of the checkpoint.
-    calibration: the examples on which thresholds, weights and temperatures were chosen.
-    reported: the examples on which `reported` was measured; none is among the former.
+    dataset: name of the data set.
+    step: step of the checkpoint.
+    calibration: examples on which thresholds, weights and temperatures were chosen.
+    reported: examples on which `reported` was measured; none of them is among the former.
   """
 
   dataset: str
@@ -74,13 +78,13 @@ class Provenance(_Record):
   reported: str
 
 
-class Left(NamedTuple):
-  """Where inputs leave, and with what.
+class ExitPredictions(NamedTuple):
+  """Holds what inputs are predicted to be, and the exit of each.
 
   Attributes:
     labels: int64 [examples], the most probable class.
-    probabilities: float64 [examples, classes], of the combination at the exit.
-    exits: int64 [examples], index of the last precision run.
+    probabilities: float64 [examples, classes], by the combination of the exit.
+    exits: int64 [examples], index of the precision that each input left at.
   """
 
   labels: np.ndarray
@@ -89,24 +93,24 @@ class Left(NamedTuple):
 
 
 class OperatingPoint(_Record):
-  """Thresholds and all that belongs to them; mappings are by precision, in bits.
+  """Holds thresholds and all that belongs to them; mappings are by precision, in bits.
 
   Attributes:
     format: version of the file.
     bits: the bit list.
-    order: of the rerun curve it is a point of.
-    key: of that point.
-    precision: in progress there; with the order `precision_first` only.
-    thresholds: an input leaves at a precision if its confidence there is at least this: 0 lets
-      everything leave, above 1 nothing. The highest precision lets everything leave.
-    combine: what an exit predicts from, one of `exits.COMBINATIONS`.
-    weights: of the precisions run, for each exit.
-    temperatures: what logits are divided by.
-    target: what it was chosen for.
-    met: whether that could be had on the calibration examples.
+    order: order of the rerun curve of which this is a point.
+    key: key of that point.
+    precision: precision in progress there, for the order `precision_first` only.
+    thresholds: lowest confidence with which an input leaves at a precision: 0 lets every input
+      leave, above 1 none. At the highest precision every input leaves.
+    combine: what an exit predicts from, one of `combination.COMBINATIONS`.
+    weights: for each exit, the weights of the precisions that were run.
+    temperatures: divisors of the logits.
+    target: what the point was chosen for.
+    met: whether the target could be met on the calibration examples.
     expected: outcome on the calibration examples.
-    reported: outcome on examples that had no part in choosing it.
-    data: which examples those are.
+    reported: outcome on examples that had no part in the choice.
+    data: names of these examples, and of the checkpoint.
   """
 
   format: Literal[1] = 1
@@ -115,7 +119,7 @@ class OperatingPoint(_Record):
   key: NonNegative
   precision: int | None = None
   thresholds: dict[int, NonNegative]
-  combine: Literal['mean', 'last', 'weighted'] = 'mean'
+  combine: Combination = 'mean'
   weights: dict[int, tuple[NonNegative, ...]]
   temperatures: dict[int, Positive]
   target: Target | None = None
@@ -131,7 +135,7 @@ class OperatingPoint(_Record):
       by_precision = getattr(self, name)
       if sorted(by_precision) != list(bits):
         raise ValueError(f'{name} needs one entry for each of bits={bits}')
-      # In that order, whatever a tool that sorts keys as text made of the file.
+      # In the order of the bits: a tool that wrote the file anew may have sorted its keys as text.
       object.__setattr__(self, name, {b: by_precision[b] for b in bits})
     for count, (precision, weights) in enumerate(self.weights.items(), start=1):
       if len(weights) != count or not sum(weights) > 0:
@@ -139,7 +143,7 @@ class OperatingPoint(_Record):
     return self
 
   def capped(self, precision: int) -> 'OperatingPoint':
-    """The same with everything leaving at `precision` bits at the latest.
+    """Returns the same with every input leaving at `precision` bits at the latest.
 
     Raises:
       ValueError: for a precision that is not in the bit list.
@@ -148,11 +152,15 @@ class OperatingPoint(_Record):
       raise ValueError(f'precision {precision}: this network has {self.bits}.')
     return self.model_copy(update={'thresholds': {**self.thresholds, precision: 0.0}})
 
-  def check(self, dataset: str, step: int | Literal['best'] | None) -> int | Literal['best'] | None:
-    """The checkpoint to use it with: its own, unless `step` is given.
+  def checkpoint_for(self, dataset: str, step: Checkpoint) -> Checkpoint:
+    """Chooses the checkpoint to load: `step` if it is given, else the one the point was chosen for.
+
+    Args:
+      dataset: data set of the network that the point is to be used with.
+      step: the checkpoint that was asked for.
 
     Raises:
-      ValueError: if it was chosen on another data set.
+      ValueError: if the point was chosen on another data set.
     """
     if self.data is None:
       return step
@@ -163,29 +171,33 @@ class OperatingPoint(_Record):
     return self.data.step if step is None else step
 
   def probabilities(self, index: int, logits: np.ndarray) -> np.ndarray:
-    """Softmax of precision `index`, from 0, at its temperature: float64 [..., classes]."""
-    return exits.probabilities(logits, self.temperatures[self.bits[index]])
+    """Returns the softmax of logits [..., classes] of precision `index`, at its temperature."""
+    return temperature.probabilities(logits, self.temperatures[self.bits[index]])
 
   def leaving(self, index: int, confidence: np.ndarray) -> np.ndarray:
-    """Which inputs of this confidence leave at precision `index`: bool, of the same shape."""
+    """Returns whether inputs of these confidences leave at precision `index`: bool, same shape."""
     if index == len(self.bits) - 1:
       return np.ones(confidence.shape, bool)
     return confidence >= self.thresholds[self.bits[index]]
 
   def left_at(self, confidence: np.ndarray) -> np.ndarray:
-    """Index of the precision each input leaves at, int64 [examples].
+    """Returns the index of the precision that each input leaves at, int64 [examples].
 
     Args:
       confidence: [precisions, examples].
     """
     return np.array([self.leaving(k, each) for k, each in enumerate(confidence)]).argmax(axis=0)
 
-  def combined(self, run: list[np.ndarray]) -> np.ndarray:
-    """Prediction of the exit reached when these probabilities [..., classes] have been run."""
-    return exits.combined(run, self.weights[self.bits[len(run) - 1]])
+  def combined(self, run: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns what the exit of the last precision run predicts, float64 [..., classes].
 
-  def predict(self, logits: np.ndarray) -> Left:
-    """What happens to inputs of which the logits of all precisions are known.
+    Args:
+      run: probabilities [..., classes] of each precision run, from the lowest up.
+    """
+    return combination.combined(run, self.weights[self.bits[len(run) - 1]])
+
+  def predict(self, logits: np.ndarray) -> ExitPredictions:
+    """Returns the exit and the prediction of inputs whose logits of all precisions are known.
 
     Args:
       logits: [precisions, examples, classes].
@@ -196,17 +208,17 @@ class OperatingPoint(_Record):
     for k in range(len(run)):
       here = left_at == k
       probabilities[here] = self.combined([each[here] for each in run[: k + 1]])
-    return Left(probabilities.argmax(axis=-1), probabilities, left_at)
+    return ExitPredictions(probabilities.argmax(axis=-1), probabilities, left_at)
 
   def outcome(self, left_at: np.ndarray, correct: np.ndarray) -> Outcome:
-    """What it came to.
+    """Returns the outcome on examples whose exits are known.
 
     Args:
-      left_at: [examples], index of the precision each input left at.
-      correct: bool [examples].
+      left_at: int64 [examples], index of the precision each input left at.
+      correct: bool [examples], whether it was predicted right there.
     """
     counts = np.bincount(left_at, minlength=len(self.bits))
-    # Integers until the last division, as the curve has it.
+    # Integers until the last division, as in the curve, so that both are equal to the last bit.
     average_bits = int(counts @ np.array(self.bits)) / len(left_at)
     return Outcome(
       examples=len(left_at),
@@ -217,22 +229,27 @@ class OperatingPoint(_Record):
     )
 
   def to_json(self) -> str:
-    """The content of the file."""
+    """Returns the content of the file."""
     return self.model_dump_json(indent=2) + '\n'
 
 
 def from_curve(
-  rerun: curve.RerunCurve, point: int, combine: str, weights: Any, temperatures: Any, **known: Any
+  rerun: curve.RerunCurve,
+  point: int,
+  combine: Combination,
+  weights: Weights,
+  temperatures: Sequence[float],
+  **fields: Any,
 ) -> OperatingPoint:
-  """The operating point of a state of a curve.
+  """Returns the operating point of a state of a curve.
 
   Args:
     rerun: the curve.
     point: index of a state that thresholds lead to.
     combine: name of the combination.
-    weights: row k those of exit k.
+    weights: weights of every exit; entry k holds the `k + 1` of exit k.
     temperatures: one per precision.
-    **known: further fields.
+    **fields: further fields of the operating point.
 
   Raises:
     ValueError: if thresholds do not lead there.
@@ -241,46 +258,49 @@ def from_curve(
   return _build(
     rerun.bits, combine, weights, temperatures,
     order=rerun.order, key=rerun.middle_key(point), precision=rerun.in_progress(point),
-    thresholds=by_precision, **known,
+    thresholds=by_precision, **fields,
   )  # fmt: skip
 
 
 def from_key(
   bits: tuple[int, ...],
-  order: str,
+  order: Order,
   key: float,
-  combine: str,
-  weights: Any,
-  temperatures: Any,
+  combine: Combination,
+  weights: Weights,
+  temperatures: Sequence[float],
   *,
   precision: int | None = None,
-  **known: Any,
+  **fields: Any,
 ) -> OperatingPoint:
-  """The operating point of a key given by hand; see `from_curve`, `curve.thresholds_of_key`."""
+  """Returns the operating point of a key given by hand.
+
+  The arguments are those of `from_curve` and of `curve.thresholds_of_key`.
+  """
   thresholds = curve.thresholds_of_key(order, key, bits, precision)
   return _build(
     bits, combine, weights, temperatures,
     order=order, key=key, precision=precision,
-    thresholds=dict(zip(bits, thresholds, strict=True)), **known,
+    thresholds=dict(zip(bits, thresholds, strict=True)), **fields,
   )  # fmt: skip
 
 
 def static(bits: tuple[int, ...], precision: int) -> OperatingPoint:
-  """Everything runs up to one precision, which alone predicts.
+  """Returns the operating point at which every input leaves at one precision, which alone predicts.
 
   Raises:
     ValueError: for a precision that is not in the bit list.
   """
-  weights = exits.plain_weights('last', len(bits))
+  weights = combination.plain_weights('last', len(bits))
   point = from_key(bits, 'confidence_first', curve.NEVER, 'last', weights, (1.0,) * len(bits))
   return point.capped(precision)
 
 
 def from_json(text: str) -> OperatingPoint:
-  """Reads what `to_json` wrote.
+  """Returns the operating point that `to_json` wrote.
 
   Raises:
-    ValueError: one line that names the first bad field.
+    ValueError: if the text is not one, with the first bad field.
   """
   try:
     return OperatingPoint.model_validate_json(text)
@@ -295,8 +315,8 @@ def read(path: pathlib.Path) -> OperatingPoint:
   """Reads an operating point from a file, or from the file of its usual name in a folder.
 
   Raises:
-    FileNotFoundError: if there is none.
-    ValueError: if the file is not one.
+    FileNotFoundError: if the file does not exist.
+    ValueError: if the file is no operating point.
   """
   path = path / FILE if path.is_dir() else path
   try:
@@ -310,8 +330,13 @@ def read(path: pathlib.Path) -> OperatingPoint:
 
 
 def _build(
-  bits: tuple[int, ...], combine: str, weights: Any, temperatures: Any, **fields: Any
+  bits: tuple[int, ...],
+  combine: Combination,
+  weights: Weights,
+  temperatures: Sequence[float],
+  **fields: Any,
 ) -> OperatingPoint:
+  """Returns an operating point with its mappings by precision, after checking every field."""
   return OperatingPoint.model_validate(
     {
       'bits': bits,

@@ -1,9 +1,11 @@
-"""What a cascade runs on the device: one path, all paths nested in conditionals, a copy of rows.
+"""Defines the programs that a cascade runs on the device.
 
-Programs are compiled once for a network and a size, whichever cascade runs them.
+There is one that runs a path on a batch, one that runs all paths on a single input, and two that
+copy inputs between batches. Each is compiled once for a network and a batch size, whichever cascade
+runs it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import functools
 from typing import Any, NamedTuple, Protocol
 
@@ -13,123 +15,159 @@ import jax.numpy as jnp
 from dpoq_jax.runtime import compiler
 
 
-class Network(Protocol):
-  """What a cascade needs of a network: `dpoq_jax.network.onion_network.Onion`, or anything like it.
+class PathOutput(Protocol):
+  """Describes what a network's path returns."""
 
-  Hashable: programs are kept for each.
+  @property
+  def logits(self) -> jax.Array:
+    """Returns the logits, float32 [batch, classes]."""
+    ...
+
+  @property
+  def laterals(self) -> dict[str, Any]:
+    """Returns what the path hands up, by collection, for the paths above it."""
+    ...
+
+
+class Network(Protocol):
+  """Describes what a cascade needs of a network, as `dpoq_jax.network.onion_network.Onion` has it.
+
+  A network is hashable, as its programs are kept under it.
   """
 
   @property
   def bits(self) -> tuple[int, ...]:
-    """The bit list."""
+    """Returns the bit list."""
     ...
 
-  def run_path(self, variables: Any, index: int, images: Any, laterals: Any) -> Any:
+  def run_path(
+    self, variables: Any, index: int, images: Any, laterals: Mapping[str, Any]
+  ) -> PathOutput:
     """Runs a path; see `dpoq_jax.network.onion_network.Onion.run_path`."""
     ...
 
   def variables_of_path(self, variables: Any, index: int) -> Any:
-    """The variables that a path reads."""
+    """Returns the variables that a path reads."""
     ...
 
 
-class Rows(NamedTuple):
-  """Inputs on the device with what was computed of them; the leading axis is inputs."""
+class PathInputs(NamedTuple):
+  """Holds a batch of inputs on the device, with what the lower paths handed up.
 
-  images: Any
+  Attributes:
+    images: uint8 [batch, height, width, channels].
+    laterals: arrays [batch, ...] of all lower paths, by collection.
+  """
+
+  images: jax.Array
   laterals: dict[str, Any]
 
 
 def bucket(count: int) -> int:
-  """The smallest power of two that is at least `count`."""
+  """Returns the smallest power of two that is at least `count`."""
   return 1 << (count - 1).bit_length()
 
 
 @functools.partial(compiler.Jitted, static_argnums=(0, 1))
-def run_path(network: Network, index: int, variables: Any, rows: Rows) -> Any:
-  """Logits of a path, and what it hands up."""
-  output = network.run_path(variables, index, rows.images, rows.laterals)
+def run_path(
+  network: Network, index: int, variables: Any, inputs: PathInputs
+) -> tuple[jax.Array, dict[str, Any]]:
+  """Returns the logits of a path and what it hands up."""
+  output = network.run_path(variables, index, inputs.images, inputs.laterals)
   return output.logits, output.laterals
 
 
 @functools.partial(compiler.Jitted, static_argnums=1)
-def first_rows(rows: Rows, size: int) -> Rows:
-  """The first `size` rows, so that `run_path` has one program for a size whatever the pool."""
-  return jax.tree.map(lambda leaf: leaf[:size], rows)
+def first_inputs(inputs: PathInputs, size: int) -> PathInputs:
+  """Returns the first `size` inputs, so that `run_path` need not know the size of the pool."""
+
+  def first(leaf: jax.Array) -> jax.Array:
+    return leaf[:size]
+
+  return jax.tree.map(first, inputs)
 
 
 @functools.partial(compiler.Jitted, donate_argnums=0)
-def copy_rows(
-  pool: Rows, rows: Rows, indices: jax.Array, count: jax.Array, offset: jax.Array
-) -> Rows:
-  """Writes `rows[indices[:count]]` to the pool, from `offset` on, in place.
+def copy_inputs(
+  pool: PathInputs, inputs: PathInputs, indices: jax.Array, count: jax.Array, offset: jax.Array
+) -> PathInputs:
+  """Copies the inputs of `indices[:count]` into the pool, from position `offset` on, in place.
 
-  One program for any count: a loop of copies on CPU, where bytes are what costs; elsewhere a gather
-  and a scatter of all of them that drops those beyond the count, as there launches are what costs.
+  `count` is an operand, so that one program serves any number of inputs. On CPU, where the bytes
+  that are moved take the time, it copies them one by one. Elsewhere, where every launch of a kernel
+  takes time, it gathers and scatters all of `indices` at once and drops those beyond `count`.
   """
 
-  def one_by_one(pool, rows, indices, count, offset):
-    def copy(i, pool):
-      return jax.tree.map(
-        lambda into, leaf: jax.lax.dynamic_update_slice_in_dim(
-          into, jax.lax.dynamic_slice_in_dim(leaf, indices[i], 1), offset + i, 0
-        ),
-        pool,
-        rows,
-      )
+  def one_by_one(
+    pool: PathInputs, inputs: PathInputs, indices: jax.Array, count: jax.Array, offset: jax.Array
+  ) -> PathInputs:
+    def copy(i: jax.Array, pool: PathInputs) -> PathInputs:
+      def copy_leaf(into: jax.Array, leaf: jax.Array) -> jax.Array:
+        one = jax.lax.dynamic_slice_in_dim(leaf, indices[i], 1)
+        return jax.lax.dynamic_update_slice_in_dim(into, one, offset + i, 0)
+
+      return jax.tree.map(copy_leaf, pool, inputs)
 
     return jax.lax.fori_loop(0, count, copy, pool)
 
-  def at_once(pool, rows, indices, count, offset):
+  def at_once(
+    pool: PathInputs, inputs: PathInputs, indices: jax.Array, count: jax.Array, offset: jax.Array
+  ) -> PathInputs:
     position = jnp.arange(len(indices))
 
-    def copy(into, leaf):
+    def copy_leaf(into: jax.Array, leaf: jax.Array) -> jax.Array:
       target = jnp.where(position < count, position + offset, len(into))
       return into.at[target].set(jnp.take(leaf, indices, axis=0, mode='clip'), mode='drop')
 
-    return jax.tree.map(copy, pool, rows)
+    return jax.tree.map(copy_leaf, pool, inputs)
 
   return jax.lax.platform_dependent(
-    pool, rows, indices, count, offset, cpu=one_by_one, default=at_once
+    pool, inputs, indices, count, offset, cpu=one_by_one, default=at_once
   )
 
 
 @functools.partial(compiler.Jitted, static_argnums=0)
 def run_single(
-  network: Network, variables: list[Any], image: jax.Array, limits: jax.Array
+  network: Network, variables: Sequence[Any], image: jax.Array, limits: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Paths nested in conditionals: one dispatch, and laterals that never leave the program.
+  """Runs one input up to its exit: one dispatch, with laterals that never leave the program.
+
+  Every path but the lowest is in a conditional of the path below it.
 
   Args:
     network: the network.
-    variables: of each path.
-    image: [1, height, width, channels].
-    limits: float32 [precisions - 1, 2], threshold and temperature.
+    variables: the variables of each path.
+    image: uint8 [1, height, width, channels].
+    limits: float32 [precisions - 1, 2], threshold and temperature of every precision but the last.
 
   Returns:
-    Logits [precisions, 1, classes], zeros where nothing was run, and the index of the last path.
+    Logits [precisions, 1, classes], zeros for paths that were not run, and the index of the last
+    path that was.
   """
   last = len(network.bits) - 1
 
-  def climb(index: int, laterals: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
+  def climb(index: int, laterals: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
     output = network.run_path(variables[index], index, image, laterals)
     logits, here = output.logits[None], jnp.int32(index)
     if index == last:
       return logits, here
-    rest, reached = jax.lax.cond(
-      _may_go_on(output.logits, *limits[index]),
-      lambda: climb(index + 1, {**laterals, **output.laterals}),
-      lambda: (jnp.zeros((last - index, *output.logits.shape), logits.dtype), here),
-    )
+
+    def go_on() -> tuple[jax.Array, jax.Array]:
+      return climb(index + 1, {**laterals, **output.laterals})
+
+    def stop() -> tuple[jax.Array, jax.Array]:
+      return jnp.zeros((last - index, *output.logits.shape), logits.dtype), here
+
+    rest, reached = jax.lax.cond(_may_go_on(output.logits, *limits[index]), go_on, stop)
     return jnp.concatenate([logits, rest]), reached
 
   return climb(0, {})
 
 
 def _may_go_on(logits: jax.Array, threshold: jax.Array, temperature: jax.Array) -> jax.Array:
-  """False only if the confidence is above the threshold by more than float32 could be wrong."""
+  """Returns False only if the confidence exceeds the threshold by more than float32 may be off."""
   scaled = logits / temperature
   confidence = jnp.max(jax.nn.softmax(scaled))
   confidence = jnp.where(jnp.isfinite(confidence), confidence, 1 / logits.shape[-1])
-  wrong = 1e-6 * (1 + confidence * (1 - confidence) * jnp.max(jnp.abs(scaled)))
-  return ~(confidence >= threshold + wrong)
+  error = 1e-6 * (1 + confidence * (1 - confidence) * jnp.max(jnp.abs(scaled)))
+  return ~(confidence >= threshold + error)

@@ -1,4 +1,4 @@
-"""A row per input, however it went: what `predict` writes."""
+"""Predicts a label for every input of a set, and writes the predictions as CSV or JSON lines."""
 
 import collections
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,17 +15,17 @@ from dpoq_jax.inference.operating_point import OperatingPoint
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-  """What a cascade says of an input; all but name and error are None if it could not be read.
+class Prediction:
+  """Holds what a cascade predicts of an input; one that could not be read has a name and an error.
 
   Attributes:
-    input: its name.
+    input: name of the input.
     label: index of the most probable class.
-    class_name: its name.
-    probability: of that class.
-    precision: bits of the precision it left at.
+    class_name: name of that class.
+    probability: probability of that class.
+    precision: bits of the precision the input left at.
     relative_cost: BitOPs, relative to the lowest precision.
-    error: why it could not be read.
+    error: reason why the input could not be read.
   """
 
   input: str
@@ -37,7 +37,7 @@ class Row:
   error: str | None = None
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+COLUMNS = tuple(field.name for field in dataclasses.fields(Prediction))
 
 
 def predict(
@@ -47,81 +47,94 @@ def predict(
   *,
   operating_point: OperatingPoint | None = None,
   max_precision: int | None = None,
-) -> Iterator[Row]:
-  """Rows in the order of the inputs; undecided inputs are pooled over batches.
+) -> Iterator[Prediction]:
+  """Predicts inputs as a stream of batches.
 
   Args:
-    cascade: runs them.
-    batches: of inputs, some of which may have no image.
+    cascade: the network with its operating point.
+    batches: inputs, some of which may have no image.
     class_names: one per class.
-    operating_point: as for `Cascade.__call__`.
-    max_precision: as for `Cascade.__call__`.
+    operating_point: as in `Cascade.stream`.
+    max_precision: as in `Cascade.stream`.
+
+  Returns:
+    An iterator over one prediction per input, in the order of the inputs.
 
   Raises:
-    ValueError: as `Cascade.__call__`, before anything is read.
+    ValueError: as `Cascade.stream` does, before any input is read.
   """
-  # Inputs whose rows are to come, without their images.
-  waiting: collections.deque[Input] = collections.deque()
+  # Inputs that were read and have no prediction yet, without their images: the cascade gives the
+  # results of a batch several batches later.
+  pending: collections.deque[Input] = collections.deque()
 
   def images() -> Iterator[np.ndarray]:
     for batch in batches:
-      waiting.extend(dataclasses.replace(each, image=None) for each in batch)
+      pending.extend(dataclasses.replace(each, image=None) for each in batch)
       if readable := [each.image for each in batch if each.image is not None]:
         yield np.stack(readable)
 
+  # Called outside the generator below, so that a bad argument raises here.
   results = cascade.stream(images(), operating_point=operating_point, max_precision=max_precision)
+  return _in_order(results, pending, class_names)
 
-  def unreadable() -> Iterator[Row]:
-    while waiting and waiting[0].error is not None:
-      each = waiting.popleft()
-      yield Row(each.name, error=each.error)
 
-  def rows() -> Iterator[Row]:
-    for result in results:
-      for row in _of_result(result, class_names):
-        yield from unreadable()
-        yield dataclasses.replace(row, input=waiting.popleft().name)
-    yield from unreadable()
+def _in_order(
+  results: Iterable[cascade_lib.Result],
+  pending: collections.deque[Input],
+  class_names: Sequence[str],
+) -> Iterator[Prediction]:
+  """Yields a prediction per pending input; unreadable ones, of which no result comes, in between.
 
-  return rows()
+  Args:
+    results: results of the readable inputs, in order; advancing it appends to `pending`.
+    pending: all inputs, in order.
+    class_names: one per class.
+  """
+  for result in results:
+    for i, label in enumerate(result.labels.tolist()):
+      while pending[0].error is not None:
+        yield _unreadable(pending.popleft())
+      yield Prediction(
+        input=pending.popleft().name,
+        label=label,
+        class_name=str(class_names[label]),
+        probability=float(result.probabilities[i, label]),
+        precision=int(result.precisions[i]),
+        relative_cost=float(result.cost[i]),
+      )
+  yield from map(_unreadable, pending)
+
+
+def _unreadable(unread: Input) -> Prediction:
+  return Prediction(unread.name, error=unread.error)
 
 
 class CsvWriter:
-  """Writes rows as CSV, with a header or without; what is None is left empty."""
+  """Writes predictions as CSV, with or without a header; a field that is None stays empty."""
 
   def __init__(self, file: TextIO, *, header: bool = True):
+    """Writes the header, if one is wanted."""
     self._writer = csv.writer(file, lineterminator='\n')
     if header:
       self._writer.writerow(COLUMNS)
 
-  def write(self, row: Row) -> None:
-    """Writes a row."""
-    self._writer.writerow(dataclasses.astuple(row))
+  def write(self, prediction: Prediction) -> None:
+    """Writes a prediction as a line."""
+    self._writer.writerow(dataclasses.astuple(prediction))
 
 
 class JsonLinesWriter:
-  """Writes rows as JSON objects, one a line; there is no header to it."""
+  """Writes predictions as JSON objects, one per line."""
 
   def __init__(self, file: TextIO, *, header: bool = True):
+    """Takes the arguments of `CsvWriter`; there is no header in JSON lines."""
     del header
     self._file = file
 
-  def write(self, row: Row) -> None:
-    """Writes a row."""
-    self._file.write(json.dumps(dataclasses.asdict(row)) + '\n')
+  def write(self, prediction: Prediction) -> None:
+    """Writes a prediction as a line."""
+    self._file.write(json.dumps(dataclasses.asdict(prediction)) + '\n')
 
 
 WRITERS = {'.csv': CsvWriter, '.jsonl': JsonLinesWriter}
-"""By the suffix of the file."""
-
-
-def _of_result(result: cascade_lib.Result, class_names: Sequence[str]) -> Iterator[Row]:
-  for i, label in enumerate(result.labels.tolist()):
-    yield Row(
-      input='',
-      label=label,
-      class_name=str(class_names[label]),
-      probability=float(result.probabilities[i, label]),
-      precision=int(result.precisions[i]),
-      relative_cost=float(result.cost[i]),
-    )
+"""Writers by the suffix of the file."""

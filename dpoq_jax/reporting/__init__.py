@@ -1,1 +1,1 @@
-"""The report of a run: one HTML page, its plots."""
+"""Writes the report of a run: one HTML page and its plots."""

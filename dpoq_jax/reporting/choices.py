@@ -1,4 +1,4 @@
-"""The operating points that a report lets people choose from, along the rerun curves."""
+"""Computes the operating points that a report offers to its readers, along the rerun curves."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,15 +7,16 @@ import numpy as np
 
 from dpoq_jax.inference import curve, exits, operating_point
 from dpoq_jax.inference.calibration import Examples, outcome_of
+from dpoq_jax.inference.curve import Order
 from dpoq_jax.inference.operating_point import OperatingPoint, Target
 
 
-class Selectable(NamedTuple):
-  """Operating points along one rerun curve, from the cheapest up.
+class Choices(NamedTuple):
+  """Holds operating points along one rerun curve, from the cheapest up.
 
   Attributes:
-    rerun: the curve, of the calibration examples.
-    points: with their outcomes, expected and reported.
+    rerun: the curve, on the calibration examples.
+    points: operating points, with both outcomes.
     current: index of the current operating point; None if it is of another order.
   """
 
@@ -24,22 +25,24 @@ class Selectable(NamedTuple):
   current: int | None
 
 
-class Known(NamedTuple):
-  """What the exits do with the examples: the same whatever the thresholds, so computed once.
+class EvaluatedExits(NamedTuple):
+  """Holds what the exits do with both sets of examples, which no threshold changes.
 
   Attributes:
-    calibration: of the examples that thresholds are chosen on.
-    reported: of the others.
+    calibration: exits on the examples that thresholds are chosen on.
+    reported: exits on the others.
   """
 
   calibration: exits.Exits
   reported: exits.Exits
 
 
-def know(point: OperatingPoint, calibration: Examples, reported: Examples) -> Known:
-  """Runs the exits of an operating point on both sets of examples."""
+def evaluated_exits(
+  point: OperatingPoint, calibration: Examples, reported: Examples
+) -> EvaluatedExits:
+  """Returns what the exits of an operating point do with both sets of examples."""
   weights, temperatures = tuple(point.weights.values()), tuple(point.temperatures.values())
-  return Known(
+  return EvaluatedExits(
     *(
       exits.evaluate(examples.logits, examples.labels, weights, temperatures)
       for examples in (calibration, reported)
@@ -47,53 +50,54 @@ def know(point: OperatingPoint, calibration: Examples, reported: Examples) -> Kn
   )
 
 
-def measured(point: OperatingPoint, known: Known) -> OperatingPoint:
-  """The operating point with both its outcomes."""
-  expected, reported = (outcome_of(point, each) for each in known)
+def with_outcomes(point: OperatingPoint, evaluated: EvaluatedExits) -> OperatingPoint:
+  """Returns an operating point with both its outcomes."""
+  expected, reported = (outcome_of(point, each) for each in evaluated)
   return point.model_copy(update={'expected': expected, 'reported': reported})
 
 
-def along(
+def choices_of_order(
   point: OperatingPoint,
-  order: str,
+  order: Order,
   calibration: Examples,
-  known: Known,
+  evaluated: EvaluatedExits,
   count: int,
-) -> Selectable:
-  """At most `count` points of an order's curve, evenly spread in cost, and the current one.
+) -> Choices:
+  """Returns points along the curve of an order, evenly spread in cost, and the current one.
 
   Args:
-    point: the current operating point: kept as it is, outcomes aside. The others have its
-      combination, weights, temperatures and examples.
+    point: the current operating point, which is kept as it is but for its outcomes. The others get
+      its combination, weights, temperatures and provenance.
     order: one of `curve.ORDERS`.
     calibration: examples of the curve.
-    known: see `know`.
-    count: at least 2, as both ends are among them.
+    evaluated: result of `evaluated_exits`.
+    count: number of points, at most, beside the current one; at least 2, as both ends of the curve
+      are among them.
   """
   weights, temperatures = tuple(point.weights.values()), tuple(point.temperatures.values())
   rerun = curve.rerun_curve(
     calibration.logits, calibration.labels, point.bits, order, weights, temperatures
   )
-  points = []
-  for state in spread(rerun, count):
+  points: list[OperatingPoint] = []
+  for state in evenly_spread_states(rerun, count):
     chosen = operating_point.from_curve(
       rerun, state, point.combine, weights, temperatures, data=point.data
     )
     target = Target(kind='key', value=chosen.key)
-    points.append(measured(chosen.model_copy(update={'target': target}), known))
+    points.append(with_outcomes(chosen.model_copy(update={'target': target}), evaluated))
   if order != point.order:
-    return Selectable(rerun, points, None)
-  current = measured(point, known)
+    return Choices(rerun, points, None)
+  current = with_outcomes(point, evaluated)
   costs = [_cost(each) for each in points]
   index = int(np.searchsorted(costs, _cost(current)))
-  # In place of the one of the same cost, which is the same state of the curve.
+  # One of the same cost is the same state of the curve, so the current point takes its place.
   same = index < len(points) and costs[index] == _cost(current)
   points[index : index + same] = [current]
-  return Selectable(rerun, points, index)
+  return Choices(rerun, points, index)
 
 
-def spread(rerun: curve.RerunCurve, count: int) -> Sequence[int]:
-  """States that thresholds lead to, at most `count`, evenly spread in cost, with both ends."""
+def evenly_spread_states(rerun: curve.RerunCurve, count: int) -> Sequence[int]:
+  """Returns up to `count` states that thresholds lead to, evenly spread in cost, with both ends."""
   costs = rerun.cost[rerun.points]
   aims = np.linspace(costs[0], costs[-1], count)
   above = np.searchsorted(costs, aims)

@@ -1,4 +1,4 @@
-"""How the project's plots look, whatever they show."""
+"""Defines how the plots of the project look, and renders them as PNG and SVG."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 INK = '#1f2328'
 DASHES = ('-', (0, (6, 2)), (0, (2, 1.5)))
-# Apart for the colour-blind, and visible on white as on near-black.
+# The colour-blind can tell them apart, and all are visible on white and on near-black.
 _COLOURS = ('#2f86d6', '#e08a1e', '#1f9e77', '#c9639f', '#8a74d6', '#a3861f', '#d1495b', '#5b8a8f')
 _STYLE: Mapping[Any, Any] = {
   'axes.edgecolor': INK,
@@ -20,7 +20,7 @@ _STYLE: Mapping[Any, Any] = {
   'axes.labelcolor': INK,
   'axes.spines.right': False,
   'axes.spines.top': False,
-  # SVG counts in points: pixels and SVG units are the same at this resolution.
+  # SVG counts in points, of which there are 72 to an inch: pixels are then SVG units.
   'figure.dpi': 72,
   'figure.constrained_layout.use': True,
   'font.size': 11,
@@ -37,11 +37,11 @@ _STYLE: Mapping[Any, Any] = {
 
 
 class Plot(NamedTuple):
-  """A plot.
+  """Holds a plot in two formats.
 
   Attributes:
-    png: a PNG file.
-    svg: an SVG element; its ink is the text colour of the element around it.
+    png: content of a PNG file.
+    svg: an SVG element, whose ink is the text colour of the element around it.
   """
 
   png: bytes
@@ -50,18 +50,18 @@ class Plot(NamedTuple):
 
 @contextlib.contextmanager
 def style(name: str) -> Iterator[None]:
-  """Draws in the project's style inside; `name` is the plot's own among those of a page."""
+  """Sets the style of the project inside a `with`; `name` is unique among the plots of a page."""
   with matplotlib.rc_context():
-    # Whatever the user's own settings are: the same input is to give the same files.
+    # Undoes the user's own settings, so that the same input gives the same files everywhere.
     matplotlib.rcdefaults()
     matplotlib.rcParams.update(_STYLE)
-    # Identifiers in an SVG: the same in every run, others in every plot of a page.
+    # Identifiers in the SVG derive from this: the same in every run, others in every plot.
     matplotlib.rcParams['svg.hashsalt'] = name
     yield
 
 
 def render(figure: Figure) -> Plot:
-  """Both files of a figure, which afterwards stays laid out as it is in them."""
+  """Renders a figure in both formats, and fixes its layout so that positions can be read off."""
   figure.draw_without_rendering()
   figure.set_layout_engine('none')
   png, svg = io.BytesIO(), io.StringIO()
@@ -72,14 +72,14 @@ def render(figure: Figure) -> Plot:
 
 
 def colour(index: int) -> str:
-  """Of the line of this number, from 0; they repeat after eight."""
+  """Returns the colour of a line, by its index from 0; colours repeat after eight lines."""
   return _COLOURS[index % len(_COLOURS)]
 
 
 def _inline(svg: str) -> str:
-  """What a page can hold of an SVG file: no prologue, no fixed size, no identifiers twice."""
+  """Returns an SVG file as an element of a page, without prologue, fixed size and shared names."""
   svg = svg[svg.index('<svg') :].replace(INK, 'currentColor')
   svg = re.sub(r' (width|height)="[\d.]+pt"', '', svg, count=2)
   svg = re.sub(r' xmlns(:\w+)?="[^"]*"', '', svg)
-  # Names of groups that nothing refers to: figure_1, axes_1 and so on, the same in every plot.
+  # Groups are called figure_1, axes_1 and so on in every plot; nothing refers to these names.
   return re.sub(r' id="[\w.]+_\d+"', '', svg)

@@ -1,5 +1,5 @@
 'use strict';
-// Everything shown was computed when the page was written: this looks it up.
+// Looks up what was computed when the page was written, and shows it.
 (() => {
   const byId = (id) => document.getElementById(id);
   const orders = JSON.parse(byId('operating-points').textContent);
@@ -41,7 +41,7 @@
 
   slider.addEventListener('input', show);
   order.addEventListener('change', () => {
-    // Stays at about the same cost.
+    // Chooses the point of the other order whose cost is nearest to that of the one shown.
     const x = Number(marker.getAttribute('cx'));
     const away = orders[order.value].points.map((point) => Math.abs(point.at[0] - x));
     select(away.indexOf(Math.min(...away)));
@@ -56,7 +56,7 @@
     link.href = URL.createObjectURL(new Blob([chosen().file], { type: 'application/json' }));
     link.download = 'operating_point.json';
     link.click();
-    // Not at once: some browsers read it only after the click is over.
+    // Some browsers read the file only after the click has been handled, so it is kept for a while.
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   });
 

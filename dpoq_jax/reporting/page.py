@@ -1,7 +1,7 @@
-"""The report of a run: one HTML page that needs nothing else, with the plots beside it as PNG.
+"""Writes the report of a run: one HTML page that needs no other file, its plots beside it as PNG.
 
-The page lets people move along the rerun curves and take away the operating point they stop at. All
-that it can show is computed here; its script only looks it up.
+A reader can move along the rerun curves and download the operating point that is shown. Everything
+the page can show is computed here; its script only looks it up.
 """
 
 import base64
@@ -19,13 +19,14 @@ from dpoq_jax.inference import curve, exits
 from dpoq_jax.inference.calibration import EqualBits, Examples
 from dpoq_jax.inference.operating_point import OperatingPoint, Outcome, Target
 from dpoq_jax.reporting import choices, plots
-from dpoq_jax.reporting.choices import Selectable
+from dpoq_jax.reporting.choices import Choices
 from dpoq_jax.runtime.files import write_whole
 
 FILE = 'report.html'
 POINTS = 150
-"""Operating points to choose from, of each order."""
+"""Number of operating points to choose from along the curve of each order."""
 
+# Limits on the average bits at which the three ways to predict are compared.
 _EQUAL_BITS = 33
 _SHOWN_IMAGES = 12
 
@@ -50,15 +51,15 @@ def write(
   """Writes `report.html` and its plots; the same input gives the same files.
 
   Args:
-    folder: made if it is not there.
-    title: of the page.
-    rows: of `metrics.jsonl`.
-    calibration: the examples that `point` was chosen on.
-    reported: examples that had no part in it.
-    images: uint8 [examples, height, width, channels] of `reported`, in the same order, or what acts
-      like such an array for one index at a time.
+    folder: folder for them, made if it does not exist.
+    title: title of the page.
+    rows: rows of `metrics.jsonl`.
+    calibration: examples that `point` was chosen on.
+    reported: examples that had no part in the choice.
+    images: uint8 [examples, height, width, channels], images of `reported` in the same order, or
+      an object that gives one of them at a time by its index.
     class_names: one for each class.
-    point: the current operating point. Its outcomes are measured anew.
+    point: the current operating point; its outcomes are measured anew.
 
   Returns:
     The path of the page.
@@ -73,11 +74,13 @@ def write(
     raise ValueError(
       f'{len(class_names)} class names: logits have {reported.logits.shape[-1]} classes.'
     )
-  known = choices.know(point, calibration, reported)
-  point = choices.measured(point, known)
-  offers = [choices.along(point, o, calibration, known, POINTS) for o in curve.ORDERS]
+  evaluated = choices.evaluated_exits(point, calibration, reported)
+  point = choices.with_outcomes(point, evaluated)
+  offered = [
+    choices.choices_of_order(point, order, calibration, evaluated, POINTS) for order in curve.ORDERS
+  ]
   equal = list(calibration_lib.equal_bits(point, calibration, reported, _targets(point.bits)))
-  curves, places = plots.rerun_curves(offers, point)
+  curves, places = plots.rerun_curves(offered, point)
   drawn = {
     'training': plots.training(rows),
     'accuracy_vs_bits': plots.accuracy_vs_bits(equal, point),
@@ -86,7 +89,7 @@ def write(
   }
   first, last = (
     {'bits': bits, 'cards': _cards(indices, images, reported, point, class_names)}
-    for bits, indices in _first_and_last(point, known.reported.confidence)
+    for bits, indices in _first_and_last(point, evaluated.reported.confidence)
   )
   page = _template().render(
     title=title,
@@ -102,7 +105,7 @@ def write(
     equal_bits=_equal_bits_table(equal),
     orders=curve.ORDERS,
     start=_entry(point),
-    data=_data(offers, places),
+    data=_data(offered, places),
     first=first,
     last=last,
     percent=_percent,
@@ -111,12 +114,13 @@ def write(
   folder.mkdir(parents=True, exist_ok=True)
   for name, plot in drawn.items():
     (folder / f'{name}.png').write_bytes(plot.png)
-  # Last, so that a page is never without its plots.
+  # Written last, so that a page never lacks its plots.
   write_whole(folder / FILE, page)
   return folder / FILE
 
 
 def _check_images(images: Any, reported: Examples) -> None:
+  """Raises ValueError unless there is an image of the right type for every reported example."""
   if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
     raise ValueError(
       f'images are {images.dtype}{list(images.shape)}: they are uint8 [examples, height, width, '
@@ -137,27 +141,27 @@ def _template() -> jinja2.Template:
 
 
 def _targets(bits: tuple[int, ...]) -> list[float]:
-  """Average bits to compare at: every precision's, and between them evenly in doublings."""
+  """Returns the average bits to compare at: all precisions, and evenly in log2 between them."""
   between = np.geomspace(bits[0], bits[-1], _EQUAL_BITS)[1:-1]
   return sorted({*map(float, bits), *(between.tolist() if len(bits) > 1 else ())})
 
 
-def _data(offers: Sequence[Selectable], places: Sequence[Sequence[Any]]) -> dict[str, Any]:
-  """What the page's script looks up."""
+def _data(offered: Sequence[Choices], places: Sequence[Sequence[Any]]) -> dict[str, Any]:
+  """Returns what the script of the page looks up, by order."""
   return {
-    offer.rerun.order: {
-      'current': offer.current,
+    of_order.rerun.order: {
+      'current': of_order.current,
       'points': [
         {**_entry(point), 'file': point.to_json(), 'at': at}
-        for point, at in zip(offer.points, place, strict=True)
+        for point, at in zip(of_order.points, place, strict=True)
       ],
     }
-    for offer, place in zip(offers, places, strict=True)
+    for of_order, place in zip(offered, places, strict=True)
   }
 
 
 def _entry(point: OperatingPoint) -> dict[str, Any]:
-  """What the page shows of an operating point, as text."""
+  """Returns the figures that the page shows of an operating point, as text."""
   expected, reported = _outcomes(point)
   return {
     'shown': {
@@ -180,16 +184,18 @@ def _entry(point: OperatingPoint) -> dict[str, Any]:
 
 
 def _first_and_last(point: OperatingPoint, confidence: np.ndarray) -> list[tuple[int, np.ndarray]]:
-  """The most confident of the inputs that leave first, the least confident of those that do last.
+  """Returns the most confident inputs that leave first, and the least confident that leave last.
 
   Args:
     point: the operating point.
     confidence: [precisions, examples].
 
   Returns:
-    For both, the bits of the precision they leave at and their indices.
+    For each of the two groups, the bits of the precision it leaves at and the indices of its
+    inputs.
   """
-  left, groups = point.left_at(confidence), []
+  left = point.left_at(confidence)
+  groups: list[tuple[int, np.ndarray]] = []
   for k, sign in ((left.min(), -1), (left.max(), 1)):
     there = np.flatnonzero(left == k)
     by_confidence = there[np.argsort(sign * confidence[k, there], kind='stable')]
@@ -204,11 +210,13 @@ def _cards(
   point: OperatingPoint,
   class_names: Sequence[str],
 ) -> list[dict[str, Any]]:
-  """What the page shows of examples."""
-  left = point.predict(examples.logits[:, indices])
-  cards = []
+  """Returns what the page shows of the examples of these indices, image included."""
+  predictions = point.predict(examples.logits[:, indices])
+  cards: list[dict[str, Any]] = []
   labels = examples.labels[indices]
-  for index, label, predicted, k in zip(indices, labels, left.labels, left.exits, strict=True):
+  for index, label, predicted, k in zip(
+    indices, labels, predictions.labels, predictions.exits, strict=True
+  ):
     confidence = point.probabilities(k, examples.logits[k, index]).max()
     cards.append(
       {
@@ -223,38 +231,40 @@ def _cards(
 
 
 def _png(image: np.ndarray) -> str:
-  """A data URI of an image [height, width, channels]."""
+  """Returns an image [height, width, channels] as the data URI of a PNG file."""
   file = io.BytesIO()
   Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, 'png')
   return 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()
 
 
 def _trained(rows: Sequence[Mapping[str, Any]]) -> Mapping[Any, float]:
-  """Test top-1 of each precision at the last evaluation; empty if there is none."""
+  """Returns the test top-1 of each precision at the last evaluation, or nothing without one."""
   evaluated = [row['top1'] for row in rows if row.get('kind') == 'eval' and 'top1' in row]
   return evaluated[-1] if evaluated else {}
 
 
 def _listed(by_precision: Mapping[Any, float]) -> str:
+  """Returns a share per precision as text."""
   return ', '.join(f'{_percent(share)} at {bits} bits' for bits, share in by_precision.items())
 
 
-def _equal_bits_table(rows: Sequence[EqualBits]) -> list[list[str]]:
+def _equal_bits_table(equal: Sequence[EqualBits]) -> list[list[str]]:
+  """Returns the cells of the table of accuracy against bits, a line for every precision."""
   return [
     [
-      f'{row.bits:g}',
-      _percent(row.static),
-      _percent(row.ensemble),
-      _percent(row.dynamic),
-      f'{row.dynamic_bits:.2f}',
+      f'{each.bits:g}',
+      _percent(each.static),
+      _percent(each.ensemble),
+      _percent(each.dynamic),
+      f'{each.dynamic_bits:.2f}',
     ]
-    for row in rows
-    if row.static is not None and row.ensemble is not None
+    for each in equal
+    if each.static is not None and each.ensemble is not None
   ]
 
 
 def _target(target: Target | None) -> str:
-  """For people: what an operating point was chosen for."""
+  """Returns what an operating point was chosen for, as text."""
   if target is None:
     return 'a target that is not recorded'
   return {
@@ -267,6 +277,7 @@ def _target(target: Target | None) -> str:
 
 
 def _threshold(point: OperatingPoint, bits: int) -> str:
+  """Returns the confidence at which inputs leave at a precision, as text."""
   value = point.thresholds[bits]
   if bits == point.bits[-1] or value == 0:
     return 'all leave'
@@ -278,6 +289,7 @@ def _percent(share: float) -> str:
 
 
 def _outcomes(point: OperatingPoint) -> tuple[Outcome, Outcome]:
+  """Returns the expected and the reported outcome of a point that has both."""
   assert point.expected is not None
   assert point.reported is not None
   return point.expected, point.reported

@@ -1,4 +1,4 @@
-"""The plots of a report, each as PNG and as SVG for a page whose colours they take on."""
+"""Draws the plots of a report, each as PNG and as SVG that takes on the colours of its page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,16 +11,17 @@ import numpy as np
 from dpoq_jax.inference.calibration import EqualBits
 from dpoq_jax.inference.operating_point import OperatingPoint
 from dpoq_jax.reporting import drawing
-from dpoq_jax.reporting.choices import Selectable, spread
+from dpoq_jax.reporting.choices import Choices, evenly_spread_states
 
+# States drawn of a rerun curve, at most: more than a figure has pixels.
 _CURVE_POINTS = 1000
 
 
 def training(rows: Sequence[Mapping[str, Any]]) -> drawing.Plot:
-  """Loss and top-1 of every precision over epochs, of training batches and of the test examples.
+  """Draws loss and top-1 of every precision over epochs, on training batches and test examples.
 
   Args:
-    rows: of `metrics.jsonl`.
+    rows: rows of `metrics.jsonl`.
   """
   with drawing.style('training'):
     figure = Figure(figsize=(6, 6.5))
@@ -48,22 +49,22 @@ def training(rows: Sequence[Mapping[str, Any]]) -> drawing.Plot:
     return drawing.render(figure)
 
 
-def accuracy_vs_bits(rows: Sequence[EqualBits], point: OperatingPoint) -> drawing.Plot:
-  """Static, ensemble and dynamic accuracy against average bits (Figure 5), reported examples.
+def accuracy_vs_bits(equal: Sequence[EqualBits], point: OperatingPoint) -> drawing.Plot:
+  """Draws static, ensemble and dynamic accuracy against average bits (Figure 5).
 
   Args:
-    rows: with and without a precision of so many bits.
+    equal: accuracies on the reported examples, by increasing bits.
     point: the current operating point, with its outcomes.
   """
   with drawing.style('accuracy_vs_bits'):
     figure = Figure(figsize=(6, 4.2))
     axes = figure.add_subplot()
-    whole = [row for row in rows if row.static is not None]
-    bits = [row.bits for row in whole]
-    dynamic = sorted((row.dynamic_bits, row.dynamic) for row in rows)
+    whole = [each for each in equal if each.static is not None]
+    bits = [each.bits for each in whole]
+    dynamic = sorted((each.dynamic_bits, each.dynamic) for each in equal)
     axes.plot(*zip(*dynamic, strict=True), color=drawing.colour(0), label='dynamic')
     for index, (marker, name) in enumerate((('s', 'static'), ('^', 'ensemble'))):
-      values = [getattr(row, name) for row in whole]
+      values = [getattr(each, name) for each in whole]
       axes.plot(
         bits,
         values,
@@ -84,23 +85,23 @@ def accuracy_vs_bits(rows: Sequence[EqualBits], point: OperatingPoint) -> drawin
 
 
 def rerun_curves(
-  selectable: Sequence[Selectable], point: OperatingPoint
+  offered: Sequence[Choices], point: OperatingPoint
 ) -> tuple[drawing.Plot, list[list[tuple[float, float]]]]:
-  """Accuracy against relative cost, one curve per order (Figure 3), calibration examples.
+  """Draws accuracy against relative cost on the calibration examples (Figure 3).
 
   Args:
-    selectable: one for each order.
+    offered: choices along one curve for each order.
     point: the current operating point, with its outcomes.
 
   Returns:
-    The plot, and where in its SVG the selectable points of each order are: (x, y) from its upper
-    left corner. The curve of an order is the SVG element of the identifier `curve-ORDER`.
+    The plot, and the positions of the choices of each order in its SVG: (x, y) from the upper left
+    corner. The curve of an order is the SVG element with the identifier `curve-ORDER`.
   """
   with drawing.style('rerun_curves'):
     figure = Figure(figsize=(6, 4.2))
     axes = figure.add_subplot()
-    for index, (rerun, _, _) in enumerate(selectable):
-      states = spread(rerun, _CURVE_POINTS)
+    for index, (rerun, _, _) in enumerate(offered):
+      states = evenly_spread_states(rerun, _CURVE_POINTS)
       axes.plot(
         rerun.cost[states], rerun.accuracy[states], color=drawing.colour(index),
         linestyle=drawing.DASHES[index % len(drawing.DASHES)], label=rerun.order.replace('_', ' '),
@@ -114,7 +115,7 @@ def rerun_curves(
     plot = drawing.render(figure)
     height = figure.bbox.height
     places = []
-    for _, points, _ in selectable:
+    for _, points, _ in offered:
       outcomes = [each.expected for each in points if each.expected is not None]
       pixels = axes.transData.transform([(each.relative_cost, each.accuracy) for each in outcomes])
       places.append([(round(float(x), 2), round(float(height - y), 2)) for x, y in pixels])
@@ -122,7 +123,7 @@ def rerun_curves(
 
 
 def exits(point: OperatingPoint) -> drawing.Plot:
-  """Share of the inputs that leave at each precision.
+  """Draws the share of the inputs that leave at each precision.
 
   Args:
     point: the current operating point, with its outcomes.
@@ -150,10 +151,12 @@ def exits(point: OperatingPoint) -> drawing.Plot:
 
 
 def _number(by_precision: Mapping[Any, Any], bits: int) -> float:
+  """Returns the value of a precision, whose key is text in a file; NaN if there is none."""
   value = by_precision.get(str(bits), by_precision.get(bits))
   return float('nan') if value is None else float(value)
 
 
 def _star(axes: Axes, x: float, y: float) -> None:
+  """Marks the current operating point."""
   label = 'operating point'
   axes.plot(x, y, color=drawing.INK, marker='*', markersize=12, linestyle='', label=label, zorder=3)

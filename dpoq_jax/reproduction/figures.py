@@ -5,7 +5,7 @@ import pathlib
 
 from dpoq_jax import from_run
 from dpoq_jax.inference import calibration as calibration_lib
-from dpoq_jax.inference import curve, exits
+from dpoq_jax.inference import combination, curve
 from dpoq_jax.inference.operating_point import OperatingPoint, Target
 from dpoq_jax.reporting import choices, plots
 from dpoq_jax.reproduction import results, tables
@@ -45,7 +45,9 @@ def measure(
   examples = from_run.held_out(network, data_dir)
   bits = network.network.bits
 
-  def choose(target: Target, order: str, combine: str | None) -> OperatingPoint:
+  def choose(
+    target: Target, order: curve.Order, combine: combination.Combination | None
+  ) -> OperatingPoint:
     return calibration_lib.choose(
       examples.calibration,
       examples.reported,
@@ -55,7 +57,7 @@ def measure(
       step=network.step,
     )[0]
 
-  def at_cost(cost: float, order: str, combine: str) -> float:
+  def at_cost(cost: float, order: curve.Order, combine: combination.Combination) -> float:
     point = choose(Target(kind='relative_cost', value=cost), order, combine)
     assert point.reported is not None
     return 100 * point.reported.accuracy
@@ -73,16 +75,19 @@ def measure(
     static = calibration_lib.alone(examples.reported).mean(axis=1)
     for b, accuracy in zip(bits, static, strict=True):
       yield results.entry(figure, part, 'static', f'{b} bits', [100 * float(accuracy)], None)
-    for combine in exits.COMBINATIONS:
+    for combine in combination.COMBINATIONS:
       for b in bits:
         value = at_cost(b / bits[0], 'normalised', combine)
         yield results.entry(figure, part, f'dynamic, {combine}', f'{b} bits', [value], None)
 
   point = choose(calibration_lib.DEFAULT_TARGET, 'normalised', None)
-  known = choices.know(point, examples.calibration, examples.reported)
+  evaluated = choices.evaluated_exits(point, examples.calibration, examples.reported)
   if figure == 'figure3':
-    offers = [choices.along(point, order, examples.calibration, known, 2) for order in curve.ORDERS]
-    drawn, _ = plots.rerun_curves(offers, choices.measured(point, known))
+    offered = [
+      choices.choices_of_order(point, order, examples.calibration, evaluated, 2)
+      for order in curve.ORDERS
+    ]
+    drawn, _ = plots.rerun_curves(offered, choices.with_outcomes(point, evaluated))
     return list(figure3()), drawn.png
   between = [b * f for b in bits[:-1] for f in (1, 1.25, 1.5, 1.75)] + [bits[-1]]
   equal = calibration_lib.equal_bits(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpoq_jax.inference import calibration, curve, exits, operating_point
+from dpoq_jax.inference import calibration, combination, curve, operating_point, temperature
 from dpoq_jax.inference.operating_point import Target
 from tests.inference import problems
 
@@ -23,8 +23,8 @@ def choose(kind, value, **settings) -> Any:
   )
 
 
-def all_curves(order='normalised'):
-  for combine in exits.COMBINATIONS:
+def all_curves(order: curve.Order = 'normalised'):
+  for combine in combination.COMBINATIONS:
     rerun = curve.rerun_curve(CALIBRATION.logits, CALIBRATION.labels, problems.BITS, order, combine)
     yield combine, rerun
 
@@ -85,7 +85,7 @@ def test_outcomes_are_measured_on_their_own_examples():
 
 def test_three_combinations_are_compared_unless_one_is_asked_for():
   compared = choose('average_bits', 3)
-  assert {point.combine for point in compared} == set(exits.COMBINATIONS)
+  assert {point.combine for point in compared} == set(combination.COMBINATIONS)
   accuracies = [point.expected.accuracy for point in compared]
   assert accuracies == sorted(accuracies, reverse=True)
   assert [point.combine for point in choose('average_bits', 3, combine='mean')] == ['mean']
@@ -112,7 +112,7 @@ def test_the_key_of_a_chosen_point_given_by_hand_is_that_point():
 def test_temperatures_are_fitted_on_request():
   assert set(choose('average_bits', 3)[0].temperatures.values()) == {1.0}
   scaled = choose('average_bits', 3, scale_temperatures=True)[0]
-  expected = [exits.fit_temperature(each, CALIBRATION.labels) for each in CALIBRATION.logits]
+  expected = [temperature.fit_temperature(each, CALIBRATION.labels) for each in CALIBRATION.logits]
   assert list(scaled.temperatures.values()) == expected
 
 
@@ -128,12 +128,12 @@ def test_halves_are_halves():
 
 def test_equal_bits():
   best = choose('average_bits', 3, combine='mean')[0]
-  rows = list(calibration.equal_bits(best, CALIBRATION, REPORTED, (2, 3, 8)))
+  equal = list(calibration.equal_bits(best, CALIBRATION, REPORTED, (2, 3, 8)))
   right = REPORTED.logits.argmax(-1) == REPORTED.labels
-  assert rows[0].static == rows[0].ensemble == rows[0].dynamic == right[0].mean()
-  assert (rows[1].static, rows[1].ensemble) == (None, None)
-  assert rows[1].dynamic == choose('average_bits', 3, combine='mean')[0].reported.accuracy
-  assert rows[2].static == right[2].mean()
+  assert equal[0].static == equal[0].ensemble == equal[0].dynamic == right[0].mean()
+  assert (equal[1].static, equal[1].ensemble) == (None, None)
+  assert equal[1].dynamic == choose('average_bits', 3, combine='mean')[0].reported.accuracy
+  assert equal[2].static == right[2].mean()
 
 
 def test_one_precision_has_one_point():

@@ -12,10 +12,17 @@ import numpy as np
 import pytest
 
 from dpoq_jax import CifarResNet, Onion
-from dpoq_jax.inference import cascade, curve, exits, operating_point, path_programs
+from dpoq_jax.inference import (
+  cascade,
+  combination,
+  curve,
+  operating_point,
+  path_programs,
+  temperature,
+)
 
 MOST = 40  # Inputs in the table below.
-ROWS = 4
+PATH_BATCH_SIZE = 4
 
 
 class Output(NamedTuple):
@@ -47,11 +54,11 @@ def images_of(ids):
   return np.asarray(ids, np.uint8).reshape(-1, 1, 1, 1)
 
 
-def make(logits, point, rows=ROWS):
+def make(logits, point, path_batch_size=PATH_BATCH_SIZE):
   padded = np.zeros((len(logits), MOST, logits.shape[2]), np.float32)
   padded[:, : logits.shape[1]] = logits
   variables = {'onion': {}, 'logits': padded}
-  return cascade.Cascade(Table(point.bits), variables, point, rows=rows)
+  return cascade.Cascade(Table(point.bits), variables, point, path_batch_size=path_batch_size)
 
 
 def point_of(bits, thresholds, combine: Any = 'mean', temperatures=None):
@@ -105,7 +112,7 @@ def problems(draw):
 @given(
   problems(),
   st.lists(st.one_of(st.floats(0, 1), st.just(curve.NEVER)), min_size=3, max_size=3),
-  st.sampled_from(exits.COMBINATIONS),
+  st.sampled_from(combination.COMBINATIONS),
   st.sampled_from([None, (0.5, 2.0, 1.5)]),
   st.data(),
 )
@@ -113,7 +120,7 @@ def test_equals_brute_force(problem, thresholds, combine, temperatures, data):
   logits, _, bits = problem
   # Thresholds that are met exactly, too.
   if data.draw(st.booleans()):
-    thresholds[0] = float(exits.probabilities(logits[0, 0], (temperatures or [1])[0]).max())
+    thresholds[0] = float(temperature.probabilities(logits[0, 0], (temperatures or [1])[0]).max())
   temperatures = temperatures and temperatures[: len(bits)]
   point = point_of(bits, thresholds[: len(bits)], combine, temperatures)
   cap = data.draw(st.sampled_from([None, *bits]))
@@ -142,13 +149,15 @@ def test_equals_brute_force(problem, thresholds, combine, temperatures, data):
 
 
 @settings(max_examples=60, deadline=None)
-@given(problems(), st.sampled_from(curve.ORDERS), st.sampled_from(exits.COMBINATIONS), st.data())
+@given(
+  problems(), st.sampled_from(curve.ORDERS), st.sampled_from(combination.COMBINATIONS), st.data()
+)
 def test_measures_what_the_curve_says(problem, order, combine, data):
   logits, labels, bits = problem
   weights = (
-    exits.fit_weights(logits, labels)
+    combination.fit_weights(logits, labels)
     if combine == 'weighted'
-    else exits.plain_weights(combine, len(bits))
+    else combination.plain_weights(combine, len(bits))
   )
   rerun = curve.rerun_curve(logits, labels, bits, order, weights)
   chosen = data.draw(st.sampled_from(list(rerun.points)))
@@ -168,13 +177,15 @@ def test_only_undecided_inputs_run_and_programs_are_few():
   _, _, precisions = brute_force(logits, point)
   running = make(logits, point)
   chex.clear_trace_counter()
-  kept: Any = (path_programs.run_path, path_programs.copy_rows, path_programs.first_rows)
+  kept: Any = (path_programs.run_path, path_programs.copy_inputs, path_programs.first_inputs)
   before = [program.jitted._cache_size() for program in kept]
   running(images_of(range(MOST)))
   reached = [MOST, int((precisions > 2).sum()), int((precisions > 4).sum())]
   assert running.counts.inputs == reached
   # Padding: less than a program's worth per path.
-  assert all(0 <= r - i < ROWS for r, i in zip(running.counts.rows, reached, strict=True))
+  assert all(
+    0 <= r - i < PATH_BATCH_SIZE for r, i in zip(running.counts.padded, reached, strict=True)
+  )
   for size in range(1, MOST):
     running(images_of(range(size)))
     running(images_of(range(size)), max_precision=4)
@@ -194,12 +205,12 @@ def test_a_stream_fills_the_last_paths():
   running = make(logits, point)
   batches = [images_of(range(i, i + 5)) for i in range(0, MOST, 5)]
   assert len(list(running.stream(batches))) == len(batches)
-  assert running.counts.inputs == [40, 24] == running.counts.rows
+  assert running.counts.inputs == [40, 24] == running.counts.padded
   one_by_one = make(logits, point)
   for batch in batches:
     one_by_one(batch)
   assert one_by_one.counts.inputs == [40, 24]
-  assert sum(one_by_one.counts.rows) > 64
+  assert sum(one_by_one.counts.padded) > 64
 
 
 def test_a_stream_gives_results_as_soon_as_it_can():
@@ -264,7 +275,7 @@ def test_nan_logits_go_on_and_leave_the_word_to_others():
 def test_a_single_input_whose_program_stopped_too_early_is_run_again(monkeypatch):
   logits = np.zeros((2, 2, 3), np.float32)
   point = point_of((2, 4), (0.9, 0.0))
-  monkeypatch.setattr(cascade.Cascade, '_single', lambda *_: None)
+  monkeypatch.setattr(cascade.Cascade, '_run_single', lambda *_: None)
   assert make(logits, point)(images_of([1])).precisions == [4]
 
 
@@ -272,7 +283,7 @@ def test_a_single_input_whose_program_stopped_too_early_is_run_again(monkeypatch
   ('arguments', 'message'),
   [
     ({'variables': {'params': {}}}, 'freeze them first'),
-    ({'rows': 24}, 'rows=24: give a power of two'),
+    ({'path_batch_size': 24}, 'path_batch_size=24: give a power of two'),
     ({'operating_point': point_of((2, 8), (0.5, 0))}, r'for bits=\(2, 8\), the network has'),
   ],
 )
@@ -310,9 +321,9 @@ def test_a_real_network_leaves_where_its_paths_say():
   rerun = curve.rerun_curve(logits, np.zeros(21, int), network.bits, 'normalised')
   middle = rerun.points[len(rerun.points) // 2]
   point = operating_point.from_curve(
-    rerun, middle, 'mean', exits.plain_weights('mean', 3), [1.0] * 3
+    rerun, middle, 'mean', combination.plain_weights('mean', 3), [1.0] * 3
   )
-  running = cascade.Cascade(network, variables, point, rows=8)
+  running = cascade.Cascade(network, variables, point, path_batch_size=8)
   left = point.predict(logits)
   result = running(images)
   np.testing.assert_array_equal(result.precisions, np.take(network.bits, left.exits))

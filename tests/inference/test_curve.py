@@ -1,5 +1,7 @@
+import doctest
 import heapq
 import time
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 import numpy as np
 import pytest
 
-from dpoq_jax.inference import curve, exits
+from dpoq_jax.inference import combination, curve, exits
 
 BIT_LISTS = [(2,), (2, 4), (2, 4, 8), (1, 3, 4, 16), (2, 4, 8, 16)]
 
@@ -29,7 +31,7 @@ def key_of(confidence, bits, lowest, order):
 def literal_rerun(logits, labels, bits, order):
   """Upgrades the input with the smallest key, one at a time; the state after each."""
   count, examples, _ = logits.shape
-  probabilities = np.array([[softmax(row.astype(float)) for row in each] for each in logits])
+  probabilities = np.array([[softmax(one.astype(float)) for one in each] for each in logits])
   confidence = probabilities.max(axis=-1)
   at = np.zeros(examples, int)
 
@@ -91,7 +93,7 @@ def test_curve_is_the_literal_rerun(problem):
 def test_thresholds_lead_exactly_to_their_state(problem):
   logits, labels, bits, order = problem
   result = curve.rerun_curve(logits, labels, bits, order)
-  _, correct = exits.evaluate(logits, labels, exits.plain_weights('mean', len(bits)))
+  _, correct = exits.evaluate(logits, labels, combination.plain_weights('mean', len(bits)))
   seen = set()
   for point in result.points:
     thresholds = result.thresholds(point)
@@ -125,11 +127,17 @@ def test_cost_rises_from_one_to_the_ratio_of_bits(problem):
     assert (np.diff(result.key) >= 0).all()
 
 
+def test_the_example_in_the_documentation_runs():
+  outcome = doctest.testmod(curve)
+  assert outcome.attempted
+  assert not outcome.failed
+
+
 def test_a_worked_example():
   # Two inputs, two classes; confidences 0.9 and 0.6 at 2 bits, 0.7 and 0.8 at 4.
   confidence = np.array([[0.9, 0.6], [0.7, 0.8], [0.5, 0.5]])
   logits = np.log(np.stack([confidence, 1 - confidence], axis=-1))
-  expected_moves = {
+  expected_moves: dict[curve.Order, Any] = {
     # 2 bits: 0.6 (input 1), 0.9 (input 0); then 4 bits: 0.7 (input 0), 0.8 (input 1).
     'precision_first': ([0.6, 0.9, 0.7, 0.8], [1, 1, 1, 1, 1]),
     # Input 1 (0.6, then 0.8) goes through before input 0, which drops to 0.7 after it moved.

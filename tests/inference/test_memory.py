@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.cascade import peak_memory
 from dpoq_jax import Cascade, CifarResNet, Onion
-from dpoq_jax.inference import curve, exits, operating_point
+from dpoq_jax.inference import combination, curve, operating_point
 
 
 def test_a_large_batch_takes_less_memory_than_the_full_forward_pass():
@@ -19,7 +19,7 @@ def test_a_large_batch_takes_less_memory_than_the_full_forward_pass():
   rerun = curve.rerun_curve(logits, np.zeros(128, int), network.bits, 'normalised')
   middle = rerun.points[len(rerun.points) // 2]
   point = operating_point.from_curve(
-    rerun, middle, 'mean', exits.plain_weights('mean', 3), [1.0] * 3
+    rerun, middle, 'mean', combination.plain_weights('mean', 3), [1.0] * 3
   )
   cascades = []
 

@@ -41,30 +41,41 @@ def inputs_of(*labels):
 @pytest.mark.parametrize(
   'batches', [[(0, None, 1), (2,)], [(None,), (None, None), (1,), (None,)], [(None,)], [(1,), (2,)]]
 )
-def test_a_row_per_input_in_order(delay, batches):
+def test_a_prediction_per_input_in_order(delay, batches):
   given = [inputs_of(*batch) for batch in batches]
   found = list(predictions.predict(Scripted(delay), iter(given), ['a', 'b', 'c']))
   expected = [label for batch in batches for label in batch]
-  assert [row.label for row in found] == expected
-  assert [row.input for row in found] == [each.name for batch in given for each in batch]
-  for row in found:
-    if row.label is None:
-      assert row == predictions.Row(row.input, error='broken')
+  assert [each.label for each in found] == expected
+  assert [each.input for each in found] == [input_.name for batch in given for input_ in batch]
+  for each in found:
+    if each.label is None:
+      assert each == predictions.Prediction(each.input, error='broken')
     else:
-      assert row.class_name == 'abc'[row.label]
-      assert row.probability == pytest.approx(2 / 3)
-      assert (row.precision, row.relative_cost) == ((2, 1.0) if row.label == 0 else (4, 2.0))
+      assert each.class_name == 'abc'[each.label]
+      assert each.probability == pytest.approx(2 / 3)
+      assert (each.precision, each.relative_cost) == ((2, 1.0) if each.label == 0 else (4, 2.0))
+
+
+def test_bad_arguments_are_refused_before_anything_is_read():
+  class Refuses(Scripted):
+    def stream(self, batches, *, operating_point=None, max_precision=None):
+      raise ValueError(f'precision {max_precision}')
+
+  batches = iter([inputs_of(0)])
+  with pytest.raises(ValueError, match='precision 3'):
+    predictions.predict(Refuses(0), batches, ['a'], max_precision=3)
+  assert len(list(batches)) == 1
 
 
 def test_formats():
   written = [
-    predictions.Row('a,"b".png', 1, 'b', 0.5, 4, 2.0),
-    predictions.Row('c.png', error='bro\nken'),
+    predictions.Prediction('a,"b".png', 1, 'b', 0.5, 4, 2.0),
+    predictions.Prediction('c.png', error='bro\nken'),
   ]
   file = io.StringIO()
   writer = predictions.CsvWriter(file)
-  for row in written:
-    writer.write(row)
+  for each in written:
+    writer.write(each)
   assert file.getvalue() == (
     'input,label,class_name,probability,precision,relative_cost,error\n'
     '"a,""b"".png",1,b,0.5,4,2.0,\n'
@@ -72,7 +83,7 @@ def test_formats():
   )
   file = io.StringIO()
   writer = predictions.JsonLinesWriter(file)
-  for row in written:
-    writer.write(row)
+  for each in written:
+    writer.write(each)
   lines = [json.loads(line) for line in file.getvalue().splitlines()]
-  assert [predictions.Row(**line) for line in lines] == written
+  assert [predictions.Prediction(**line) for line in lines] == written
