@@ -1,12 +1,13 @@
-"""What integer graphs gain on ONNX Runtime: float, int8, the onion's precisions, the cascade.
+"""Measures what integer graphs gain on ONNX Runtime: float, int8, all precisions, the cascade.
 
     python -m benchmarks.onnx_runtime [--workdir=DIR] [--json=FILE] [--threads=2] [--rounds=15]
 
-All graphs run in turn, round after round; figures are medians. Without a run a ResNet-20 with
-untrained weights is timed, whose speed is that of trained ones. With a run the cascade is timed as
-well, at the run's operating point, on its test images.
+All graphs run in turn, round after round; figures are medians. Without a run an untrained ResNet-20
+is timed, which is as fast as a trained one. With a run the cascade is timed as well, at the run's
+operating point and on its test images.
 """
 
+from collections.abc import Callable, Sequence
 import functools
 import json
 import pathlib
@@ -17,6 +18,7 @@ import time
 from typing import Any
 
 from absl import app, flags, logging
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,10 +31,11 @@ from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.data import in_memory
 from dpoq_jax.deploy.onnx import export, predict
 from dpoq_jax.deploy.onnx import graphs as graphs_lib
+from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.inference import operating_point
 from dpoq_jax.network import onion_network
 from dpoq_jax.runtime import compiler
-from dpoq_jax.training import restore as trained_lib
+from dpoq_jax.training import restore
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run with an operating point')
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
@@ -46,10 +49,10 @@ _IMAGES = 256
 
 
 def main(_: list[str]) -> None:
-  """Measures, prints the table, writes the figures."""
+  """Times all graphs, prints the table and writes the figures."""
   logging.set_verbosity(logging.ERROR)
   if _WORKDIR.value:
-    run = trained_lib.load(pathlib.Path(_WORKDIR.value)).with_data_in(_DATA_DIR.value)
+    run = restore.load(pathlib.Path(_WORKDIR.value)).with_data_in(_DATA_DIR.value)
     assert isinstance(run.network, onion_network.Onion)
     network, variables = run.network, jax.device_get(run.variables)
     data = run.config.data
@@ -59,12 +62,12 @@ def main(_: list[str]) -> None:
     points = (json.loads(point.to_json()),)
   else:
     images = np.random.default_rng(0).integers(0, 256, (_IMAGES, 32, 32, 3), dtype=np.uint8)
-    network = _onion(models.CifarResNet(depth=20), _BITS, 8)
+    network = _network(models.CifarResNet(depth=20), _BITS, 8)
     seen, variables, points = images[:64], _untrained(network, images), ()
   names = tuple(map(str, range(10)))
   graphs = {
-    'fp32': _plain(_onion(network.model, (32,), 32), images),
-    'int8': _plain(_onion(network.model, (8,), network.activation_bits), images),
+    'fp32': _individual(_network(network.model, (32,), 32), images),
+    'int8': _individual(_network(network.model, (8,), network.activation_bits), images),
   }
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'export'
@@ -90,11 +93,13 @@ def main(_: list[str]) -> None:
     pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + '\n')
 
 
-def _onion(model: Any, bits: tuple[int, ...], activation_bits: int) -> onion_network.Onion:
+def _network(model: nn.Module, bits: tuple[int, ...], activation_bits: int) -> onion_network.Onion:
+  """Returns a network whose paths read what lower ones hand up, though it is not trained."""
   return onion_network.Onion(model, bits, activation_bits, options=LayerOptions(shift_init=0.3))
 
 
 def _untrained(network: onion_network.Onion, images: np.ndarray) -> dict[str, Any]:
+  """Returns frozen variables of a network that is not trained, with statistics of the images."""
   jit = functools.partial(jax.jit, compiler_options=compiler.once_options())
   pixels = jnp.asarray(images[:16])
   variables = jit(network.init)(jax.random.key(0), pixels)
@@ -102,9 +107,9 @@ def _untrained(network: onion_network.Onion, images: np.ndarray) -> dict[str, An
   return jax.device_get(network.freeze(variables | update(variables)))
 
 
-def _plain(network: onion_network.Onion, images: np.ndarray) -> onnxruntime.InferenceSession:
-  """A session of an individual network; its weights do not matter to its speed."""
-  source = graphs_lib.prepare(network, _untrained(network, images), images[:64])
+def _individual(network: onion_network.Onion, images: np.ndarray) -> onnxruntime.InferenceSession:
+  """Opens the graph of an individual network, untrained, since weights do not change its speed."""
+  source = source_lib.prepare(network, _untrained(network, images), images[:64])
   model = graphs_lib.precision_graph(source, 0).SerializeToString()
   return predict.session(model, _THREADS.value)
 
@@ -115,8 +120,19 @@ def _measure(
   images: np.ndarray,
   size: int,
 ) -> dict[str, Any]:
-  """Milliseconds per image of every system, at one batch size; and what a ring's nodes cost."""
-  # Single images are many calls: fewer of them will do.
+  """Times every system at one batch size.
+
+  Args:
+    exported: the graphs of the network.
+    graphs: the graphs it is compared with, `fp32` and `int8`, by name.
+    images: uint8 [examples, height, width, channels].
+    size: images in a batch.
+
+  Returns:
+    `ms_per_image`, `speedup_over_fp32` of every system, `average_bits` of the cascade, and
+    `ring_over_plain_chain`, the time of every path as a multiple of that of the int8 network.
+  """
+  # Single images take many calls, so fewer of them are timed.
   count = len(images) if size > 1 else 32
   batches = [images[i : i + size] for i in range(0, count, size)]
   systems: dict[str, Any] = {
@@ -133,7 +149,7 @@ def _measure(
     fed = [each | run(each) for each in fed]
   average_bits = None
   if exported.manifest['operating_points']:
-    # All images in one call: what does not leave waits for company.
+    # All images in one call, so that those that do not leave can wait for a full batch.
     whole = np.concatenate(batches)
     average_bits = float(exported.predict(whole).precisions.mean())
     systems['cascade'] = functools.partial(exported.predict, whole, batch_size=size)
@@ -158,16 +174,19 @@ def _measure(
   }
 
 
-def _each(run: Any, batches: list[Any]) -> None:
+def _each(run: Callable[[Any], Any], batches: Sequence[Any]) -> None:
+  """Runs a function on every batch."""
   for batch in batches:
     run(batch)
 
 
 def _speedup(figures: dict[int, dict[str, Any]], system: str) -> dict[str, float]:
+  """Returns how many times as fast as fp32 a system is, by batch size."""
   return {str(size): each['speedup_over_fp32'][system] for size, each in figures.items()}
 
 
 def _show(figures: dict[int, dict[str, Any]]) -> None:
+  """Prints the times of every system as a table."""
   table = rich.table.Table(title='ONNX Runtime, CPU')
   table.add_column('graph')
   for size in figures:

@@ -1,1 +1,1 @@
-"""Files out of trained networks: the ring-by-ring artifact and graphs for other runtimes."""
+"""Writes trained networks as files: ring by ring, and as graphs for other runtimes."""

@@ -1,4 +1,4 @@
-"""Folders that exports write: graphs, and a manifest that says what they are."""
+"""Writes folders of exported files, and the manifest that says what is in them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
@@ -7,31 +7,37 @@ import json
 import pathlib
 from typing import Any
 
+from dpoq_jax.core.names import ONION
 from dpoq_jax.runtime.files import write_whole
 
 MANIFEST = 'manifest.json'
 
 
-def make_empty(folder: pathlib.Path) -> None:
-  """Makes a folder to write an export to.
+def make_for_frozen(folder: pathlib.Path, variables: Mapping[str, Any]) -> None:
+  """Makes a folder for the export of a frozen network.
+
+  Args:
+    folder: the folder; if it is there already, it must be empty.
+    variables: variables of the network.
 
   Raises:
-    FileExistsError: if there is something in it.
+    FileExistsError: if there is something in the folder.
+    ValueError: for variables that hold latents.
   """
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise FileExistsError(f'{folder} is there already: give another folder.')
-  folder.mkdir(parents=True, exist_ok=True)
+  if ONION not in variables:
+    raise ValueError('these variables hold latents: freeze them first (Onion.freeze).')
+  _make_empty(folder)
 
 
 @contextlib.contextmanager
 def emptied_on_failure(folder: pathlib.Path) -> Iterator[None]:
-  """Makes a folder to write an export to; what fails in it leaves no half of one behind.
+  """Makes a folder to export to, and empties it again if the export fails.
 
   Raises:
-    FileExistsError: if there is something in it.
+    FileExistsError: if there is something in the folder.
   """
   was_there = folder.is_dir()
-  make_empty(folder)
+  _make_empty(folder)
   try:
     yield
   except BaseException:
@@ -42,12 +48,19 @@ def emptied_on_failure(folder: pathlib.Path) -> Iterator[None]:
     raise
 
 
-def write_graph(path: pathlib.Path, precision: int, content: bytes, **known: Any) -> dict[str, Any]:
-  """Writes a graph; returns its entry in the manifest, `known` with it."""
-  path.write_bytes(content)
+def write_graph(file: pathlib.Path, precision: int, content: bytes, **known: Any) -> dict[str, Any]:
+  """Writes the file of a graph; returns its entry in the manifest.
+
+  Args:
+    file: the file.
+    precision: bits of the precision whose path or network the graph is.
+    content: what the file is to hold.
+    **known: further fields of the entry.
+  """
+  file.write_bytes(content)
   return {
     'precision': precision,
-    'file': path.name,
+    'file': file.name,
     'bytes': len(content),
     'sha256': hashlib.sha256(content).hexdigest(),
     **known,
@@ -64,19 +77,19 @@ def write_manifest(
   source: Mapping[str, Any] | None = None,
   **more: Any,
 ) -> dict[str, Any]:
-  """Writes `manifest.json`, last of all: a folder without it is no export.
+  """Writes `manifest.json`, which has to be the last file: a folder without it is no export.
 
   Args:
-    folder: with the graphs.
+    folder: the folder with the graphs.
     bits: the bit list.
-    image_shape: height, width, channels of the input, uint8.
-    class_names: one per class.
-    operating_points: for dynamic inference; `inference.OperatingPoint` as JSON.
-    source: data set and step, for the record.
-    **more: what else it says: format, graphs.
+    image_shape: (height, width, channels) of the input, uint8.
+    class_names: a name for each class.
+    operating_points: operating points for dynamic inference, `inference.OperatingPoint` as JSON.
+    source: data set and step that the network comes from.
+    **more: further fields: format, graphs.
 
   Returns:
-    What it says.
+    The content of the manifest.
   """
   manifest = {
     'bits': list(bits),
@@ -89,3 +102,10 @@ def write_manifest(
   }
   write_whole(folder / MANIFEST, json.dumps(manifest, indent=1) + '\n')
   return manifest
+
+
+def _make_empty(folder: pathlib.Path) -> None:
+  """Makes a folder; refuses one that is not empty."""
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise FileExistsError(f'{folder} is there already: give another folder.')
+  folder.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,13 @@
-"""Networks as StableHLO: a program per path and one per precision, weights within.
+"""Writes networks as StableHLO: a program for each path and one for each precision, with weights.
 
-A program runs on CPU, CUDA and TPU, with any batch size, wherever JAX or another reader of
-StableHLO does; nothing of this library is needed.
+A program runs on CPU, CUDA and TPU, with any batch size, in JAX or another reader of StableHLO, and
+needs nothing of this library.
 
     path_2 = jax.export.deserialize(pathlib.Path('path_2.stablehlo').read_bytes())
     logits, laterals = path_2.call(images, {})
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import hashlib
 import json
 import pathlib
@@ -18,7 +18,8 @@ from jax import export
 import jax.numpy as jnp
 
 from dpoq_jax import onion
-from dpoq_jax.deploy import export_folder as folder_lib
+from dpoq_jax.core.names import ONION, path_name
+from dpoq_jax.deploy import export_folder
 from dpoq_jax.network import onion_network
 
 FORMAT = 1
@@ -26,14 +27,15 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 class Programs(NamedTuple):
-  """What a folder holds.
+  """Holds the programs of a folder.
 
   Attributes:
     manifest: content of `manifest.json`.
-    paths: from the lowest up. Each maps uint8 [batch, height, width, channels] and `{lateral_B:
-      ...}` of all lower precisions to float32 logits [batch, classes] and `{lateral_B: ...}`, what
-      it hands up itself.
-    precisions: from the lowest up, each all paths up to one: images to logits.
+    paths: a program for each path, from the lowest up. It maps uint8 [batch, height, width,
+      channels] and `{lateral_B: ...}` of all lower precisions to float32 logits [batch, classes]
+      and `{lateral_B: ...}`, what it hands up itself.
+    precisions: a program for each precision, from the lowest up. It runs all paths up to it and
+      maps images to logits.
   """
 
   manifest: dict[str, Any]
@@ -51,11 +53,11 @@ def write(
   """Writes `path_B.stablehlo`, `precision_B.stablehlo` and `manifest.json`.
 
   Args:
-    folder: made; must not hold anything.
+    folder: the folder, which is made; it must not hold anything.
     network: the network.
-    variables: frozen.
-    image_shape: height, width, channels.
-    **known: of `folder.write_manifest`: class_names, operating_points, source.
+    variables: frozen variables.
+    image_shape: (height, width, channels).
+    **known: what `export_folder.write_manifest` takes: class_names, operating_points, source.
 
   Returns:
     The manifest.
@@ -64,40 +66,39 @@ def write(
     FileExistsError: if there is something in the folder.
     ValueError: for variables that hold latents.
   """
-  if 'onion' not in variables:
-    raise ValueError('these variables hold latents: freeze them first (Onion.freeze).')
-  folder_lib.make_empty(folder)
+  export_folder.make_for_frozen(folder, variables)
 
-  def written(kind: str, programs: Iterator[export.Exported]) -> list[dict[str, Any]]:
+  def written(name: Callable[[int], str], programs: Iterator[export.Exported]) -> list[Any]:
+    """Writes a program for each precision; returns their entries in the manifest."""
     return [
-      folder_lib.write_graph(
-        folder / f'{kind}_{precision}.stablehlo', precision, bytes(program.serialize())
+      export_folder.write_graph(
+        folder / f'{name(precision)}.stablehlo', precision, bytes(program.serialize())
       )
       for precision, program in zip(network.bits, programs, strict=True)
     ]
 
   images = jax.ShapeDtypeStruct((*export.symbolic_shape('batch'), *image_shape), jnp.uint8)
-  return folder_lib.write_manifest(
+  return export_folder.write_manifest(
     folder,
     network.bits,
     image_shape,
     format=FORMAT,
     platforms=PLATFORMS,
-    paths=written('path', _paths(network, variables, images)),
-    precisions=written('precision', _precisions(network, variables, images)),
+    paths=written(path_name, _paths(network, variables, images)),
+    precisions=written('precision_{}'.format, _precisions(network, variables, images)),
     **known,
   )
 
 
 def read(folder: pathlib.Path) -> Programs:
-  """Reads what `write` wrote.
+  """Reads a folder that `write` wrote.
 
   Raises:
     FileNotFoundError: if a file is missing.
-    ValueError: if one was altered, or the folder is of a newer format, or of another kind.
+    ValueError: if a file was altered, or the folder is of a newer format or of another kind.
   """
-  manifest = json.loads((folder / folder_lib.MANIFEST).read_text('utf-8'))
-  # Graphs for other runtimes and artifacts have a manifest of that name, too.
+  manifest = json.loads((folder / export_folder.MANIFEST).read_text('utf-8'))
+  # ONNX exports and artifacts have a manifest of that name, too.
   if not isinstance(manifest, dict) or not {'format', 'platforms'} <= manifest.keys():
     raise ValueError(f'{folder} holds no StableHLO programs.')
   if manifest['format'] > FORMAT:
@@ -106,6 +107,7 @@ def read(folder: pathlib.Path) -> Programs:
     )
 
   def programs(entries: Sequence[Mapping[str, Any]]) -> Iterator[export.Exported]:
+    """Reads the programs of a list in the manifest."""
     for entry in entries:
       content = (folder / entry['file']).read_bytes()
       if hashlib.sha256(content).hexdigest() != entry['sha256']:
@@ -120,32 +122,37 @@ def read(folder: pathlib.Path) -> Programs:
 def _paths(
   network: onion_network.Onion, variables: onion_network.Variables, images: jax.ShapeDtypeStruct
 ) -> Iterator[export.Exported]:
+  """Exports a program for each path, the lowest first, since the next one takes its laterals."""
   (batch, *_) = images.shape
+
+  def of_any_batch(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Describes laterals of as many images as there will be."""
+    return jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype)
+
   received: dict[str, Any] = {}
   for index in range(len(network.bits)):
     held = _held(network, variables, index)
 
     @jax.jit
-    def path(images, laterals, held=held, index=index):
+    def path(images: jax.Array, laterals: Any, held: Any = held, index: int = index) -> Any:
       output = network.run_path(held, index, images, laterals)
       return output.logits, output.laterals
 
     program = export.export(path, platforms=PLATFORMS)(images, received)
     yield program
     _, handed_up = jax.tree.unflatten(program.out_tree, program.out_avals)
-    received |= jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), handed_up
-    )
+    received |= jax.tree.map(of_any_batch, handed_up)
 
 
 def _precisions(
   network: onion_network.Onion, variables: onion_network.Variables, images: jax.ShapeDtypeStruct
 ) -> Iterator[export.Exported]:
+  """Exports a program for each precision, the lowest first."""
   for index, precision in enumerate(network.bits):
     held = _held(network, variables, index)
 
     @jax.jit
-    def run(images, held=held, precision=precision):
+    def run(images: jax.Array, held: Any = held, precision: int = precision) -> jax.Array:
       return network.apply(held, images, precisions=(precision,))[0]
 
     yield export.export(run, platforms=PLATFORMS)(images)
@@ -154,12 +161,13 @@ def _precisions(
 def _held(
   network: onion_network.Onion, variables: onion_network.Variables, index: int
 ) -> dict[str, Any]:
-  """The variables, without the bits of higher precisions: no program tells what it does not use."""
+  """Returns the variables without the bits of higher precisions, so that no program holds them."""
   precision, top = network.bits[index], network.bits[-1]
   if precision == top:
     return dict(variables)
-  kernels = jax.tree.map(
-    lambda kernel: onion.truncate(kernel, network.bits, to=precision) << (top - precision),
-    variables['onion'],
-  )
-  return {**variables, 'onion': kernels}
+
+  def without_higher_rings(kernel: Any) -> Any:
+    """Sets the bits of higher rings to 0."""
+    return onion.truncate(kernel, network.bits, to=precision) << (top - precision)
+
+  return {**variables, ONION: jax.tree.map(without_higher_rings, variables[ONION])}

@@ -19,7 +19,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 
 
 class Frozen(NamedTuple):
-  """A network, its variables, and what its artifact is to know."""
+  """Holds a network, its variables, and what its artifact says of it."""
 
   network: onion_network.Onion
   variables: dict[str, Any]
@@ -27,7 +27,7 @@ class Frozen(NamedTuple):
 
 
 def frozen(bits: tuple[int, ...], **quantization: Any) -> Frozen:
-  """A frozen network whose statistics have seen a batch and whose lateral scales are not zero."""
+  """Makes a frozen network whose statistics have seen a batch; its lateral scales are not 0."""
   config = config_lib.Config(
     model=config_lib.Model(depth=8, width=4),
     quantization=config_lib.Quantization(bits=bits, shift_init=0.3, **quantization),
@@ -35,7 +35,7 @@ def frozen(bits: tuple[int, ...], **quantization: Any) -> Frozen:
   network = from_config.build(config, 5)
   assert isinstance(network, onion_network.Onion)
   images = jnp.asarray(IMAGES)
-  # Run once each: compiling them fast is all that counts.
+  # Programs that run once should be compiled fast.
   jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
   variables = jit(network.init)(jax.random.key(0), images)
   update = jit(lambda variables: network.apply_and_update(variables, images)[1])
@@ -57,7 +57,7 @@ def trained() -> Frozen:
 
 @pytest.fixture(scope='session')
 def folder(tmp_path_factory: pytest.TempPathFactory, trained: Frozen) -> pathlib.Path:
-  """The artifact of `trained`; not to be changed."""
+  """Returns the artifact of `trained`, which tests must not change."""
 
   def make(path: pathlib.Path) -> None:
     rings.write(path, trained.variables, top1={2: 0.5, 4: 0.6, 8: 0.7}, **trained.known)

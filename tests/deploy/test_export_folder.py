@@ -2,7 +2,7 @@ import pathlib
 
 import pytest
 
-from dpoq_jax.deploy import export_folder as folder_lib
+from dpoq_jax.deploy import export_folder
 
 
 def half_write(folder: pathlib.Path) -> None:
@@ -15,13 +15,13 @@ def test_an_export_that_fails_can_be_started_again(was_there: bool, tmp_path: pa
   folder = tmp_path / 'export'
   if was_there:
     folder.mkdir()
-  with pytest.raises(IsADirectoryError), folder_lib.emptied_on_failure(folder):
+  with pytest.raises(IsADirectoryError), export_folder.emptied_on_failure(folder):
     half_write(folder)
   assert folder.exists() == was_there
-  with folder_lib.emptied_on_failure(folder):
+  with export_folder.emptied_on_failure(folder):
     (folder / 'whole').touch()
   # What is there already is not touched.
   refused = pytest.raises(FileExistsError, match='give another folder')
-  with refused, folder_lib.emptied_on_failure(folder):
+  with refused, export_folder.emptied_on_failure(folder):
     pass
   assert [path.name for path in folder.iterdir()] == ['whole']

@@ -42,7 +42,7 @@ def test_programs_read_back_are_the_network(trained: Frozen, exported: pathlib.P
   for count in (4, 1):
     logits, laterals = chain(IMAGES[:count])
     close(logits, expected[:, :count])
-  # The highest path has nobody to hand up to.
+  # No path is above the highest one to hand anything up to.
   assert {name: bool(handed_up) for name, handed_up in laterals.items()} == {
     'lateral_2': True, 'lateral_4': True, 'lateral_8': False,
   }  # fmt: skip

@@ -24,7 +24,7 @@ def test_a_run_is_exported_and_read_back(uninterrupted: pathlib.Path, tmp_path: 
   ]  # fmt: skip
 
   read, source = rings.load(folder), restore.load(uninterrupted)
-  assert in_jax.onion_of(read) == source.network
+  assert in_jax.network_of(read) == source.network
   test_set = in_memory.load('digits', 'test')
   images = jnp.asarray(test_set.images[:9])
   logits = [source.network.apply(v, images) for v in (read.variables, source.variables)]

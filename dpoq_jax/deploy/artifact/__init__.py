@@ -1,1 +1,1 @@
-"""The artifact: a manifest and a file per ring."""
+"""Writes and reads artifacts: a manifest and a file per ring."""

@@ -1,4 +1,7 @@
-"""An artifact as a network that runs in JAX."""
+"""Makes a network that runs in JAX of an artifact."""
+
+import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,16 +15,16 @@ from dpoq_jax.deploy.artifact.rings import Artifact
 from dpoq_jax.network import from_config, onion_network
 
 
-def onion_of(artifact: Artifact, model: type[nn.Module] | None = None) -> onion_network.Onion:
-  """The network of the precisions read; its variables are `artifact.variables`.
+def network_of(artifact: Artifact, model: type[nn.Module] | None = None) -> onion_network.Onion:
+  """Returns the network of the precisions read; its variables are `artifact.variables`.
 
   Args:
-    artifact: what was read.
-    model: of one path, see `network.Onion`, where it is none of this library: what a file names is
-      not imported.
+    artifact: the rings read of an artifact.
+    model: class of the Linen module of one path, as `network.Onion` describes it. To be given for a
+      model that is not of this library, since nothing that a file names is imported.
 
   Raises:
-    ArtifactError: if the tensors are not those of such a network, or its model is to be given.
+    ArtifactError: if the model has to be given, or the tensors are not those of such a network.
   """
   manifest = artifact.manifest
   path = artifact.folder / manifest_lib.FILE
@@ -34,10 +37,8 @@ def onion_of(artifact: Artifact, model: type[nn.Module] | None = None) -> onion_
     network = from_config.build(config, len(manifest.class_names), model)
     if not isinstance(network, onion_network.Onion):
       raise ValueError('its precisions share whole kernels')
-    # Shapes alone: nothing of that size is made.
-    expected = jax.eval_shape(
-      lambda images: network.freeze(network.init(jax.random.key(0), images)), images
-    )
+    # Shapes alone, so that a manifest cannot make this process allocate anything.
+    expected = jax.eval_shape(functools.partial(_fresh, network), images)
   except (ValueError, TypeError, OverflowError) as error:
     raise ArtifactError(f'{path}: there is no such network ({error})') from None
   if _shapes(expected) != _shapes(artifact.variables):
@@ -47,6 +48,12 @@ def onion_of(artifact: Artifact, model: type[nn.Module] | None = None) -> onion_
   return network
 
 
-def _shapes(tree) -> dict[str, tuple]:
+def _fresh(network: onion_network.Onion, images: jax.Array) -> dict[str, Any]:
+  """Returns frozen variables that are not trained."""
+  return network.freeze(network.init(jax.random.key(0), images))
+
+
+def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
+  """Returns shape and dtype of every leaf, by its path."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}

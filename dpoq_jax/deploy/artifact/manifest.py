@@ -1,7 +1,7 @@
-"""`manifest.json`: what an artifact holds, checked before anything of it is believed; no JAX.
+"""Describes an artifact by its `manifest.json`, which is checked before it is used; needs no JAX.
 
-The manifest says how many bytes every ring has and what they hash to, and hashes itself: whoever
-has it can refuse a ring, or a prefix of rings, before reading it.
+The manifest has the size and the digest of the file of every ring, and a digest of itself: with it
+a ring can be refused before it is read.
 """
 
 from collections.abc import Mapping
@@ -17,21 +17,22 @@ from pydantic import Field
 
 from dpoq_jax import config as config_lib
 from dpoq_jax import onion
+from dpoq_jax.core.names import SHIFT_PREFIX
 from dpoq_jax.deploy.artifact import packing
 
 FILE = 'manifest.json'
 FORMAT = 1
 LARGEST = 2**24
-"""Bytes that a manifest has at most."""
+"""Most bytes that a manifest has."""
 
 FLOAT = 32
-# Of a safetensors file of two tensors: names, types, offsets.
+# Most bytes that names, types and offsets of two tensors take in a safetensors file.
 _HEADER = 4096
 
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Side = Annotated[int, Field(ge=1, le=2**14)]
 Shape = Annotated[tuple[Count, ...], Field(max_length=8)]
-# Of a tensor: modules joined by `/`; where it is among the variables.
+# The name of a tensor: its modules, joined by `/`.
 _PARTS = r'[^/\x00-\x1f]+(/[^/\x00-\x1f]+)*$'
 KernelName = Annotated[str, Field(pattern='^' + _PARTS)]
 FloatName = Annotated[str, Field(pattern='^(params|statistics)/' + _PARTS)]
@@ -39,24 +40,26 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class ArtifactError(ValueError):
-  """An artifact cannot be trusted or read; the message is one line that names the file."""
+  """Refuses an artifact that cannot be read or trusted, in one line that names the file."""
 
 
 class _Record(pydantic.BaseModel):
+  """Refuses fields that it does not have."""
+
   model_config = pydantic.ConfigDict(extra='forbid', frozen=True)
 
 
 class Ring(_Record):
-  """One ring, and the path that reads it.
+  """Describes one ring, and the path that reads it.
 
   Attributes:
     precision: bits of the whole weight with this ring.
-    file: its name, in the folder.
+    file: name of its file in the folder.
     bytes: size of the file.
-    sha256: of the file.
-    floats: float32 tensors in the order in which the file has them, name to shape: normalisation,
-      lateral scales, clips, classifier.
-    top1: accuracy of this precision, if known.
+    sha256: digest of the file.
+    floats: shapes of the path's float32 tensors, by name, in the order in which the file has them:
+      normalisation, lateral scales, clips, classifier.
+    top1: accuracy of this precision, in [0, 1], if known.
   """
 
   precision: Annotated[int, Field(ge=1, le=FLOAT)]
@@ -68,16 +71,16 @@ class Ring(_Record):
 
   @property
   def float_count(self) -> int:
-    """Numbers in `floats`."""
+    """Returns how many numbers `floats` are in all."""
     return sum(map(math.prod, self.floats.values()))
 
 
 class Source(_Record):
-  """Where the network comes from.
+  """Describes where the network comes from.
 
   Attributes:
-    dataset: that it was trained on.
-    step: of the checkpoint.
+    dataset: name of the data set it was trained on.
+    step: training step of the checkpoint.
   """
 
   dataset: str
@@ -85,20 +88,20 @@ class Source(_Record):
 
 
 class Manifest(_Record):
-  """The content of `manifest.json`.
+  """Holds the content of `manifest.json`.
 
   Attributes:
     format: version of the format.
-    model: name and arguments of the network of one path.
+    model: name and arguments of the model of one path.
     quantization: bits, activation bits, merge and what else decides how a path computes.
-    class_names: one per class.
+    class_names: a name for each class.
     image_shape: (height, width, channels) of the input.
-    multiply_accumulates: of one path's convolutions for one image, if known.
-    input_range: of its pixels, unsigned integers.
-    kernels: name to shape, in the order in which every ring has its codes.
-    rings: from the lowest up.
-    operating_points: for dynamic inference, if any was chosen; `inference.OperatingPoint` as JSON.
-    source: where it comes from.
+    multiply_accumulates: multiply-accumulates of one path's convolutions for one image, if known.
+    input_range: lowest and highest pixel, unsigned integers.
+    kernels: shapes of the kernels, by name, in the order in which every ring has their codes.
+    rings: the rings, from the lowest up.
+    operating_points: operating points for dynamic inference, `inference.OperatingPoint` as JSON.
+    source: data set and step that the network comes from.
   """
 
   format: Literal[1] = FORMAT
@@ -115,36 +118,43 @@ class Manifest(_Record):
 
   @property
   def bits(self) -> tuple[int, ...]:
-    """The bit list."""
+    """Returns the bit list."""
     return self.quantization.bits
 
   @property
   def weights(self) -> int:
-    """Quantized weights: every ring has so many codes."""
+    """Returns the number of quantized weights, which is that of the codes of every ring."""
     return sum(map(math.prod, self.kernels.values()))
 
   def code_bytes(self, index: int) -> int:
-    """Bytes of the codes of ring `index`; each kernel's start at a whole byte."""
+    """Returns the bytes of the codes of ring `index`; those of a kernel begin at a whole byte."""
     width = onion.ring_widths(self.bits)[index]
     return sum(packing.packed_size(math.prod(shape), width) for shape in self.kernels.values())
 
   def bitops(self, index: int) -> int | None:
-    """Of one image at precision `index`: multiply-accumulates x weight bits x activation bits."""
+    """Returns the BitOPs of one image at precision `index`, None if they are not known.
+
+    They are multiply-accumulates x weight bits x activation bits.
+    """
     if self.multiply_accumulates is None:
       return None
     return self.multiply_accumulates * self.bits[index] * self.quantization.activation_bits
 
   def separate_bytes(self, index: int) -> int:
-    """Bytes of an individual network of precision `index`: its whole weights, no lateral scales."""
+    """Returns the bytes of an individual network of precision `index`.
+
+    It has whole weights of that precision, and no lateral scales.
+    """
     own = sum(
       math.prod(shape)
       for name, shape in self.rings[index].floats.items()
-      if not name.rpartition('/')[2].startswith('shift_from_')
+      if not name.rpartition('/')[2].startswith(SHIFT_PREFIX)
     )
     return -(-self.weights * self.bits[index] // 8) + 4 * own
 
   @pydantic.model_validator(mode='after')
   def _agrees(self) -> 'Manifest':
+    """Refuses a manifest that contradicts itself."""
     if self.quantization.sharing != 'rings':
       raise ValueError('precisions that share whole kernels have no rings')
     if tuple(ring.precision for ring in self.rings) != self.bits:
@@ -158,7 +168,7 @@ class Manifest(_Record):
       if within := parents.intersection(names):
         raise ValueError(f'{within.pop()} is a tensor and holds others')
     for index, ring in enumerate(self.rings):
-      # Known before a byte is read: no file is larger than what it holds.
+      # Sizes follow from shapes, so a file that is too large is refused before it is read.
       content = self.code_bytes(index) + 4 * ring.float_count
       if not content <= ring.bytes <= content + _HEADER:
         raise ValueError(f'{ring.file}: {ring.bytes} bytes are not what its tensors take')
@@ -169,7 +179,7 @@ class Manifest(_Record):
 
 
 def to_json(manifest: Manifest) -> str:
-  """The text of `manifest.json`, its digest with it."""
+  """Returns the text of `manifest.json`, with its digest."""
   content = manifest.model_dump(mode='json')
   return json.dumps({'sha256': _digest(content), **content}, indent=1) + '\n'
 
@@ -178,7 +188,7 @@ def read(folder: pathlib.Path) -> Manifest:
   """Reads the manifest of an artifact.
 
   Raises:
-    ArtifactError: if it is missing, of another format version, altered, or contradicts itself.
+    ArtifactError: if the manifest is missing, altered, of a newer format, or contradicts itself.
   """
   path = folder / FILE
   try:
@@ -197,32 +207,32 @@ def read(folder: pathlib.Path) -> Manifest:
       raise
     raise ArtifactError(f'{path} is not JSON ({error}).') from None
   is_manifest = isinstance(content, dict) and isinstance(content.get('format'), int)
-  # Folders of graphs have a manifest, too.
+  # ONNX and StableHLO exports have a manifest of that name, too.
   if not is_manifest or 'paths' in content:
     raise ArtifactError(f'{path} is not the manifest of an artifact.')
   if content['format'] > FORMAT:
     raise ArtifactError(
       f'{path} is of format {content["format"]}; this version reads up to {FORMAT}: upgrade it.'
     )
-  digest = content.pop('sha256', None)
+  digest: Any = content.pop('sha256', None)
   try:
     is_whole = digest == _digest(content)
   except RecursionError:
-    # Not so deep that it could not be read, but too deep to be written.
+    # JSON nested so deep that it can be read, but not written.
     is_whole = False
   if not is_whole:
     raise ArtifactError(f'{path} was altered: it does not have its own digest.')
   try:
-    # From text, as JSON has no tuples.
+    # From text: JSON has no tuples, which pydantic asks for elsewhere.
     return Manifest.model_validate_json(json.dumps(content))
   except pydantic.ValidationError as error:
     first = error.errors()[0]
-    # Keys of the file are in it, and so may line ends be.
+    # The place is given by keys of the file, in which there may be line ends.
     where = ' '.join('.'.join(map(str, first['loc'])).split())
     raise ArtifactError(f'{path}: {where}: {first["msg"]}.'.replace(': :', ':')) from None
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-  """SHA-256 of the content, however it is laid out."""
+  """Returns the SHA-256 digest of the content, whatever the layout of its text."""
   canonical = json.dumps(content, sort_keys=True, separators=(',', ':'))
   return hashlib.sha256(canonical.encode()).hexdigest()

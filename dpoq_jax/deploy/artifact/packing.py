@@ -1,17 +1,22 @@
-"""Codes of a few bits each, packed without gaps; no JAX."""
+"""Packs codes of a few bits each without gaps; needs no JAX."""
 
 import numpy as np
 
-_BLOCK = 2**20  # Codes at once, a multiple of 8: bounds the memory that single bits take.
+# Codes that are packed at once, a multiple of 8: while they are, every bit takes a byte of memory.
+_BLOCK = 2**20
 
 
 def packed_size(count: int, width: int) -> int:
-  """Bytes that `count` codes of `width` bits take."""
+  """Returns the number of bytes that `count` codes of `width` bits take.
+
+  >>> packed_size(3, width=3)
+  2
+  """
   return -(-count * width // 8)
 
 
 def pack_codes(codes: np.ndarray, width: int) -> np.ndarray:
-  """Concatenates the codes' bits, most significant first; the last byte is filled up with zeros.
+  """Concatenates the bits of codes, most significant first; zeros fill up the last byte.
 
   Args:
     codes: unsigned integers in [0, 2**width - 1], any shape, in C order.
@@ -21,13 +26,13 @@ def pack_codes(codes: np.ndarray, width: int) -> np.ndarray:
     uint8 [packed_size(codes.size, width)].
 
   Raises:
-    ValueError: for a code of more bits.
+    ValueError: for a code of more than `width` bits.
   """
   flat = np.ascontiguousarray(codes).reshape(-1)
   if flat.size and int(flat.max()) >> width:
     raise ValueError(f'a code of {int(flat.max())} does not fit in {width} bits.')
   blocks = [
-    # Big-endian, so that its bits are in order.
+    # Big-endian: the bits of a code then follow one another from byte to byte.
     np.packbits(np.unpackbits(block.astype('>u2').view(np.uint8)).reshape(-1, 16)[:, 16 - width :])
     for block in (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))
   ]
@@ -35,18 +40,18 @@ def pack_codes(codes: np.ndarray, width: int) -> np.ndarray:
 
 
 def unpack_codes(packed: np.ndarray, width: int, count: int) -> np.ndarray:
-  """The codes that `pack_codes` packed.
+  """Returns the codes that `pack_codes` packed.
 
   Args:
     packed: uint8 [packed_size(count, width)].
     width: bits of a code, 1 to 16.
-    count: how many.
+    count: number of codes.
 
   Returns:
     uint16 [count].
 
   Raises:
-    ValueError: if there are not so many bytes, or the bits that fill up the last one are not zero.
+    ValueError: for another number of bytes, or if the bits after the last code are not zero.
   """
   if packed.size != packed_size(count, width):
     raise ValueError(f'{packed.size} bytes do not hold {count} codes of {width} bits.')

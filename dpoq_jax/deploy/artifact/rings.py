@@ -1,9 +1,9 @@
-"""The artifact: a manifest and a file per ring; a device holds as many as it has room for.
+"""Writes and reads artifacts: a manifest and a file per ring; a device holds the first few rings.
 
 A ring's file is safetensors: `codes`, the ring's bits of every kernel packed without gaps, and
-`floats`, all else that its path reads. Reading needs NumPy and safetensors alone; `network` makes
-an onion of what was read. Nothing is believed before it is checked, and what does not check out is
-refused whole, with one `ArtifactError` that names the file.
+`floats`, all else that its path reads. Reading needs NumPy and safetensors alone; `in_jax` makes a
+network of what was read. Every file is checked before anything of it is used, and one that does not
+check out is refused whole, with an `ArtifactError` that names it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,43 +20,43 @@ import safetensors
 import safetensors.numpy
 
 from dpoq_jax import onion
-from dpoq_jax.deploy import export_folder as folder_lib
+from dpoq_jax.core.names import ONION, path_name, statistics_collection
+from dpoq_jax.deploy import export_folder
 from dpoq_jax.deploy.artifact import manifest as manifest_lib
 from dpoq_jax.deploy.artifact import packing
 from dpoq_jax.deploy.artifact.manifest import FLOAT, ArtifactError, Manifest, Ring
 from dpoq_jax.runtime.files import write_whole
 
-_CHUNK = 2**20
-
-# Where the floats of a path are in the variables of a network.
+# First part of the names of floats: a path's parameters, and its running statistics.
 _PARAMS, _STATISTICS = 'params', 'statistics'
 
 
 class Artifact:
-  """The rings read so far of an artifact.
+  """Holds the rings of an artifact that were read so far, from the lowest up.
 
   Attributes:
-    folder: where it is.
-    manifest: of all its rings, read or not.
+    folder: the folder of the artifact.
+    manifest: the manifest, which describes all rings, read or not.
     variables: frozen variables of the network at the precisions read, NumPy arrays.
   """
 
-  def __init__(self, folder: pathlib.Path, manifest: Manifest):
+  def __init__(self, folder: pathlib.Path, manifest: Manifest) -> None:
+    """Takes a folder and its manifest; no ring is read yet."""
     self.folder, self.manifest = folder, manifest
-    self.variables: dict[str, Any] = {'params': {}, 'onion': {}}
+    self.variables: dict[str, Any] = {'params': {}, ONION: {}}
     self._read = 0
 
   @property
   def bits(self) -> tuple[int, ...]:
-    """The precisions read."""
+    """Returns the precisions read."""
     return self.manifest.bits[: self._read]
 
   def upgrade(self) -> None:
-    """Reads the next ring, in place: variables and precisions are then those of one more.
+    """Reads the next ring: `variables` and `bits` then have one precision more.
 
     Raises:
-      ValueError: if there is none.
-      ArtifactError: if it cannot be read; what was read before stays as it was.
+      ValueError: if there is no further ring.
+      ArtifactError: if the ring cannot be read; what was read before stays as it was.
     """
     if self._read == len(self.manifest.rings):
       raise ValueError(f'{self.folder} has no ring above {self.bits[-1]} bits.')
@@ -65,19 +65,20 @@ class Artifact:
     codes, floats = _read_ring(self.folder, self.manifest, index)
     bits = self.manifest.bits[: index + 1]
     kernels = {name: _deepened(self._kernel(name), code, bits) for name, code in codes.items()}
-    params, statistics = _nested(floats, _PARAMS), _nested(floats, _STATISTICS)
-    # All at once, and at the end: nothing is half upgraded.
+    tree = _nested(floats)
+    params = {path_name(ring.precision): tree.get(_PARAMS, {})}
+    # Assigned at once, and last, so that an upgrade that fails changes nothing.
     self.variables = {
       **self.variables,
-      'params': {**self.variables['params'], f'path_{ring.precision}': params},
-      f'psbn_{ring.precision}': statistics,
-      'onion': _nested({f'onion/{name}': kernel for name, kernel in kernels.items()}, 'onion'),
+      'params': {**self.variables['params'], **params},
+      statistics_collection(ring.precision): tree.get(_STATISTICS, {}),
+      ONION: _nested(kernels),
     }
     self._read += 1
 
   def _kernel(self, name: str) -> np.ndarray | None:
-    """The integers of a kernel so far."""
-    found = self.variables['onion']
+    """Returns the integers of a kernel at the precisions read; None before the first ring."""
+    found = self.variables[ONION]
     for part in name.split('/'):
       if part not in found:
         return None
@@ -86,14 +87,14 @@ class Artifact:
 
 
 def load(folder: pathlib.Path, max_bits: int | None = None) -> Artifact:
-  """Reads an artifact's manifest and its first rings; files of others need not be there.
+  """Reads an artifact's manifest and its first rings; the files of other rings need not be there.
 
   Args:
-    folder: the artifact.
-    max_bits: bits of the highest precision wanted; all by default.
+    folder: the folder of the artifact.
+    max_bits: most bits of a precision that is read; all are by default.
 
   Raises:
-    ArtifactError: if it is missing, damaged, altered, or of another version.
+    ArtifactError: if the artifact is missing, damaged, altered, or of another version.
     ValueError: if even the lowest precision has more bits.
   """
   manifest = manifest_lib.read(folder)
@@ -113,31 +114,32 @@ def write(
   top1: Mapping[int, float] | None = None,
   **known: Any,
 ) -> Manifest:
-  """Writes an artifact; the same input gives the same files.
+  """Writes an artifact; the same input gives the same files, byte for byte.
 
   Args:
-    folder: made; must not hold anything.
-    variables: frozen.
+    folder: the folder, which is made; it must not hold anything.
+    variables: frozen variables.
     top1: accuracy of each precision, in [0, 1], if known.
-    **known: of `Manifest`: model, quantization, class_names, image_shape,
+    **known: fields of `Manifest`: model, quantization, class_names, image_shape,
       multiply_accumulates, operating_points, source.
+
+  Returns:
+    The manifest.
 
   Raises:
     FileExistsError: if there is something in the folder.
     ValueError: for variables that hold latents.
   """
-  if 'onion' not in variables:
-    raise ValueError('these variables hold latents: freeze them first (Onion.freeze).')
-  folder_lib.make_empty(folder)
+  export_folder.make_for_frozen(folder, variables)
   bits = known['quantization'].bits
-  kernels = dict(_flattened(variables['onion']))
-  rings = []
+  kernels = dict(_flattened(variables[ONION]))
+  rings: list[Ring] = []
   for index, precision in enumerate(bits):
     floats = {
       f'{kind}/{name}': np.asarray(leaf, np.float32)
       for kind, tree in (
-        (_PARAMS, variables['params'][f'path_{precision}']),
-        (_STATISTICS, variables[f'psbn_{precision}']),
+        (_PARAMS, variables['params'][path_name(precision)]),
+        (_STATISTICS, variables[statistics_collection(precision)]),
       )
       for name, leaf in _flattened(tree)
     }
@@ -146,7 +148,7 @@ def write(
       'codes': np.concatenate([_packed(kernel, bits, index) for kernel in kernels.values()]),
       'floats': np.concatenate([each.reshape(-1) for each in floats.values()]),
     }
-    # Its own way of writing files makes them unreadable to others.
+    # Not `save_file`, which makes files that only their owner can read.
     path.write_bytes(safetensors.numpy.save(tensors))
     rings.append(
       Ring(
@@ -161,7 +163,7 @@ def write(
   manifest = Manifest(
     kernels={name: kernel.shape for name, kernel in kernels.items()}, rings=tuple(rings), **known
   )
-  # Last: a folder without it is no artifact.
+  # The manifest is the last file: a folder without it is no artifact.
   write_whole(folder / manifest_lib.FILE, manifest_lib.to_json(manifest))
   return manifest
 
@@ -169,7 +171,7 @@ def write(
 def _read_ring(
   folder: pathlib.Path, manifest: Manifest, index: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-  """Codes of every kernel and floats of the path, once the file has been checked."""
+  """Checks the file of a ring; returns the codes of every kernel and the floats of its path."""
   ring, width = manifest.rings[index], onion.ring_widths(manifest.bits)[index]
   path = folder / ring.file
   with _refusing(path):
@@ -180,19 +182,21 @@ def _read_ring(
       raise ValueError('it was altered: its digest is not that of the manifest')
     expected = {'codes': ('U8', manifest.code_bytes(index)), 'floats': ('F32', ring.float_count)}
     with safetensors.safe_open(path, framework='np') as file:
-      # Types and shapes from the header; nothing is taken from the rest yet.
+      # Types and shapes are in the header: they are checked before any tensor is read.
       slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
       found = {name: (s.get_dtype(), *s.get_shape()) for name, s in slices.items()}
       if found != expected:
         raise ValueError(f'it holds {found}, not {expected}')
-      packed, floats = file.get_tensor('codes'), file.get_tensor('floats')
-    codes, start = {}, 0
+      packed: np.ndarray = file.get_tensor('codes')
+      floats: np.ndarray = file.get_tensor('floats')
+    codes: dict[str, np.ndarray] = {}
+    start = 0
     for name, shape in manifest.kernels.items():
       size = packing.packed_size(math.prod(shape), width)
       codes[name] = _unpacked(packed[start : start + size], width, shape)
       start += size
   ends = list(itertools.accumulate(math.prod(shape) for shape in ring.floats.values()))
-  pieces = np.split(floats, ends[:-1])
+  pieces: list[np.ndarray] = np.split(floats, ends[:-1])
   tensors = {
     name: piece.reshape(shape)
     for (name, shape), piece in zip(ring.floats.items(), pieces, strict=True)
@@ -202,7 +206,7 @@ def _read_ring(
 
 @contextlib.contextmanager
 def _refusing(path: pathlib.Path) -> Iterator[None]:
-  """Turns whatever is wrong with a file into an `ArtifactError`."""
+  """Turns any error in reading a file into an `ArtifactError` that names it."""
   try:
     yield
   except OSError as error:
@@ -212,7 +216,7 @@ def _refusing(path: pathlib.Path) -> Iterator[None]:
 
 
 def _packed(kernel: np.ndarray, bits: Sequence[int], index: int) -> np.ndarray:
-  """Bytes of one ring of a kernel."""
+  """Returns the bytes of one ring of a kernel."""
   width = onion.ring_widths(bits)[index]
   if width == FLOAT:
     return np.frombuffer(np.ascontiguousarray(kernel, '<f4').tobytes(), np.uint8)
@@ -220,13 +224,20 @@ def _packed(kernel: np.ndarray, bits: Sequence[int], index: int) -> np.ndarray:
 
 
 def _unpacked(packed: np.ndarray, width: int, shape: tuple[int, ...]) -> np.ndarray:
+  """Returns the codes of one ring of a kernel; the kernel itself in a 32-bit network."""
   if width == FLOAT:
     return packed.view('<f4').reshape(shape)
   return packing.unpack_codes(packed, width, math.prod(shape)).reshape(shape)
 
 
 def _deepened(kernel: np.ndarray | None, codes: np.ndarray, bits: Sequence[int]) -> np.ndarray:
-  """The integers of a kernel with one ring more."""
+  """Returns the integers of a kernel with one ring more.
+
+  Args:
+    kernel: integers at the precision below; None for the first ring.
+    codes: codes of the ring, uint16; a float kernel is returned as it is.
+    bits: the bit list up to this ring.
+  """
   if codes.dtype != np.uint16:
     return codes
   dtype = onion.packed_dtype(bits)
@@ -237,15 +248,13 @@ def _deepened(kernel: np.ndarray | None, codes: np.ndarray, bits: Sequence[int])
 
 
 def _sha256(path: pathlib.Path) -> str:
-  digest = hashlib.sha256()
+  """Returns the SHA-256 digest of a file."""
   with path.open('rb') as file:
-    while chunk := file.read(_CHUNK):
-      digest.update(chunk)
-  return digest.hexdigest()
+    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _flattened(tree: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, np.ndarray]]:
-  """Leaves by their path, in the order of their names."""
+  """Yields the leaves of nested mappings, in the order of their names joined by `/`."""
   for name in sorted(tree):
     if isinstance(tree[name], Mapping):
       yield from _flattened(tree[name], f'{prefix}{name}/')
@@ -253,14 +262,13 @@ def _flattened(tree: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str,
       yield prefix + name, np.asarray(tree[name])
 
 
-def _nested(flat: Mapping[str, np.ndarray], kind: str) -> dict[str, Any]:
-  """The tree of those leaves that are of a kind."""
+def _nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Returns leaves as nested dicts, by their names joined by `/`."""
   tree: dict[str, Any] = {}
-  for path, leaf in flat.items():
-    first, *parts = path.split('/')
-    if first == kind:
-      branch = tree
-      for part in parts[:-1]:
-        branch = branch.setdefault(part, {})
-      branch[parts[-1]] = leaf
+  for name, leaf in flat.items():
+    *parents, last = name.split('/')
+    branch = tree
+    for parent in parents:
+      branch = branch.setdefault(parent, {})
+    branch[last] = leaf
   return tree

@@ -1,4 +1,4 @@
-"""What an artifact's rings hold, as a table."""
+"""Shows what the rings of an artifact hold as a table."""
 
 import rich.table
 
@@ -6,7 +6,7 @@ from dpoq_jax.deploy.artifact.manifest import Manifest
 
 
 def table(manifest: Manifest) -> rich.table.Table:
-  """A row per precision: what its ring adds, and what a device holds that stops there."""
+  """Returns a table with a line per precision: what its ring adds, and all up to it together."""
   source, weights = manifest.source, manifest.weights
   model = manifest.model.label
   result = rich.table.Table(

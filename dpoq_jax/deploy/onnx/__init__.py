@@ -1,1 +1,1 @@
-"""The export to ONNX: graphs of integers."""
+"""Exports networks to ONNX, as graphs of integers."""

@@ -1,6 +1,9 @@
-"""The folder of an ONNX export: graphs, manifest, and a `predict.py` that needs nothing of ours."""
+"""Writes the folder of an ONNX export: graphs, manifest, and a `predict.py` that runs them.
 
-from collections.abc import Iterator, Mapping, Sequence
+`predict.py` needs NumPy and ONNX Runtime alone, nothing of this library.
+"""
+
+from collections.abc import Iterable, Mapping
 import pathlib
 import shutil
 from typing import Any
@@ -8,8 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from dpoq_jax.deploy import export_folder as folder_lib
-from dpoq_jax.deploy.onnx import graphs as graphs_lib
+from dpoq_jax.core.names import path_name
+from dpoq_jax.deploy import export_folder
+from dpoq_jax.deploy.onnx import graphs
+from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.network import onion_network
 
 FORMAT = 1
@@ -20,52 +25,59 @@ def write(
   folder: pathlib.Path,
   network: onion_network.Onion,
   variables: Mapping[str, Any],
-  calibration: np.ndarray,
+  range_images: np.ndarray,
   **known: Any,
 ) -> dict[str, Any]:
   """Writes `path_B.onnx`, `precision_B.onnx`, `predict.py` and `manifest.json`.
 
   Args:
-    folder: made; must not hold anything.
+    folder: the folder, which is made; it must not hold anything.
     network: the network.
-    variables: frozen, NumPy arrays.
-    calibration: uint8 [examples, height, width, channels], on which scales are chosen.
-    **known: of `folder.write_manifest`: class_names, operating_points, source.
+    variables: frozen variables, NumPy arrays.
+    range_images: uint8 [examples, height, width, channels], on which ranges are measured.
+    **known: what `export_folder.write_manifest` takes: class_names, operating_points, source.
 
   Returns:
     The manifest.
 
   Raises:
     FileExistsError: if there is something in the folder.
-    ValueError: for a network that cannot be exported.
+    ValueError: for variables that hold latents, or a network that cannot be exported.
   """
-  folder_lib.make_empty(folder)
-  prepared = graphs_lib.prepare(network, variables, calibration)
-
-  def written(kind: str) -> Iterator[dict[str, Any]]:
-    make = {'path': graphs_lib.path_graph, 'precision': graphs_lib.precision_graph}[kind]
-    for index, precision in enumerate(network.bits):
-      model = make(prepared, index)
-      yield folder_lib.write_graph(
-        folder / f'{kind}_{precision}.onnx',
-        precision,
-        model.SerializeToString(deterministic=True),
-        inputs=_names(model.graph.input),
-        outputs=_names(model.graph.output),
-      )
-
-  graphs = {'paths': list(written('path')), 'precisions': list(written('precision'))}
+  export_folder.make_for_frozen(folder, variables)
+  source = source_lib.prepare(network, variables, range_images)
+  paths = [
+    _write_graph(folder / f'{path_name(bits)}.onnx', bits, graphs.path_graph(source, index))
+    for index, bits in enumerate(network.bits)
+  ]
+  precisions = [
+    _write_graph(folder / f'precision_{bits}.onnx', bits, graphs.precision_graph(source, index))
+    for index, bits in enumerate(network.bits)
+  ]
   shutil.copyfile(_TEMPLATE, folder / 'predict.py')
-  return folder_lib.write_manifest(
+  return export_folder.write_manifest(
     folder,
     network.bits,
-    prepared.image_shape,
+    source.image_shape,
     format=FORMAT,
-    calibration_images=len(calibration),
-    **graphs,
+    calibration_images=len(range_images),
+    paths=paths,
+    precisions=precisions,
     **known,
   )
 
 
-def _names(values: Sequence[onnx.ValueInfoProto]) -> list[str]:
+def _write_graph(file: pathlib.Path, precision: int, model: onnx.ModelProto) -> dict[str, Any]:
+  """Writes a graph; returns its entry in the manifest."""
+  return export_folder.write_graph(
+    file,
+    precision,
+    model.SerializeToString(deterministic=True),
+    inputs=_names(model.graph.input),
+    outputs=_names(model.graph.output),
+  )
+
+
+def _names(values: Iterable[onnx.ValueInfoProto]) -> list[str]:
+  """Returns the names of inputs or outputs."""
   return [value.name for value in values]

@@ -1,4 +1,4 @@
-"""The numbers of a path's layers for integer runtimes: ring integers, and affine maps around them.
+"""Computes the numbers of a path's layers for integer runtimes: integers, and affine maps of them.
 
 With PSBN (eq. 8) a layer of path k is, per channel,
 
@@ -17,31 +17,32 @@ import numpy as np
 
 from dpoq_jax import onion
 from dpoq_jax.core import quantizers
-from dpoq_jax.core.names import path_name, statistics_collection
+from dpoq_jax.core.names import ONION, path_name, shift_name, statistics_collection
 from dpoq_jax.core.spec import Merge
 from dpoq_jax.network import onion_network
 
 LARGEST_RATIO = 4.0
-"""How many times larger than `multiplier` a shift may be.
+"""How many times as large as `multiplier` a shift may be.
 
-A higher path reads `z = (t - beta) / multiplier`, so what the 8 bits of `t` rounded off comes in
-multiplied by shift / multiplier: where gamma has shrunk towards 0, nothing of z would be left.
+A higher path reads `z = (t - beta) / multiplier` and multiplies it by its shift, so the rounding
+error of `t` to 8 bits is multiplied by `shift / multiplier`. Where gamma has shrunk towards 0 and
+were the multiplier, the error would be larger than z.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-  """A `ConvNorm` of one path; all but the kernel are [features], float64.
+  """Holds the numbers of a `ConvNorm` of one path; vectors are float64 [features].
 
   Attributes:
     kernel: [height, width, channels / groups, features], odd integers (floats in a 32-bit network).
-    step: value of 1 in the kernel.
-    mean: of the normalisation.
-    deviation: of the normalisation, `sqrt(var + eps)`.
+    step: weight that the integer 1 of the kernel stands for.
+    mean: running mean of the normalisation.
+    deviation: running deviation of the normalisation, `sqrt(var + eps)`.
     gamma: this path's own scale.
-    beta: its bias.
-    shifts: what multiplies `z` of each lower path, by index.
-    multiplier: what multiplies `z` where it is handed up.
+    beta: this path's bias.
+    shifts: factor on `z` of each lower path that this path reads, by the index of that path.
+    multiplier: factor on `z` where it is handed up.
   """
 
   kernel: np.ndarray
@@ -55,7 +56,7 @@ class Layer:
 
 
 def check(network: onion_network.Onion) -> None:
-  """Refuses what has no integer graph.
+  """Refuses a network that has no integer graph.
 
   Raises:
     ValueError: for a merge, rings or activations that cannot be exported.
@@ -74,22 +75,22 @@ def check(network: onion_network.Onion) -> None:
 
 
 def is_float(network: onion_network.Onion) -> bool:
-  """Whether activations are floats, and with them the whole graph."""
+  """Tells whether activations are floats, and with them the whole graph."""
   return network.activation_bits == quantizers.FLOAT_WIDTH
 
 
 def layer(
   network: onion_network.Onion, variables: Mapping[str, Any], index: int, name: str
 ) -> Layer:
-  """The numbers of layer `name` of path `index`.
+  """Returns the numbers of a layer of one path.
 
   Args:
     network: the network.
-    variables: frozen.
-    index: of the path, from 0.
-    name: of the `ConvNorm`, `/` between modules.
+    variables: frozen variables.
+    index: the path, from 0.
+    name: name of the `ConvNorm`, `/` between modules.
   """
-  stored, step = np.asarray(_at(variables['onion'], name)['conv']['kernel']), 1.0
+  stored, step = np.asarray(_at(variables[ONION], name)['conv']['kernel']), 1.0
   width = onion.ring_widths(network.bits)[index]
   if width != quantizers.FLOAT_WIDTH:
     codes = onion.ring(stored, network.bits, index)
@@ -99,7 +100,7 @@ def layer(
     _vectors(_at(variables['params'][path_name(bits)], name)['norm']) for bits in network.bits
   ]
   gamma = norms[index]['scale']
-  shift = f'shift_from_{network.bits[index]}'
+  shift = shift_name(network.bits[index])
   read = [np.abs(norm[shift]) for norm in norms[index + 1 :] if shift in norm]
   least = np.max(read, axis=0) / LARGEST_RATIO if read else np.zeros_like(gamma)
   return Layer(
@@ -110,9 +111,9 @@ def layer(
     gamma=gamma,
     beta=norms[index]['bias'],
     shifts={
-      j: norms[index][f'shift_from_{bits}']
-      for j, bits in enumerate(network.bits[:index])
-      if f'shift_from_{bits}' in norms[index]
+      lower: norms[index][shift_name(bits)]
+      for lower, bits in enumerate(network.bits[:index])
+      if shift_name(bits) in norms[index]
     },
     multiplier=np.where(np.abs(gamma) < least, np.copysign(least, gamma), gamma),
   )
@@ -121,33 +122,35 @@ def layer(
 def clip(
   network: onion_network.Onion, variables: Mapping[str, Any], index: int, name: str
 ) -> float:
-  """Alpha of the PACT `name` of path `index`."""
+  """Returns alpha of the PACT `name` of path `index`."""
   alpha = _at(variables['params'][path_name(network.bits[index])], name)['clip']
-  # As `quantizers.pact` has it.
+  # `quantizers.pact` takes no smaller one either.
   return max(float(alpha), quantizers.SMALLEST_CLIP)
 
 
 def dense(
   network: onion_network.Onion, variables: Mapping[str, Any], index: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Kernel [features, classes] and bias [classes] of the classifier of path `index`."""
+  """Returns kernel [features, classes] and bias [classes] of the classifier of path `index`."""
   found = _at(variables['params'][path_name(network.bits[index])], name)
   kernel = np.asarray(found['kernel'], np.float32)
-  # A Dense may have none.
+  # A Dense may have no bias.
   bias = found.get('bias', np.zeros(kernel.shape[-1]))
   return kernel, np.asarray(bias, np.float32)
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-  """A quotient, 0 where both are."""
+  """Returns the quotient of two vectors, 0 where the denominator is."""
   return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
 
 
 def _at(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+  """Returns the subtree of a module, by its name with `/` between modules."""
   for part in name.split('/'):
     tree = tree[part]
   return tree
 
 
 def _vectors(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Returns the leaves of a module as float64."""
   return {name: np.asarray(leaf, np.float64) for name, leaf in tree.items()}

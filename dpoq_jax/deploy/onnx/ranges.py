@@ -1,10 +1,11 @@
-"""Ranges of the tensors of an integer graph, measured on images.
+"""Measures the ranges of the tensors of an integer graph on images.
 
 A path is run from its steps, in JAX, with pre-activations kept as the terms that an integer runtime
 adds up one by one; each term and each partial sum has a range of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -23,92 +24,104 @@ _SAMPLES = 4096  # Numbers of a tensor kept for each batch.
 _SHARES = np.linspace(1, 0.1, 19)
 _LEVELS = 255
 
+Paths = Sequence[Sequence[steps_lib.Step]]
+"""Steps of every path, the lowest first."""
+
 
 class Range(NamedTuple):
-  """Values that a tensor takes, 0 among them."""
+  """Holds the ends of the interval of values that a tensor's integers cover, 0 among them."""
 
   low: float
   high: float
 
 
 def own(index: int, conv: str) -> str:
-  """Key of `gamma z + beta` of a layer."""
+  """Returns the key of `gamma z + beta` of layer `conv` of path `index`."""
   return f'{index}/{conv}/own'
 
 
 def handed_up(index: int, conv: str) -> str:
-  """Key of what a layer hands up."""
+  """Returns the key of what layer `conv` of path `index` hands up."""
   return f'{index}/{conv}/handed_up'
 
 
 def lateral(index: int, conv: str, lower: int) -> str:
-  """Key of `shift_j z_j`."""
+  """Returns the key of `shift_j z_j`, which layer `conv` of path `index` adds from path `lower`."""
   return f'{index}/{conv}/from_{lower}'
 
 
 def partial(index: int, pact: str, count: int) -> str:
-  """Key of the sum of the first `count` terms of what `pact` clips."""
+  """Returns the key of the sum of the first `count` terms that `pact` of path `index` clips."""
   return f'{index}/{pact}/sum_{count}'
 
 
+class Use(NamedTuple):
+  """Holds samples of a tensor, and what becomes of them at one place where it is read.
+
+  Attributes:
+    values: [count], numbers of the tensor.
+    factors: [count], what they are multiplied by there.
+    totals: [count], the sums they are then part of, which are clipped.
+    clip: [], the highest sum that passes, PACT's alpha.
+    low: [], the lowest sum that passes.
+  """
+
+  values: Any
+  factors: Any
+  totals: Any
+  clip: Any
+  low: Any
+
+
+Uses = dict[str, list[Use]]
+"""Uses of every tensor, by its key."""
+
+
 def ranges(
-  network: onion_network.Onion, variables: Mapping[str, Any], images: np.ndarray
+  network: onion_network.Onion, variables: Mapping[str, Any], paths: Paths, images: np.ndarray
 ) -> dict[str, Range]:
-  """Ranges of all terms of all paths.
+  """Returns the ranges of all terms and partial sums of all paths, by key.
 
   Args:
     network: the network.
-    variables: frozen.
-    images: uint8 [examples, height, width, channels], which logits are not reported on.
+    variables: frozen variables.
+    paths: the steps of every path, the lowest first.
+    images: uint8 [examples, height, width, channels], none that results are reported on.
   """
-  run = _compiled(network, variables, images.shape[1:])
-  batches = [_on_host(run(images[i : i + _BATCH])[1]) for i in range(0, len(images), _BATCH)]
-  found: dict[str, list[Use]] = {}
-  for uses in zip(*batches, strict=True):
-    key, *_, clip, low = uses[0]
-    values, factors, totals = (np.concatenate([use[part] for use in uses]) for part in (1, 2, 3))
-    found.setdefault(str(key), []).append(Use(values, factors, totals, float(clip), float(low)))
-  return {key: best(uses) for key, uses in found.items()}
+  run = _compiled(network, variables, paths)
+  batches = [
+    jax.device_get(run(images[start : start + _BATCH])[1])
+    for start in range(0, len(images), _BATCH)
+  ]
+  return {
+    key: best([_joined(parts) for parts in zip(*(batch[key] for batch in batches), strict=True)])
+    for key in batches[0]
+  }
 
 
-class Use(NamedTuple):
-  """Samples of a tensor, and what becomes of them at a place where it is read; all [count].
+def best(uses: Sequence[Use]) -> Range:
+  """Returns the range on which 255 steps change least, in mean square, what is read of a tensor.
 
-  Attributes:
-    values: of the tensor.
-    factors: what it is multiplied by there.
-    totals: of the sum it is then part of, which is clipped.
-    clip: the highest value that passes, PACT's alpha.
-    low: the lowest.
-  """
+  Only what readers can tell apart counts: how far a sum is beyond the clip, or below 0, does not.
 
-  values: np.ndarray
-  factors: np.ndarray
-  totals: np.ndarray
-  clip: float
-  low: float
-
-
-def best(uses: list[Use]) -> Range:
-  """The range on which 255 steps change least, in mean square, what is read of a tensor.
-
-  What its readers clip need not be told apart: where a sum is far below 0, neither how far.
+  Args:
+    uses: every place where the tensor is read.
   """
   values = np.concatenate([use.values for use in uses])
   extremes = Range(min(0.0, float(values.min())), max(0.0, float(values.max())))
   low, high = extremes
-  right = [np.clip(use.totals, use.low, use.clip) for use in uses]
+  exact = [np.clip(use.totals, use.low, use.clip) for use in uses]
 
   def error(low: float, high: float) -> float:
     step = max(high - low, 1e-6) / _LEVELS
     result = 0.0
-    for use, wanted in zip(uses, right, strict=True):
+    for use, wanted in zip(uses, exact, strict=True):
       rounded = np.clip(np.rint(use.values / step), np.rint(low / step), np.rint(high / step))
       read = use.totals + use.factors * (rounded * step - use.values)
       result += float(np.square(np.clip(read, use.low, use.clip) - wanted).mean())
     return result
 
-  # An end at a time, twice.
+  # The two ends depend on one another: each is chosen twice, in turn.
   for _ in range(2):
     low = min((share * extremes.low for share in _SHARES), key=lambda each: error(each, high))
     high = min((share * extremes.high for share in _SHARES), key=lambda each: error(low, each))
@@ -116,40 +129,69 @@ def best(uses: list[Use]) -> Range:
 
 
 def logits(
-  network: onion_network.Onion, variables: Mapping[str, Any], images: np.ndarray
+  network: onion_network.Onion, variables: Mapping[str, Any], paths: Paths, images: np.ndarray
 ) -> np.ndarray:
-  """Logits [precisions, batch, classes] from the steps: those of the network, if they are right."""
-  return np.stack(_compiled(network, variables, images.shape[1:])(images)[0])
+  """Returns the logits that the steps give: the network's, if they were read off it rightly.
+
+  Args:
+    network: the network.
+    variables: frozen variables.
+    paths: the steps of every path, the lowest first.
+    images: uint8 [batch, height, width, channels].
+
+  Returns:
+    float32 [precisions, batch, classes].
+  """
+  return np.stack(_compiled(network, variables, paths)(images)[0])
 
 
-def _compiled(network: onion_network.Onion, variables: Mapping[str, Any], image_shape: Any) -> Any:
-  paths = [steps_lib.trace(network, index, image_shape) for index in range(len(network.bits))]
-  keys: list[str] = []
+def _compiled(
+  network: onion_network.Onion, variables: Mapping[str, Any], paths: Paths
+) -> Callable[[np.ndarray], tuple[list[jax.Array], Uses]]:
+  """Returns a compiled function of images to the logits of every path and the uses of tensors."""
+  run = functools.partial(_run, network, variables, paths)
+  return jax.jit(run, compiler_options=compiler.once_options())
 
-  def run(images):
-    found, uses = _run(network, variables, paths, images)
-    keys[:] = [key for key, *_ in uses]
-    return found, [rest for _, *rest in uses]
 
-  compiled = jax.jit(run, compiler_options=compiler.once_options())
+def _joined(parts: Sequence[Use]) -> Use:
+  """Returns the samples of all batches of one use, whose bounds are the same in all of them."""
+  samples = (np.concatenate(each) for each in zip(*(part[:3] for part in parts), strict=True))
+  return Use(*samples, clip=parts[0].clip, low=parts[0].low)
 
-  def with_keys(images):
-    found, uses = compiled(images)
-    return found, [(key, *rest) for key, rest in zip(keys, uses, strict=True)]
 
-  return with_keys
+class _Read(NamedTuple):
+  """Describes how a tensor of the integer graph becomes part of a sum.
+
+  Attributes:
+    key: key of its range.
+    value: [batch, height, width, channels], its numbers.
+    factor: what they are multiplied by, a number or [channels].
+  """
+
+  key: str
+  value: jax.Array
+  factor: Any
+
+
+class _Term(NamedTuple):
+  """Holds a summand of a pre-activation, or an activation.
+
+  Attributes:
+    value: [batch, height, width, channels].
+    reads: the tensors from which an integer graph may make it.
+  """
+
+  value: jax.Array
+  reads: tuple[_Read, ...] = ()
 
 
 def _run(
-  network: onion_network.Onion,
-  variables: Mapping[str, Any],
-  paths: list[list[steps_lib.Step]],
-  images: jax.Array,
-) -> tuple[Any, Any]:
-  """Logits of every path, and the uses of every tensor: (key, *Use)."""
-  uses: list[tuple] = []
+  network: onion_network.Onion, variables: Mapping[str, Any], paths: Paths, images: jax.Array
+) -> tuple[list[jax.Array], Uses]:
+  """Returns the logits of every path, and the uses of every tensor."""
+  uses: Uses = {}
   normalised: dict[tuple[int, str], jax.Array] = {}
-  found = []
+  found: list[jax.Array] = []
   for index, steps in enumerate(paths):
     values: list[list[_Term]] = []
     for step in steps:
@@ -160,20 +202,7 @@ def _run(
         case 'add':
           result = terms
         case 'pact':
-          alpha = (
-            0.0
-            if integer_layers.is_float(network)
-            else integer_layers.clip(network, variables, index, step.name)
-          )
-          signed = step.options['signed']
-          total, sums = _added(terms, [partial(index, step.name, n) for n in range(len(terms) + 1)])
-          bounds = (alpha, -alpha if signed else 0.0)
-          for key, value, factor in (*(read for term in terms for read in term.read), *sums):
-            sampled = map(_sample, (value, jnp.broadcast_to(factor, value.shape), total))
-            uses.append((key, *sampled, *bounds))
-          clip = jnp.asarray(alpha, total.dtype)
-          coded = quantizers.pact(total, clip, network.activation_bits, signed=signed)
-          result = [_Term(coded.value)]
+          result = [_Term(_clipped(network, variables, index, step, terms, uses))]
         case 'image':
           pixels = (images - _f32(step.options['offset'])) * _f32(step.options['factor'])
           result = [_Term(pixels)]
@@ -184,16 +213,28 @@ def _run(
   return found, uses
 
 
-class _Term(NamedTuple):
-  """A summand of a pre-activation, or an activation.
-
-  Attributes:
-    value: [batch, height, width, channels].
-    read: the tensors it is made of: key, value, and what that is multiplied by.
-  """
-
-  value: jax.Array
-  read: tuple[tuple[str, jax.Array, Any], ...] = ()
+def _clipped(
+  network: onion_network.Onion,
+  variables: Mapping[str, Any],
+  index: int,
+  step: steps_lib.Step,
+  terms: Sequence[_Term],
+  uses: Uses,
+) -> jax.Array:
+  """Returns PACT's codes of a sum of terms; adds what it reads to `uses`."""
+  signed, is_float = step.options['signed'], integer_layers.is_float(network)
+  alpha = 0.0 if is_float else integer_layers.clip(network, variables, index, step.name)
+  total = terms[0].value
+  sums: list[_Read] = []
+  for count, term in enumerate(terms[1:], start=2):
+    total = total + term.value
+    sums.append(_Read(partial(index, step.name, count), total, np.float32(1)))
+  clip, low = _f32(alpha), _f32(-alpha if signed else 0.0)
+  for key, value, factor in (*(read for term in terms for read in term.reads), *sums):
+    samples = map(_sample, (value, jnp.broadcast_to(factor, value.shape), total))
+    uses.setdefault(key, []).append(Use(*samples, clip=clip, low=low))
+  bound = jnp.asarray(alpha, total.dtype)
+  return quantizers.pact(total, bound, network.activation_bits, signed=signed).value
 
 
 def _terms(
@@ -204,50 +245,45 @@ def _terms(
   x: jax.Array,
   normalised: dict[tuple[int, str], jax.Array],
 ) -> list[_Term]:
-  """The terms of a layer's pre-activation; notes its `z`."""
+  """Returns the terms of a layer's pre-activation; adds its `z` to `normalised`."""
   layer = integer_layers.layer(network, variables, index, step.name)
   kernel = jnp.asarray(layer.kernel * layer.step, jnp.float32)
   y = quantizers.convolve(x, kernel, step.options['strides'], jnp.float32)
   z = (y - _f32(layer.mean)) / _f32(layer.deviation)
   normalised[index, step.name] = z
 
-  def read_of(lower: int, factor: np.ndarray) -> tuple[str, jax.Array, Any]:
-    """What path `lower` hands up, and what it is multiplied by to give `factor * z`."""
+  def read_of(lower: int, factor: np.ndarray) -> _Read:
+    """Describes how what path `lower` hands up becomes `factor * z`."""
     below = integer_layers.layer(network, variables, lower, step.name)
     up = _f32(below.multiplier) * normalised[lower, step.name] + _f32(below.beta)
-    return handed_up(lower, step.name), up, _f32(integer_layers.ratio(factor, below.multiplier))
+    ratio = _f32(integer_layers.ratio(factor, below.multiplier))
+    return _Read(handed_up(lower, step.name), up, ratio)
 
   one = np.float32(1)
   mine = _f32(layer.gamma) * z + _f32(layer.beta)
-  terms = [_Term(mine, ((own(index, step.name), mine, one), read_of(index, layer.gamma)))]
-  for j, shift in layer.shifts.items():
-    term = _f32(shift) * normalised[j, step.name]
-    key = lateral(index, step.name, j)
-    terms.append(_Term(term, ((key, term, one), read_of(j, shift))))
+  reads = (_Read(own(index, step.name), mine, one), read_of(index, layer.gamma))
+  terms = [_Term(mine, reads)]
+  for lower, shift in layer.shifts.items():
+    term = _f32(shift) * normalised[lower, step.name]
+    key = lateral(index, step.name, lower)
+    terms.append(_Term(term, (_Read(key, term, one), read_of(lower, shift))))
   return terms
 
 
-def _added(terms: list[_Term], keys: list[str]) -> tuple[jax.Array, list[tuple]]:
-  """The sum of terms, and the partial sums as they are read."""
-  total, sums = terms[0].value, []
-  for count, term in enumerate(terms[1:], start=2):
-    total = total + term.value
-    sums.append((keys[count], total, np.float32(1)))
-  return total, sums
-
-
-def _on_host(uses: list[tuple]) -> list[tuple]:
-  return [(key, *map(np.asarray, rest)) for key, *rest in uses]
-
-
 def _sample(tensor: jax.Array) -> jax.Array:
-  """Some of its numbers, at the same places for equal shapes."""
-  # An odd stride, which comes by all channels where their number is a power of two.
+  """Returns some numbers of a tensor, from the same places of all tensors of a shape."""
+  # An odd stride comes by all channels where their number is a power of two.
   return tensor.reshape(-1)[:: tensor.size // _SAMPLES | 1]
 
 
-def _plain(step: steps_lib.Step, x: jax.Array, network, variables, index: int) -> jax.Array:
-  """Steps that every runtime has."""
+def _plain(
+  step: steps_lib.Step,
+  x: jax.Array,
+  network: onion_network.Onion,
+  variables: Mapping[str, Any],
+  index: int,
+) -> jax.Array:
+  """Returns the result of a step that an integer graph computes as a float one does."""
   options = step.options
   match step.kind:
     case 'slice':
@@ -263,8 +299,10 @@ def _plain(step: steps_lib.Step, x: jax.Array, network, variables, index: int) -
     case 'dense':
       kernel, bias = integer_layers.dense(network, variables, index, step.name)
       return x @ kernel + bias
-  raise AssertionError(step.kind)
+    case _:
+      raise AssertionError(step.kind)
 
 
 def _f32(array: Any) -> jax.Array:
+  """Returns a float32 array of numbers of any kind."""
   return jnp.asarray(array, jnp.float32)

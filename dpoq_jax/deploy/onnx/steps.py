@@ -1,10 +1,11 @@
-"""A path as a list of steps: what its model file does between its layers, read off a trace.
+"""Reads a path as a list of steps off its trace: what its model file does between its layers.
 
-Every model is traced with its layers (`ConvNorm`, `PACT`, the classifier) kept opaque; what is left
-of the JAX program is the handful of operations by which a model file joins them. So an exporter is
+Every model is traced with its layers (`ConvNorm`, `PACT`, the classifier) kept opaque. What is left
+of the JAX program is the handful of operations by which a model file joins them, so an exporter is
 written once, for these steps, and not once for each model.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -22,18 +23,18 @@ from dpoq_jax.network import onion_network
 
 
 class Step(NamedTuple):
-  """One operation on tensors [batch, height, width, channels], numbered as they come.
+  """Describes one operation on tensors [batch, height, width, channels].
 
   Attributes:
     kind: `image` (pixels as they enter the first layer), `conv` (a `ConvNorm`, merge and
       normalisation included), `pact`, `add`, `slice`, `pad` (with zeros), `max_pool`, `mean` (over
       height and width) or `dense` (the classifier).
-    inputs: numbers of the steps whose results it takes.
-    shape: of its result, without the batch.
-    name: of the layer, `/` between modules; empty if it is none.
-    options: by kind. `image`: `factor` and `offset`, it is `(pixel - offset) * factor`; `conv`:
-      `strides`, `groups`; `pact`: `signed`; `slice`: `starts`, `limits`, `strides` of height,
-      width, channels; `pad`: `low`, `high` of the same; `max_pool`: `window`, `strides`.
+    inputs: numbers of the steps whose results it takes; steps are numbered in their order, from 0.
+    shape: shape of its result, without the batch.
+    name: name of the layer, `/` between modules; empty for a step that is no layer.
+    options: options by kind. `image`: `factor` and `offset`, the result is `(pixel - offset) *
+      factor`; `conv`: `strides`, `groups`; `pact`: `signed`; `slice`: `starts`, `limits`, `strides`
+      of height, width, channels; `pad`: `low`, `high` of the same; `max_pool`: `window`, `strides`.
   """
 
   kind: str
@@ -44,54 +45,60 @@ class Step(NamedTuple):
 
 
 class UnsupportedStepError(ValueError):
-  """A model file does something between its layers that cannot be exported."""
-
-
-_LAYER = jax_core.Primitive('dpoq_layer')
-
-
-@_LAYER.def_abstract_eval
-def _layer_shape(x, *, shape, **_):
-  return ShapedArray(shape, x.dtype)
+  """Refuses a model file that does something between its layers that cannot be exported."""
 
 
 def trace(
   network: onion_network.Onion, index: int, image_shape: tuple[int, int, int]
 ) -> list[Step]:
-  """The steps of one path in an order in which they can be run; the last one gives the logits.
+  """Returns the steps of one path in an order to run them in; the last one gives the logits.
 
   Args:
     network: the network.
     index: the path, from 0.
-    image_shape: height, width, channels.
+    image_shape: (height, width, channels).
 
   Raises:
     UnsupportedStepError: for a model file that joins its layers in another way than these steps.
   """
   module = network.path(index)
 
-  def run(images):
+  def run(images: jax.Array) -> Any:
     with nn.intercept_methods(_opaque):
       return module.apply({}, images)
 
-  # Two images, so that no size 1 is taken for a broadcast.
+  # Two images: with one, an axis of size 1 could be mistaken for a broadcast.
   images = jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8)
   try:
     closed = jax.make_jaxpr(run)(images)
   except flax.errors.FlaxError as error:
-    # A layer that is none of the opaque ones looks for its parameters in vain.
+    # A layer that is not kept opaque looks for its parameters, and there are none.
     raise UnsupportedStepError(
       'a model with parameters outside of ConvNorm, PACT and Dense cannot be exported '
       f'({str(error).partition(" (https:")[0]}).'
     ) from None
-  reader = _Reader()
-  (result,) = reader.read(closed.jaxpr, closed.consts, [_Pixels()])
+  program = _Program()
+  (result,) = program.read(closed.jaxpr, closed.consts, [_Pixels()])
   assert isinstance(result, int)
-  return reader.steps
+  return program.steps
 
 
-def _opaque(next_call, args, kwargs, context):
-  """In place of a layer's own computation, one primitive that says which layer it is."""
+_LAYER = jax_core.Primitive('dpoq_layer')
+
+
+@_LAYER.def_abstract_eval
+def _layer_shape(x: ShapedArray, *, shape: tuple[int, ...], **_: Any) -> ShapedArray:
+  """Returns shape and dtype of a layer's result."""
+  return ShapedArray(shape, x.dtype)
+
+
+def _opaque(
+  next_call: Callable[..., Any],
+  args: tuple[Any, ...],
+  kwargs: dict[str, Any],
+  context: nn.module.InterceptorContext,
+) -> Any:
+  """Puts one primitive, which says which layer it is, in place of a layer's own computation."""
   module = context.module
   if context.method_name != '__call__':
     return next_call(*args, **kwargs)
@@ -100,7 +107,7 @@ def _opaque(next_call, args, kwargs, context):
     case layers.ConvNorm():
       x = args[0].value
       size = [
-        # As `quantizers.convolve` pads: by half the kernel.
+        # `quantizers.convolve` pads by half the kernel.
         (n + (k - 1) // 2 + k // 2 - k) // s + 1
         for n, k, s in zip(x.shape[1:3], module.kernel_size, module.strides, strict=True)
       ]
@@ -111,53 +118,90 @@ def _opaque(next_call, args, kwargs, context):
       (x,) = args
       options = (('signed', module.signed),)
       y = _LAYER.bind(x, kind='pact', shape=x.shape, name=name, options=options)
-      # In value units: codes and values differ by a scale that the exporter chooses.
+      # As values, not codes: the exporter chooses the scale between the two.
       return Activation(y, jnp.ones((), y.dtype))
     case nn.Dense():
       (x,) = args
       shape = (x.shape[0], module.features)
       return _LAYER.bind(x, kind='dense', shape=shape, name=name, options=())
-  return next_call(*args, **kwargs)
+    case _:
+      return next_call(*args, **kwargs)
 
 
 class _Pixels(NamedTuple):
-  """`(pixel - offset) * factor`, as long as no layer has taken them."""
+  """Describes `(pixel - offset) * factor` before the first layer has taken it."""
 
   factor: float = 1.0
   offset: float = 0.0
 
 
 class _Sum(NamedTuple):
-  """The sum of a step's result over height and width."""
+  """Describes the sum of a step's result over height and width, a mean not yet divided."""
 
   step: int
 
 
-class _Reader:
-  """Turns a traced program into steps.
+_Value = int | np.ndarray | _Pixels | _Sum
+"""A value of the traced program: a step's number, an array that is the same for all images, or what
+is not a step yet."""
 
-  A value is the number of a step, a NumPy array that does not depend on the images, or one of the
-  two above.
+
+class _Operation(NamedTuple):
+  """Describes one operation of the traced program.
+
+  Attributes:
+    params: parameters of its primitive.
+    inputs: values it takes; at least one of them depends on the images.
+    shape: shape of its result, without the batch.
   """
 
-  def __init__(self):
-    self.steps: list[Step] = []
-    self._image: dict[_Pixels, int] = {}
+  params: Mapping[str, Any]
+  inputs: Sequence[_Value]
+  shape: tuple[int, ...]
 
-  def read(self, jaxpr, consts, arguments) -> list[Any]:
-    values: dict[Any, Any] = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
+
+class _Program:
+  """Turns a traced program into steps.
+
+  Attributes:
+    steps: the steps read so far.
+  """
+
+  def __init__(self) -> None:
+    self.steps: list[Step] = []
+    self._images: dict[_Pixels, int] = {}
+
+  def read(
+    self, jaxpr: jax_core.Jaxpr, consts: Sequence[Any], arguments: Sequence[_Value]
+  ) -> list[_Value]:
+    """Reads all operations of a program; returns the values of its results."""
+    values: dict[Any, _Value] = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
     values |= dict(zip(jaxpr.invars, arguments, strict=True))
 
-    def value_of(variable):
+    def value_of(variable: Any) -> _Value:
       is_literal = isinstance(variable, jax_core.Literal)
       return np.asarray(variable.val) if is_literal else values[variable]
 
     for equation in jaxpr.eqns:
       inputs = [value_of(each) for each in equation.invars]
-      values |= dict(zip(equation.outvars, self._apply(equation, inputs), strict=True))
+      values |= dict(zip(equation.outvars, self._results(equation, inputs), strict=True))
     return [value_of(each) for each in jaxpr.outvars]
 
-  def _apply(self, equation, inputs: list[Any]) -> list[Any]:
+  def add(
+    self, kind: str, inputs: Sequence[int], shape: Sequence[int], name: str = '', **options: Any
+  ) -> int:
+    """Adds a step; returns its number."""
+    self.steps.append(Step(kind, tuple(inputs), tuple(shape), name, options))
+    return len(self.steps) - 1
+
+  def image(self, pixels: _Pixels) -> int:
+    """Returns the number of the step of these pixels, which is added once."""
+    if pixels not in self._images:
+      self._images[pixels] = self.add('image', [], (), **pixels._asdict())
+    return self._images[pixels]
+
+  def _results(self, equation: Any, inputs: list[_Value]) -> list[_Value]:
+    """Returns the values of an operation's results."""
     primitive, params = equation.primitive, equation.params
     for name in ('jaxpr', 'call_jaxpr'):
       if (inner := params.get(name)) is not None:
@@ -165,70 +209,140 @@ class _Reader:
     if all(isinstance(each, np.ndarray) for each in inputs):
       results = primitive.bind(*map(jnp.asarray, inputs), **params)
       return [np.asarray(each) for each in (results if primitive.multiple_results else [results])]
-    result = self._step(primitive.name, params, inputs, equation.outvars[0].aval.shape[1:])
+    reader = _READERS.get(primitive.name)
+    operation = _Operation(params, inputs, equation.outvars[0].aval.shape[1:])
+    result = reader(self, operation) if reader else None
     if result is None:
       raise UnsupportedStepError(
         f'a model that joins its layers by {primitive.name} cannot be exported.'
       )
     return [result]
 
-  def _step(self, name: str, params: dict[str, Any], inputs: list[Any], shape) -> Any:
-    """The value of an operation, or None for one that is not known."""
-    x, other = inputs[0], inputs[1] if len(inputs) > 1 else None
-    if isinstance(other, np.ndarray) and other.size == 1:
-      constant = float(other.reshape(()))
-      match name, x:
-        case 'mul', int() if constant == 1:
-          return x
-        case 'mul', _Pixels():
-          return x._replace(factor=x.factor * constant)
-        case 'sub', _Pixels():
-          return x._replace(offset=x.offset + constant / x.factor)
-        case 'div', _Sum() if constant == math.prod(self.steps[x.step].shape[:2]):
-          return self._add('mean', [x.step], shape)
-        case 'pad', int() if constant == 0 and all(c == 0 for _, _, c in params['padding_config']):
-          low, high = (tuple(int(each[k]) for each in params['padding_config'][1:]) for k in (0, 1))
-          if min(low) < 0 or min(high) < 0 or params['padding_config'][0] != (0, 0, 0):
-            return None
-          if not any(low + high):
-            return x
-          return self._add('pad', [x], shape, low=low, high=high)
-      return None
-    match name, x:
-      case 'convert_element_type', _Pixels():
-        return x
-      case 'convert_element_type' | 'stop_gradient' | 'copy', int():
-        return x
-      case 'dpoq_layer', _:
-        options = dict(params['options'])
-        if isinstance(x, _Pixels):
-          x = self._pixels(x)
-        return self._add(params['kind'], [x], shape, params['name'], **options)
-      case 'add' | 'add_any', int() if isinstance(other, int):
-        return self._add('add', [x, other], shape)
-      case 'slice', int():
-        strides = params['strides'] or (1, 1, 1, 1)
-        options = (params['start_indices'][1:], params['limit_indices'][1:], strides[1:])
-        if (options[0], options[2]) == ((0, 0, 0), (1, 1, 1)) and shape == self.steps[x].shape:
-          return x
-        named = dict(zip(('starts', 'limits', 'strides'), options, strict=True))
-        return self._add('slice', [x], shape, **named)
-      case 'reduce_window_max', int():
-        window, strides = params['window_dimensions'], params['window_strides']
-        plain = window[0] == window[3] == strides[0] == strides[3] == 1
-        dilations = (*params['base_dilation'], *params['window_dilation'])
-        if not plain or any(sum(params['padding'], ())) or set(dilations) != {1}:
-          return None
-        return self._add('max_pool', [x], shape, window=window[1:3], strides=strides[1:3])
-      case 'reduce_sum', int() if tuple(params['axes']) == (1, 2):
-        return _Sum(x)
+
+def _number(value: _Value) -> float | None:
+  """Returns the number in an array of one; None for any other value."""
+  return float(value.reshape(())) if isinstance(value, np.ndarray) and value.size == 1 else None
+
+
+# Readers return the value of an operation's result, or None for what cannot be exported.
+
+
+def _read_layer(program: _Program, operation: _Operation) -> _Value | None:
+  """Reads a layer that was kept opaque."""
+  (x,), params = operation.inputs, operation.params
+  x = program.image(x) if isinstance(x, _Pixels) else x
+  if not isinstance(x, int):
     return None
+  options = dict(params['options'])
+  return program.add(params['kind'], [x], operation.shape, params['name'], **options)
 
-  def _pixels(self, pixels: _Pixels) -> int:
-    if pixels not in self._image:
-      self._image[pixels] = self._add('image', [], (), factor=pixels.factor, offset=pixels.offset)
-    return self._image[pixels]
 
-  def _add(self, kind: str, inputs: list[int], shape, name: str = '', **options: Any) -> int:
-    self.steps.append(Step(kind, tuple(inputs), tuple(shape), name, options))
-    return len(self.steps) - 1
+def _read_unchanged(program: _Program, operation: _Operation) -> _Value | None:
+  """Reads an operation that leaves the numbers of a step as they are."""
+  del program
+  (x,) = operation.inputs
+  return x if isinstance(x, int) else None
+
+
+def _read_convert(program: _Program, operation: _Operation) -> _Value | None:
+  """Reads a change of dtype, which leaves numbers as they are: those of pixels, too."""
+  (x,) = operation.inputs
+  return x if isinstance(x, _Pixels) else _read_unchanged(program, operation)
+
+
+def _read_mul(program: _Program, operation: _Operation) -> _Value | None:
+  """Reads a product of pixels and a number, or of a step and 1."""
+  del program
+  x, factor = operation.inputs[0], _number(operation.inputs[1])
+  if factor is not None and isinstance(x, _Pixels):
+    return x._replace(factor=x.factor * factor)
+  return x if factor == 1 and isinstance(x, int) else None
+
+
+def _read_sub(program: _Program, operation: _Operation) -> _Value | None:
+  """Reads a difference of pixels and a number."""
+  del program
+  x, constant = operation.inputs[0], _number(operation.inputs[1])
+  if constant is None or not isinstance(x, _Pixels):
+    return None
+  return x._replace(offset=x.offset + constant / x.factor)
+
+
+def _read_sum(program: _Program, operation: _Operation) -> _Value | None:
+  """Reads a sum over height and width, the first half of a mean."""
+  del program
+  (x,) = operation.inputs
+  return _Sum(x) if isinstance(x, int) and tuple(operation.params['axes']) == (1, 2) else None
+
+
+def _read_div(program: _Program, operation: _Operation) -> _Value | None:
+  """Reads the division of a sum by the number of its terms, which makes it a mean."""
+  x, divisor = operation.inputs[0], _number(operation.inputs[1])
+  if not isinstance(x, _Sum) or divisor != math.prod(program.steps[x.step].shape[:2]):
+    return None
+  return program.add('mean', [x.step], operation.shape)
+
+
+def _read_add(program: _Program, operation: _Operation) -> _Value | None:
+  """Reads a sum of two steps."""
+  x, y = operation.inputs
+  if not isinstance(x, int) or not isinstance(y, int):
+    return None
+  return program.add('add', [x, y], operation.shape)
+
+
+def _read_pad(program: _Program, operation: _Operation) -> _Value | None:
+  """Reads padding with zeros, at the ends of all axes but the batch."""
+  x, value = operation.inputs[0], _number(operation.inputs[1])
+  config = operation.params['padding_config']
+  if not isinstance(x, int) or value != 0 or any(within for _, _, within in config):
+    return None
+  low, high = (tuple(int(axis[end]) for axis in config[1:]) for end in (0, 1))
+  if min(low) < 0 or min(high) < 0 or config[0] != (0, 0, 0):
+    return None
+  if not any(low + high):
+    return x
+  return program.add('pad', [x], operation.shape, low=low, high=high)
+
+
+def _read_slice(program: _Program, operation: _Operation) -> _Value | None:
+  """Reads a slice of all axes but the batch, with strides."""
+  (x,), params = operation.inputs, operation.params
+  if not isinstance(x, int):
+    return None
+  starts, limits = params['start_indices'][1:], params['limit_indices'][1:]
+  strides = (params['strides'] or (1, 1, 1, 1))[1:]
+  is_whole = starts == (0, 0, 0) and strides == (1, 1, 1)
+  if is_whole and operation.shape == program.steps[x].shape:
+    return x
+  return program.add('slice', [x], operation.shape, starts=starts, limits=limits, strides=strides)
+
+
+def _read_max_pool(program: _Program, operation: _Operation) -> _Value | None:
+  """Reads a maximum over windows of height and width, without padding or dilation."""
+  (x,), params = operation.inputs, operation.params
+  window, strides = params['window_dimensions'], params['window_strides']
+  dilations = (*params['base_dilation'], *params['window_dilation'])
+  within_maps = window[0] == window[3] == strides[0] == strides[3] == 1
+  plain = within_maps and set(dilations) == {1} and not any(sum(params['padding'], ()))
+  if not isinstance(x, int) or not plain:
+    return None
+  return program.add('max_pool', [x], operation.shape, window=window[1:3], strides=strides[1:3])
+
+
+_READERS: dict[str, Callable[[_Program, _Operation], _Value | None]] = {
+  'add': _read_add,
+  'add_any': _read_add,
+  'convert_element_type': _read_convert,
+  'copy': _read_unchanged,
+  'div': _read_div,
+  'dpoq_layer': _read_layer,
+  'mul': _read_mul,
+  'pad': _read_pad,
+  'reduce_sum': _read_sum,
+  'reduce_window_max': _read_max_pool,
+  'slice': _read_slice,
+  'stop_gradient': _read_unchanged,
+  'sub': _read_sub,
+}
+"""Readers of the operations that can be exported, by the name of the primitive."""

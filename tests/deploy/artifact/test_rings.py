@@ -47,7 +47,7 @@ def test_logits_are_those_of_the_network_after_every_upgrade(trained: Frozen, fo
   read = rings.load(folder, max_bits=2)
   for count, bits in enumerate([(2,), (2, 4), (2, 4, 8)], start=1):
     assert read.bits == bits
-    network = in_jax.onion_of(read)
+    network = in_jax.network_of(read)
     assert network.bits == bits
     for expected, found in zip(whole, logits_of(network)(read.variables), strict=False):
       np.testing.assert_array_equal(found, expected)
@@ -68,12 +68,12 @@ def test_logits_are_those_of_the_network_after_every_upgrade(trained: Frozen, fo
   ],
 )
 def test_any_bit_list_comes_back(bits, quantization, tmp_path: pathlib.Path):
-  network = frozen(bits, **quantization)
-  rings.write(tmp_path, network.variables, **network.known)
+  example = frozen(bits, **quantization)
+  rings.write(tmp_path, example.variables, **example.known)
   read = rings.load(tmp_path)
-  assert in_jax.onion_of(read) == network.network
+  assert in_jax.network_of(read) == example.network
   flat = jax.tree_util.tree_leaves_with_path
-  for (name, a), (other, b) in zip(flat(read.variables), flat(network.variables), strict=True):
+  for (name, a), (other, b) in zip(flat(read.variables), flat(example.variables), strict=True):
     assert name == other
     np.testing.assert_array_equal(a, b, strict=True)
 
@@ -104,7 +104,7 @@ def test_a_prefix_touches_no_byte_of_the_other_rings(copy: pathlib.Path):
   before = jax.tree.map(np.copy, read.variables)
   with pytest.raises(ArtifactError, match=r'ring_8\.safetensors cannot be read: No such file'):
     read.upgrade()
-  # Nothing is half upgraded.
+  # An upgrade that fails changes nothing.
   assert read.bits == (2, 4)
   jax.tree.map(np.testing.assert_array_equal, read.variables, before)
   with pytest.raises(ValueError, match='max_bits=1'):
@@ -120,7 +120,7 @@ def test_the_same_network_gives_the_same_files(trained: Frozen, folder: pathlib.
 
 
 def rewritten(folder: pathlib.Path, change: Any) -> None:
-  """Changes the manifest, with the digest that belongs to it then: a manifest that lies."""
+  """Changes the manifest and its digest with it, so that it is whole but not true."""
   content = json.loads((folder / 'manifest.json').read_text())
   change(content)
   del content['sha256']
@@ -177,10 +177,10 @@ def transposed_kernel(content: Any) -> None:
     (lambda c: c['quantization'].update(bits=[4, 2]), r'quantization\.bits'),
     (lambda c: c['quantization'].update(merge='chain'), r'quantization\.merge'),
     (lambda c: c['model'].update(depth=9), r'model\.depth'),
-    # Not traced, layer by layer, before it is refused.
+    # Refused before its layers are traced, of which there are millions.
     (lambda c: c['model'].update(depth=6_000_002), r'model\.depth'),
     (lambda c: c['model'].update(depth=14), 'tensors are not those of a resnet14'),
-    # Nothing that a file names is imported.
+    # No module that a file names is imported.
     (lambda c: c['model'].update(name='antigravity:Net'), 'give model=antigravity:Net'),
     (lambda c: c['class_names'].pop(), 'tensors are not those of a resnet8'),
     (lambda c: c.update(operating_points=[{'bits': [2]}]), 'an operating point is for'),
@@ -189,7 +189,7 @@ def transposed_kernel(content: Any) -> None:
 def test_manifests_that_lie_are_refused(change, expected, copy: pathlib.Path):
   rewritten(copy, change)
   with pytest.raises(ArtifactError, match=expected) as refused:
-    in_jax.onion_of(rings.load(copy))
+    in_jax.network_of(rings.load(copy))
   assert str(copy) in str(refused.value)
   assert '\n' not in str(refused.value)
 
@@ -198,7 +198,7 @@ def test_manifests_that_lie_are_refused(change, expected, copy: pathlib.Path):
   'text',
   [
     '', '{', '[]', '{"format": 1}', '1' * 5000, '[' * 100_000, '\udcff', '{"format": NaN}',
-    # The manifest of a folder of graphs.
+    # The manifest of an ONNX export.
     '{"format": 1, "bits": [2], "paths": []}',
   ],
 )  # fmt: skip
@@ -209,7 +209,7 @@ def test_what_is_no_manifest_is_refused(text: str, copy: pathlib.Path):
 
 
 def test_no_depth_is_too_deep_to_be_refused(copy: pathlib.Path):
-  # Some of these can be read, but not written again.
+  # JSON of some of these depths can be read, but not written again.
   for depth in range(800, 1000):
     text = '{"format": 1, "x": ' + '[' * depth + ']' * depth + '}'
     (copy / 'manifest.json').write_text(text)
@@ -230,14 +230,14 @@ def test_missing_and_special_files_are_refused(copy: pathlib.Path, tmp_path: pat
   with pytest.raises(ArtifactError, match='larger than any manifest'):
     rings.load(copy)
   manifest.unlink()
-  # Of size 0, and without an end.
+  # A file of size 0 that has no end.
   manifest.symlink_to('/dev/zero')
   with pytest.raises(ArtifactError, match='no regular file'):
     rings.load(copy)
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
-  """Flips bits, cuts, repeats, inserts, overwrites: what disks, networks and people do."""
+  """Flips bits, cuts, repeats, inserts or overwrites bytes, as disks, transfers and people do."""
   data = bytearray(content)
   for _ in range(rng.choice([1, 1, 1, 2, 5])):
     place = rng.randrange(len(data) + 1)

@@ -1,4 +1,4 @@
-"""What is written in another way for speed gives the same integers."""
+"""Operations that are written in another way for speed give the same integers."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from dpoq_jax.deploy.onnx.writer import Scale, Tensor, Writer
 
 
 def run(writer: Writer, result: Tensor, x: np.ndarray, features: int) -> Any:
-  """What comes out of a graph of one input `x`, of the same size, both channels last."""
+  """Runs a graph of one input `x`; its result has the same size, and both are channels last."""
   last = writer.node('Transpose', result.name, perm=writer_lib.TO_NHWC)
   writer.output(last, 'y', np.uint8, (*x.shape[1:3], features))
   session = onnxruntime.InferenceSession(
@@ -21,7 +21,7 @@ def run(writer: Writer, result: Tensor, x: np.ndarray, features: int) -> Any:
 
 
 def given(writer: Writer, x: np.ndarray) -> Tensor:
-  """The graph's input."""
+  """Declares the graph's input."""
   name = writer.input('x', np.uint8, x.shape[1:])
   return Tensor(writer.node('Transpose', name, perm=writer_lib.TO_NCHW), Scale(0.02, 117))
 

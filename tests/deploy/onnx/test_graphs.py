@@ -1,0 +1,106 @@
+"""ONNX graphs against the networks they are made from."""
+
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import pytest
+
+from dpoq_jax.core.spec import LayerOptions, Merge
+from dpoq_jax.deploy.onnx import graphs, integer_layers, ranges, writer
+from dpoq_jax.deploy.onnx import source as source_lib
+from dpoq_jax.network import onion_network
+from tests.deploy.onnx.conftest import chain, expected, made, relative_error, session
+
+
+@pytest.mark.parametrize(
+  ('name', 'limit', 'equal'), [('resnet', 0.08, 0.93), ('vgg', 0.12, 0.93), ('mobilenet', 0.3, 0.8)]
+)
+def test_logits_are_those_of_the_network(name: str, limit: float, equal: float):
+  example = made(name)
+  wanted, found = expected(example), chain(example.source, example.images)
+  assert relative_error(found, wanted) < limit
+  assert (found.argmax(-1) == wanted.argmax(-1)).mean() > equal
+
+
+def test_a_scale_of_zero_hands_up_features_all_the_same():
+  example = made(gamma=0.0)
+  wanted, found = expected(example), chain(example.source, example.images)
+  assert relative_error(found, wanted) < 0.15
+
+
+@pytest.mark.parametrize('activation_bits', [2, 4])
+def test_activations_of_few_bits_keep_their_levels(activation_bits: int):
+  example = made(bits=(2, 4), activation_bits=activation_bits)
+  lowest = session(graphs.precision_graph(example.source, 0))
+  plain = lowest.run(None, {'images': example.images})[0]
+  # Tensors are rounded to their levels and to nothing else. But at the edge of a level the last bit
+  # of a pre-activation moves its code by a whole level, which grows from layer to layer where a
+  # network is not trained.
+  assert relative_error(plain[None], expected(example)[:1]) < 0.4
+
+
+def test_what_the_first_layer_hands_up_is_right_to_half_a_step():
+  network, variables, source, pixels = made(bits=(2, 4), activation_bits=2)
+  path = graphs.path_graph(source, 0)
+  outputs = dict(
+    zip([each.name for each in path.graph.output], session(path).run(None, {'images': pixels}),
+        strict=True)
+  )  # fmt: skip
+  run = network.run_path(variables, 0, jnp.asarray(pixels))
+  layer = integer_layers.layer(network, variables, 0, 'stem')
+  z = np.asarray(run.laterals['lateral_2']['stem']['norm']['z'])
+  wanted = layer.multiplier * z + layer.beta
+  scale = writer.scale_of(*source.ranges[ranges.handed_up(0, 'stem')])
+  bounds = (np.array([0, writer.LEVELS]) - scale.zero) * scale.step
+  found = (outputs['lateral_2/stem'].astype(np.float64) - scale.zero) * scale.step
+  # Half a step of rounding, and a little for the rounding of the bias.
+  np.testing.assert_allclose(found, np.clip(wanted, *bounds), atol=0.53 * scale.step)
+
+
+def test_an_individual_network_of_eight_bits_and_a_float_one():
+  example = made(bits=(8,))
+  assert relative_error(chain(example.source, example.images), expected(example)) < 0.08
+  example = made(bits=(32,), activation_bits=32)
+  np.testing.assert_allclose(
+    chain(example.source, example.images), expected(example), rtol=1e-3, atol=1e-3
+  )
+
+
+def test_the_graph_of_the_highest_precision_is_the_chain_of_paths():
+  source, pixels = made().source, made().images
+  whole = session(graphs.precision_graph(source, 2)).run(None, {'images': pixels})[0]
+  np.testing.assert_array_equal(whole, chain(source, pixels)[-1])
+
+
+@pytest.mark.parametrize('index', [0, 1, 2])
+def test_the_runtime_fuses_all_into_integer_kernels(index: int, tmp_path: pathlib.Path):
+  for make in (graphs.path_graph, graphs.precision_graph):
+    file = tmp_path / f'{make.__name__}.onnx'
+    session(make(made().source, index), file)
+    kinds = [node.op_type for node in onnx.load(file).graph.node]
+    assert 'QLinearConv' in kinds
+    assert not {'Conv', 'FusedConv', 'ConvInteger', 'Add', 'QuantizeLinear'} & set(kinds)
+    # Integers become floats once, before the classifier.
+    assert kinds.count('DequantizeLinear') == 1
+
+
+def test_the_lowest_precision_is_a_plain_chain():
+  graph = graphs.precision_graph(made().source, 0).graph
+  kinds = [node.op_type for node in graph.node]
+  assert not {'Clip', 'Pad'} & set(kinds)
+  # Seven of its own, and two that widen a shortcut.
+  assert kinds.count('Conv') == 7 + 2
+  assert [each.name for each in graph.output] == ['logits']
+  assert graph.input[0].type.tensor_type.shape.dim[0].dim_param == 'batch'
+
+
+def test_what_has_no_integer_graph_is_refused():
+  network, variables, _, pixels = made(bits=(2, 4), activation_bits=4)
+  vanilla = onion_network.Onion(network.model, (2, 4), options=LayerOptions(merge=Merge.VANILLA))
+  wide = onion_network.Onion(network.model, (2, 16))
+  fine = onion_network.Onion(network.model, (2, 4), activation_bits=12)
+  for refused, reason in ((vanilla, 'vanilla'), (wide, '14 bits'), (fine, 'activation_bits=12')):
+    with pytest.raises(ValueError, match=reason):
+      source_lib.prepare(refused, variables, pixels)
