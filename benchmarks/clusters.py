@@ -1,6 +1,6 @@
-"""Devices and what joins them: what is known of them without having them at hand.
+"""Describes devices and the links between them, by numbers that others have published.
 
-Sources of all numbers are in docs/scaling.md.
+The sources of all numbers are in docs/scaling.md.
 """
 
 import dataclasses
@@ -8,19 +8,19 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-  """Devices and what joins them; a batch is split evenly.
+  """Describes devices that share a batch evenly, and the links between them.
 
   Attributes:
-    name: for the tables.
-    devices: that share a batch.
-    batch_sizes: per device, that are looked at.
+    name: Name in the tables.
+    devices: Number of devices.
+    batch_sizes: Images per device that estimates are made for.
     peak: FLOP/s of a device in bfloat16.
-    memory: bytes/s of a device's memory.
-    measured_images: images/s and device of a published training of ResNet-50, on `measured_on`.
-    measured_on: the device that it ran on.
-    measured_memory: bytes/s of that device's memory.
-    bandwidth: bytes/s that each device sends in a ring over all devices.
-    latency: seconds of an all-reduce of next to nothing.
+    memory: Bytes/s of a device's memory.
+    measured_images: Images/s of a device in a published training of ResNet-50.
+    measured_on: Device that this was measured on.
+    measured_memory: Bytes/s of that device's memory.
+    bandwidth: Bytes/s that each device sends in a ring over all devices.
+    latency: Seconds of an all-reduce of a few bytes.
   """
 
   name: str
@@ -35,30 +35,30 @@ class Cluster:
   latency: float
 
   def flops_per_second(self, image_flops: float) -> float:
-    """Achieved by one device: as published, in proportion to the bandwidth of memory.
+    """Returns the FLOP/s that a device achieves: as published, scaled by the speed of memory.
 
-    Batch norm and activations are bound by it, which is why such a training reaches a tenth of the
+    Memory limits batch norm and activations, which is why such a training reaches a tenth of the
     peak.
 
     Args:
-      image_flops: of an image in the network whose training was published.
+      image_flops: FLOPs of an image in the network whose training was published.
     """
     return self.measured_images * image_flops * self.memory / self.measured_memory
 
   def sent(self, size: int) -> float:
-    """Bytes that each device sends in a ring all-reduce of `size` bytes."""
+    """Returns the bytes that each device sends in a ring all-reduce of `size` bytes."""
     return 2 * (self.devices - 1) / self.devices * size
 
   def seconds(self, size: int, messages: int = 1) -> float:
-    """Of all-reduces of `size` bytes together, one after the other."""
+    """Returns the seconds of all-reduces one after the other, of `size` bytes in all."""
     return messages * self.latency + self.sent(size) / self.bandwidth
 
 
 def tree_latency(devices: int, nodes: int) -> float:
-  """Seconds of a small all-reduce on GPUs, by the model that NCCL itself chooses algorithms by.
+  """Returns the seconds of a small all-reduce on GPUs, by NCCL's own model of its algorithms.
 
-  Tree, protocol LL; in microseconds a base of 6.8, 0.6 a step over NVLink (1.8 times that if there
-  are several nodes), 5.0 over the network.
+  The algorithm is the tree with protocol LL. In microseconds it takes 6.8, and 0.6 for each step
+  over NVLink (1.8 times that if there are several nodes), and 5.0 for each over the network.
   """
   within = 0.6 if nodes == 1 else 1.8 * 0.6
   steps_between = (nodes - 1).bit_length()
@@ -87,7 +87,7 @@ CLUSTERS = (
     name='64 GPUs, 8 x 400 Gb/s a node',
     devices=64,
     batch_sizes=(4, 32, 128),
-    # 8 rings, each leaving a node by a network card of its own.
+    # There are 8 rings, each of which leaves a node by a network card of its own.
     bandwidth=min(_NVLINK, 0.8 * 8 * 50e9),
     latency=tree_latency(64, 8),
     **_H100,
@@ -109,9 +109,9 @@ CLUSTERS = (
     measured_images=1.05e6 / 1024,
     measured_on='TPU v3',
     measured_memory=900e9,
-    # A ring through a mesh of 8 x 8, both ways round.
+    # A ring through a mesh of 8 x 8 devices, which sends both ways round.
     bandwidth=2 * 45e9,
-    # There and back along both axes, 1 us a hop.
+    # There and back along both axes, at 1 us for each hop.
     latency=1e-6 * 2 * (7 + 7),
   ),
 )

@@ -1,9 +1,10 @@
-"""What the second start of a training saves: the training step compiled, and found in the cache.
+"""Measures what the second start of a training saves by finding its step in the compile cache.
 
     python -m benchmarks.compile_cache [--json=FILE] [--depth=20]
 
-Two starts of `python -m dpoq_jax.train --dry_run`, with a cache directory of their own: a CIFAR
-ResNet at 2, 4, 8 and 16 bits, on digits. `second_over_first` is the ratio of what compiling takes.
+Starts `python -m dpoq_jax.train --dry_run` twice, with a cache directory that is empty at first: a
+CIFAR ResNet at 2, 4, 8 and 16 bits, on digits. `second_over_first` is the ratio of the times that
+compiling takes.
 """
 
 import json
@@ -21,13 +22,13 @@ import rich.console
 import rich.table
 
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
-_DEPTH = flags.DEFINE_integer('depth', 20, 'of the CIFAR ResNet')
+_DEPTH = flags.DEFINE_integer('depth', 20, 'depth of the CIFAR ResNet')
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 def start(cache: str) -> dict[str, float]:
-  """Seconds of one start: of compiling the training step, and in all."""
+  """Measures the seconds of one start: of compiling the training step, and in all."""
   command = [sys.executable, '-m', 'dpoq_jax.train', '--dry_run']
   command.append(f'--config.model.depth={_DEPTH.value}')
   overridden = ('JAX_COMPILATION_CACHE_DIR', 'JAX_ENABLE_COMPILATION_CACHE')

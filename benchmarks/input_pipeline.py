@@ -1,12 +1,12 @@
-"""How many JPEGs a second are decoded, cropped and batched, per core.
+"""Measures how many JPEGs a second are decoded, cropped and batched, per core.
 
     python -m benchmarks.input_pipeline [--json=FILE] [--images=N] [--rounds=N] [--workers=0,1,2]
 
 Writes a TFDS directory of images like ImageNet's (500 x 375, about 110 KB) and reads it as training
-and evaluation do, in threads (0) and worker processes. The floor is pillow alone: the same bytes
-from memory, decoded to RGB in one process. Cores are counted as the number of workers (or threads),
-but no more than there are. All systems take turns, round after round; figures are medians. Starting
-the workers is not timed.
+and evaluation do, in threads (0) and worker processes. They are compared with pillow alone, which
+decodes the same bytes from memory to RGB in one process. As many cores count as there are workers
+(or threads), but no more than the machine has. All systems take turns, round after round; figures
+are medians. Starting the workers is not timed.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,12 +38,12 @@ _WORKERS = flags.DEFINE_list('workers', ['0', '1', '2'], 'worker processes')
 
 SIZE = (500, 375)
 OPTIONS = streamed.Options(image_size=224, resize=256)
-# Batches, so that all workers have started.
+# Batches that are not timed, until all workers have started.
 WARM_UP = 4
 
 
 class Photographs(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
-  """Blurred colours with grain: as large a file as a photograph."""
+  """Builds a data set of images whose files are as large as photographs: blur with grain."""
 
   name = 'photographs'
   VERSION = tfds.core.Version('1.0.0')
@@ -70,7 +70,7 @@ class Photographs(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # p
 
 
 def photograph(rng: np.random.Generator) -> bytes:
-  """A JPEG of quality 90."""
+  """Returns an image as a JPEG of quality 90."""
   width, height = SIZE
   coarse = rng.integers(0, 256, (height // 16, width // 16, 3), np.uint8)
   smooth = Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC)
@@ -82,7 +82,7 @@ def photograph(rng: np.random.Generator) -> bytes:
 
 
 def floor(encoded: list[bytes]) -> float:
-  """Images per second of pillow alone."""
+  """Measures the images per second of pillow alone."""
   started = time.perf_counter()
   for each in encoded:
     with Image.open(io.BytesIO(each)) as image:
@@ -91,7 +91,7 @@ def floor(encoded: list[bytes]) -> float:
 
 
 def speed(batches: examples.Batches, steps: int) -> float:
-  """Images per second once the first batches are there."""
+  """Measures the images per second after the first batches."""
   with contextlib.closing(batches):
     for _ in range(WARM_UP):
       next(batches)
@@ -102,7 +102,7 @@ def speed(batches: examples.Batches, steps: int) -> float:
 
 
 def systems(data_dir: str) -> dict[str, tuple[int, Callable[[], float]]]:
-  """Cores and images per second of everything that is measured."""
+  """Returns, for each system, its cores and the function that measures its images per second."""
   available = len(os.sched_getaffinity(0))
   steps = _IMAGES.value // _BATCH_SIZE.value
   measured: dict[str, tuple[int, Callable[[], float]]] = {}
@@ -111,7 +111,7 @@ def systems(data_dir: str) -> dict[str, tuple[int, Callable[[], float]]]:
     data = streamed.load('photographs', 'train', data_dir, options, corrupt.Tally(0))
     where = f'{workers} worker{"s" * (workers > 1)}' if workers else 'threads'
     cores = min(workers or available, available)
-    # So long that no worker has finished when the clock stops.
+    # Three epochs, so that no worker is done before the measurement is.
     order = examples.Order(len(data), _BATCH_SIZE.value, 0, 3)
     many = data.take(np.tile(np.arange(len(data)), 3))
     measured[f'training, {where}'] = (
@@ -125,20 +125,20 @@ def systems(data_dir: str) -> dict[str, tuple[int, Callable[[], float]]]:
   return measured
 
 
-def report(seconds: dict[str, list[float]], cores: dict[str, int], size: float) -> dict[str, Any]:
-  """The figures, as written by `--json`."""
-  bare = statistics.median(seconds['pillow alone'])
-  rows = {}
-  for name, speeds in seconds.items():
-    per_core = statistics.median(speeds) / cores[name]
-    rows[name] = {
-      'images_per_second': statistics.median(speeds),
+def report(speeds: dict[str, list[float]], cores: dict[str, int], size: float) -> dict[str, Any]:
+  """Returns the figures, as written by `--json`."""
+  bare = statistics.median(speeds['pillow alone'])
+  measured: dict[str, dict[str, float]] = {}
+  for name, found in speeds.items():
+    per_core = statistics.median(found) / cores[name]
+    measured[name] = {
+      'images_per_second': statistics.median(found),
       'cores': cores[name],
       'images_per_second_per_core': per_core,
       'of_pillow_alone': per_core / bare,
     }
   return {
-    'systems': rows,
+    'systems': measured,
     'image_size': SIZE,
     'mean_bytes': size,
     'images': _IMAGES.value,
@@ -170,13 +170,13 @@ def main(argv: list[str]) -> None:
   table = rich.table.Table(title=f'{SIZE[0]} x {SIZE[1]}, {figures["mean_bytes"] / 1e3:.0f} KB')
   for column in ('', 'images/s', 'cores', 'images/s per core', 'of pillow alone'):
     table.add_column(column, justify='right')
-  for name, row in figures['systems'].items():
+  for name, speed_of in figures['systems'].items():
     table.add_row(
       name,
-      f'{row["images_per_second"]:.0f}',
-      str(row['cores']),
-      f'{row["images_per_second_per_core"]:.0f}',
-      f'{row["of_pillow_alone"]:.2f}',
+      f'{speed_of["images_per_second"]:.0f}',
+      str(speed_of['cores']),
+      f'{speed_of["images_per_second_per_core"]:.0f}',
+      f'{speed_of["of_pillow_alone"]:.2f}',
     )
   rich.console.Console().print(table)
   if _JSON.value:

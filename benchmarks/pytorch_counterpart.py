@@ -1,4 +1,4 @@
-"""The same network family in plain PyTorch, as one would write it there; for timing alone.
+"""Defines the same network family in plain PyTorch, as one would write it there, for timing.
 
 Any-Precision training (Yu et al., arXiv:1911.07346): one set of float weights, quantized anew for
 each precision, switchable batch norm and clips, and in every step a forward and a backward pass per
@@ -6,7 +6,7 @@ precision, whose gradients add up. Quantizers, network, augmentation and optimiz
 onion's step.
 """
 
-# PyTorch is in no requirements file: gigabytes, for one benchmark.
+# PyTorch is in no requirements file, since it is gigabytes for one benchmark.
 # pyright: reportMissingImports=false
 
 from collections.abc import Callable, Sequence
@@ -19,15 +19,15 @@ ACTIVATION_BITS = 8
 
 
 def _rounded(x: torch.Tensor) -> torch.Tensor:
-  """`round`, straight through."""
+  """Rounds, with the gradient of the identity."""
   return x + (x.round() - x).detach()
 
 
 class QuantizedConv(nn.Conv2d):
-  """DoReFa weights of as many bits as asked for; float ones at 32."""
+  """Convolves with DoReFa weights of as many bits as asked for; float ones at 32."""
 
   def at(self, x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Convolves."""
+    """Returns the convolution of `x` with weights of `bits` bits."""
     weight = self.weight
     if bits < 32:
       squashed = torch.tanh(weight)
@@ -38,27 +38,27 @@ class QuantizedConv(nn.Conv2d):
 
 
 class ConvNorm(nn.Module):
-  """A convolution with a batch norm for each precision."""
+  """Runs a convolution, then the batch norm of the precision."""
 
-  def __init__(self, channels: int, features: int, stride: int, bits: Sequence[int]):
+  def __init__(self, channels: int, features: int, stride: int, bits: Sequence[int]) -> None:
     super().__init__()
     self.conv = QuantizedConv(channels, features, 3, stride, 1, bias=False)
     self.norms = nn.ModuleDict({str(b): nn.BatchNorm2d(features) for b in bits})
 
   def forward(self, x: torch.Tensor, bits: int) -> torch.Tensor:
-    """[batch, channels, height, width] to [batch, features, height', width']."""
+    """Returns [batch, features, height', width'] for [batch, channels, height, width]."""
     return self.norms[str(bits)](self.conv.at(x, bits))
 
 
 class PACT(nn.Module):
-  """PACT with a clip for each precision."""
+  """Quantizes activations by PACT, with a clip for each precision."""
 
-  def __init__(self, bits: Sequence[int]):
+  def __init__(self, bits: Sequence[int]) -> None:
     super().__init__()
     self.clips = nn.ParameterDict({str(b): nn.Parameter(torch.tensor(6.0)) for b in bits})
 
   def forward(self, x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Pre-activations to values of as many levels."""
+    """Returns the pre-activations, clipped and rounded to the levels of 8 bits."""
     if bits == 32:
       return F.relu(x)
     clip, top = self.clips[str(bits)], 2**ACTIVATION_BITS - 1
@@ -67,9 +67,9 @@ class PACT(nn.Module):
 
 
 class Block(nn.Module):
-  """Two convolutions; the shortcut across a stride subsamples and pads channels with zeros."""
+  """Runs two convolutions and a shortcut, which subsamples and pads channels with zeros."""
 
-  def __init__(self, channels: int, features: int, stride: int, bits: Sequence[int]):
+  def __init__(self, channels: int, features: int, stride: int, bits: Sequence[int]) -> None:
     super().__init__()
     self.conv1 = ConvNorm(channels, features, stride, bits)
     self.pact1 = PACT(bits)
@@ -78,7 +78,7 @@ class Block(nn.Module):
     self.stride, self.added = stride, features - channels
 
   def forward(self, x: torch.Tensor, bits: int) -> torch.Tensor:
-    """[batch, channels, height, width] to [batch, features, height', width']."""
+    """Returns [batch, features, height', width'] for [batch, channels, height, width]."""
     y = self.conv2(self.pact1(self.conv1(x, bits), bits), bits)
     if self.stride > 1:
       before = self.added // 2
@@ -87,9 +87,9 @@ class Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-  """The CIFAR ResNet of `depth` layers."""
+  """Runs the CIFAR ResNet of `depth` layers."""
 
-  def __init__(self, depth: int, bits: Sequence[int], classes: int):
+  def __init__(self, depth: int, bits: Sequence[int], classes: int) -> None:
     super().__init__()
     self.stem, self.pact = ConvNorm(3, 16, 1, bits), PACT(bits)
     blocks, channels = [], 16
@@ -102,7 +102,7 @@ class CifarResNet(nn.Module):
     self.heads = nn.ModuleDict({str(b): nn.Linear(channels, classes) for b in bits})
 
   def forward(self, x: torch.Tensor, bits: int) -> torch.Tensor:
-    """[batch, 3, height, width] to logits [batch, classes]."""
+    """Returns the logits, [batch, classes], of images, [batch, 3, height, width]."""
     x = self.pact(self.stem(x, bits), bits)
     for block in self.blocks:
       x = block(x, bits)
@@ -110,7 +110,7 @@ class CifarResNet(nn.Module):
 
 
 def augmented(images: torch.Tensor, pad: int) -> torch.Tensor:
-  """Random crops of padded images, and flips: a crop and a flip of its own for each image."""
+  """Crops padded images and flips them at random, each image for itself."""
   count, _, height, width = images.shape
   padded = F.pad(images, (pad,) * 4)
   top, left = torch.randint(0, 2 * pad + 1, (2, count, 1), device=images.device)
@@ -125,14 +125,14 @@ def augmented(images: torch.Tensor, pad: int) -> torch.Tensor:
 def training_step(
   depth: int, bits: Sequence[int], classes: int, batch_size: int, *, compiled: bool
 ) -> Callable[[], None]:
-  """A step on random images, on a GPU if PyTorch sees one.
+  """Returns a training step on random images, on a GPU if PyTorch sees one.
 
   Args:
-    depth: of the CIFAR ResNet.
-    bits: the precisions; 32 is the float network.
-    classes: outputs.
-    batch_size: images.
-    compiled: by `torch.compile`.
+    depth: Depth of the CIFAR ResNet.
+    bits: Bits of each precision; 32 is the float network.
+    classes: Number of classes.
+    batch_size: Images per step.
+    compiled: Whether the network is compiled by `torch.compile`.
   """
   device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
   torch.manual_seed(0)
@@ -140,7 +140,7 @@ def training_step(
   optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
   images = torch.randint(0, 256, (batch_size, 3, 32, 32), dtype=torch.uint8, device=device)
   labels = torch.randint(0, classes, (batch_size,), device=device)
-  # A module's code is compiled for each precision, and for each module that shares it.
+  # High, since the code of a class is compiled for each precision and each of its modules.
   torch._dynamo.config.recompile_limit = 128
   forward = torch.compile(model) if compiled else model
 

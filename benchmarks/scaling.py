@@ -1,11 +1,10 @@
-"""What training on many devices costs: arithmetic, bytes communicated, expected efficiency.
+"""Estimates training on many devices: arithmetic, bytes communicated, expected efficiency.
 
     python -m benchmarks.scaling [--json=FILE]
 
 Prints, as Markdown, the tables of docs/scaling.md, where the assumptions are explained. Arithmetic
-and bytes follow from the network alone; they are tested against the compiled training step. Times
-follow from published speeds of devices and links: nothing here is measured, and no accelerator is
-needed.
+and bytes follow from the network alone, and are tested against the compiled training step. Times
+follow from published speeds of devices and links: nothing is measured, and no accelerator needed.
 """
 
 from collections.abc import Sequence
@@ -24,9 +23,9 @@ from configs import imagenet_resnet18
 from dpoq_jax import config as config_lib
 from dpoq_jax.network import costs, from_config, onion_network
 from dpoq_jax.training import optimizer
-from dpoq_jax.training import train_step as state_lib
+from dpoq_jax.training.train_step import create_state
 
-# A test imports this and another benchmark, which has a flag of the same name.
+# Overridden, since a test imports this module beside another that defines the same flag.
 _JSON = flags.DEFINE_string('json', None, 'file for the figures', allow_override=True)
 
 BITS = (2, 4, 6, 8)
@@ -40,14 +39,14 @@ BACKWARD = 2 / 3
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """A training step as far as its size matters.
+  """Describes a training step by its sizes.
 
   Attributes:
-    flops: of one image, forward and backward, convolutions and classifiers of all paths.
-    parameters: all that are trained; each has a gradient.
-    statistics: means and variances of all paths.
-    normalisations: layers that compute them, of all paths.
-    paths: precisions.
+    flops: FLOPs of one image, forward and backward, in convolutions and classifiers of all paths.
+    parameters: Number of parameters, each of which has a gradient.
+    statistics: Number of means and variances of all paths.
+    normalisations: Number of layers of all paths that compute them.
+    paths: Number of paths.
   """
 
   flops: int
@@ -58,36 +57,37 @@ class Step:
 
   @property
   def gradient_bytes(self) -> int:
-    """All-reduced in any case: the gradients; loss and right answers of each path."""
+    """Returns the bytes that are always all-reduced: gradients, and metrics of each path."""
     return FLOAT * (self.parameters + 2 * self.paths)
 
   @property
   def statistics_bytes(self) -> int:
-    """All-reduced for statistics of the whole batch: mean and variance.
+    """Returns the bytes that are all-reduced for statistics of the whole batch.
 
-    The sums that their gradients need are those of gamma's and beta's, sent in any case.
+    These are means and variances. Their gradients need no further sums than those of the gradients
+    of gamma and beta, which are sent in any case.
     """
     return FLOAT * self.statistics
 
   @property
   def statistics_messages(self) -> int:
-    """How many all-reduces that takes, each of them waited for."""
+    """Returns the number of all-reduces that this takes, each of which is waited for."""
     return 4 * self.normalisations
 
   @property
   def joined_messages(self) -> int:
-    """At least so many if XLA joins those of different paths at one layer."""
+    """Returns that number if XLA joins the all-reduces of all paths at one layer."""
     return self.statistics_messages // self.paths
 
 
 def step_of(network: onion_network.Onion, image_shape: Sequence[int]) -> Step:
-  """The step that trains a network, from shapes alone."""
+  """Returns the step that trains a network, from its shapes alone."""
   cost = costs.path_cost(network, image_shape)
-  # Nobody asks for the gradient towards the image.
+  # The gradient towards the image is not computed.
   stem = cost.convolutions[0].multiply_accumulates
   transform = optimizer.sgd(config_lib.Optimizer(), 0.1)
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
-  create = functools.partial(state_lib.create, network, transform)
+  create = functools.partial(create_state, network, transform)
   state = jax.eval_shape(create, jax.random.key(0), images)
   statistics = jax.tree.leaves(state.collections)
   return Step(
@@ -100,7 +100,7 @@ def step_of(network: onion_network.Onion, image_shape: Sequence[int]) -> Step:
 
 
 def imagenet_step(depth: int, variant: str) -> Step:
-  """The step of `configs/imagenet_resnet18.py` with so many layers, in a variant."""
+  """Returns the step of a variant of `configs/imagenet_resnet18.py` with `depth` layers."""
   config = imagenet_resnet18.get_config(variant)
   config.model.depth = depth
   network = from_config.build(config_lib.validate(config), CLASSES)
@@ -110,15 +110,15 @@ def imagenet_step(depth: int, variant: str) -> Step:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """A step of a cluster.
+  """Holds the estimated times of a step on a cluster.
 
   Attributes:
-    cluster: on which it runs.
-    batch_size: images per device.
-    arithmetic: seconds that one device computes.
-    gradients: seconds of their all-reduce.
-    statistics: seconds of those of the whole batch, a message after the other.
-    joined_statistics: the same, those of all paths in one message wherever they can be.
+    cluster: Cluster that it runs on.
+    batch_size: Images per device.
+    arithmetic: Seconds that one device computes.
+    gradients: Seconds of the all-reduce of gradients.
+    statistics: Seconds of the all-reduces of the whole batch's statistics, one after the other.
+    joined_statistics: The same seconds if those of all paths at one layer are one message.
   """
 
   cluster: clusters.Cluster
@@ -129,12 +129,13 @@ class Estimate:
   joined_statistics: float
 
   def efficiency(self, *, global_statistics: bool, best: bool) -> float:
-    """Time of a step of one device alone, with its part of the batch, over that of all together.
+    """Returns the time of a device alone, with its part of the batch, over that of all together.
 
     Args:
-      global_statistics: of the whole batch. Nothing hides them: the next layer needs them.
-      best: gradients are all-reduced while the backward pass goes on, and messages of statistics
-        are joined; else neither.
+      global_statistics: Whether statistics are those of the whole batch. They are always waited
+        for, since the next layer needs them.
+      best: Whether gradients are all-reduced during the backward pass and messages of statistics
+        are joined.
     """
     waiting = self.gradients
     if best:
@@ -144,7 +145,7 @@ class Estimate:
     return self.arithmetic / (self.arithmetic + waiting)
 
   def images_per_second(self, *, global_statistics: bool, best: bool) -> float:
-    """Of all devices; see `efficiency`."""
+    """Returns the images/s of all devices together; see `efficiency`."""
     alone = self.cluster.devices * self.batch_size / self.arithmetic
     return alone * self.efficiency(global_statistics=global_statistics, best=best)
 
@@ -152,14 +153,14 @@ class Estimate:
 def estimate(
   step: Step, resnet50: Step, cluster: clusters.Cluster, batch_size: int, speed: float = 1.0
 ) -> Estimate:
-  """Times of a step.
+  """Estimates the times of a step.
 
   Args:
-    step: of the network.
-    resnet50: of the network whose speed was published.
-    cluster: on which it runs.
-    batch_size: images per device.
-    speed: factor on the FLOP/s that devices achieve.
+    step: Step of the network.
+    resnet50: Step of the network whose speed was published.
+    cluster: Cluster that it runs on.
+    batch_size: Images per device.
+    speed: Factor on the FLOP/s that devices achieve.
   """
   rate = speed * cluster.flops_per_second(resnet50.flops)
   return Estimate(
@@ -172,14 +173,14 @@ def estimate(
   )
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """A table."""
-  lines = [header, ['---'] * len(header), *rows]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+  """Writes a table as Markdown."""
+  cells = [header, ['---'] * len(header), *lines]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in cells)
 
 
 def tables(step: Step, resnet50: Step) -> dict[str, str]:
-  """The tables of docs/scaling.md, by name."""
+  """Returns the tables of docs/scaling.md, by name."""
   cases = [(cluster, size) for cluster in clusters.CLUSTERS for size in cluster.batch_sizes]
   estimates = [estimate(step, resnet50, *case) for case in cases]
   return {
@@ -271,7 +272,7 @@ def _efficiency_row(each: Estimate) -> list[str]:
 
 
 def _rounded(number: float) -> str:
-  """To two digits: these are estimates."""
+  """Writes a number with two digits, as becomes an estimate."""
   return f'{float(f"{number:.1e}"):,.0f}'
 
 
@@ -285,7 +286,7 @@ def _faster_row(step: Step, resnet50: Step, cluster: clusters.Cluster, size: int
 
 
 def figures(step: Step, resnet50: Step) -> dict[str, Any]:
-  """What the tables hold, as written by `--json`."""
+  """Returns the content of the tables, as written by `--json`."""
   return {
     'step': {
       **dataclasses.asdict(step),
@@ -305,7 +306,7 @@ def figures(step: Step, resnet50: Step) -> dict[str, Any]:
 
 
 def steps() -> tuple[Step, Step]:
-  """Of ResNet-18 at all precisions, and of the float ResNet-50 whose speed was published."""
+  """Returns the steps of ResNet-18, and of the float ResNet-50 whose speed was published."""
   return (
     imagenet_step(18, f'bits={"-".join(map(str, BITS))}'),
     imagenet_step(50, 'bits=32,activations=32'),
@@ -313,8 +314,8 @@ def steps() -> tuple[Step, Step]:
 
 
 def main(_: list[str]) -> None:
-  """Computes, prints, writes."""
-  # JAX says of every accelerator that it did not find it.
+  """Estimates, prints the tables, writes the figures."""
+  # JAX logs every kind of accelerator that it does not find.
   logging.set_verbosity(logging.ERROR)
   step, resnet50 = steps()
   print('\n\n'.join(tables(step, resnet50).values()))

@@ -1,14 +1,14 @@
-"""What a training step costs: fp32, an individual network, joint onions, convolutions alone.
+"""Measures a training step: of fp32, an individual network, joint onions, convolutions alone.
 
     python -m benchmarks.train_step [--json=FILE] [--profile=DIR] [--rounds=N] [--batch_size=B]
         [--pytorch=eager,compiled] [--compiler_options=NAME=VALUE,...]
 
-Every system takes its steps in turn, round after round, so that noise of the machine falls on all
-of them alike. Figures are medians over rounds; a ratio is the median of each round's ratio. Two
-floors stand beside the joint step: its convolutions alone, and the time that the bytes it moves
-(XLA's count) take at the bandwidth of a large copy. Where PyTorch is installed (it is in no
-requirements file) the same network family is timed there, in the same rounds; `over_pytorch_eager`
-is how many times as fast the joint step is.
+All systems take turns, round after round, so that noise of the machine falls on all of them alike.
+Figures are medians over rounds; a ratio is the median of each round's ratio. The joint step is
+compared with two lower bounds: its convolutions alone, and the time that the bytes it moves (XLA's
+count) take at the bandwidth of a large copy. If PyTorch is installed (it is in no requirements
+file), the same network family is timed there, in the same rounds; `over_pytorch_eager` tells how
+many times as fast the joint step is.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,8 @@ from dpoq_jax.core import quantizers
 from dpoq_jax.data import corrupt, in_memory
 from dpoq_jax.network import costs, from_config, onion_network
 from dpoq_jax.runtime import compiler
-from dpoq_jax.training import experiment, steps_per_dispatch
+from dpoq_jax.training import steps_per_dispatch
+from dpoq_jax.training.experiment import assemble
 
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
 _PROFILE = flags.DEFINE_string('profile', None, 'directory for a trace of one joint step')
@@ -44,26 +45,25 @@ _ROUNDS = flags.DEFINE_integer('rounds', 5, 'rounds that are measured, after one
 _STEPS = flags.DEFINE_integer('steps', 3, 'timed steps of each system in a round')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'images per step')
 _PYTORCH = flags.DEFINE_list('pytorch', ['eager', 'compiled'], 'counterparts; may be empty')
-_DEPTH = flags.DEFINE_integer('depth', 20, 'of the CIFAR ResNet')
-_OPTIONS = flags.DEFINE_list('compiler_options', [], 'of XLA, for every training step')
+_DEPTH = flags.DEFINE_integer('depth', 20, 'depth of the CIFAR ResNet')
+_OPTIONS = flags.DEFINE_list('compiler_options', [], 'options of XLA for every training step')
 
 BITS = (2, 4, 8, 16)
 CLASSES = 10
-# Of an epoch: as many as one dispatch may take on a device where it takes several.
+# Batches of an epoch, which is also the longest dispatch on a device that takes several at once.
 BATCHES = 20
 
 
 @dataclasses.dataclass
 class System:
-  """Something that is timed.
+  """Describes a system that is timed, and holds its times.
 
   Attributes:
-    run: takes its steps and returns when they are done.
-    count: of those steps.
-    memory: bytes of XLA's buffers at their peak: arguments, results and temporaries; None if it is
-      not XLA's.
-    moved: bytes that XLA's program reads and writes.
-    seconds: per step, one entry a round.
+    run: Function that takes some steps and returns when they are done.
+    count: Number of those steps.
+    memory: Bytes of XLA's arguments, results and temporaries at their peak; None without XLA.
+    moved: Bytes that XLA's program reads and writes.
+    seconds: Seconds per step, one entry for each round.
   """
 
   run: Callable[[], None]
@@ -75,8 +75,8 @@ class System:
   def measure(self, steps: int) -> None:
     """Times one round, after a step that is not timed.
 
-    XLA takes its temporaries from the system anew each step: the first one after another system
-    has run pays for pages that a training run has warm.
+    XLA takes its temporaries from the operating system anew in each step. The first step after
+    another system has run waits for pages that a training run finds in place.
     """
     self.run()
     started = time.perf_counter()
@@ -86,7 +86,7 @@ class System:
 
 
 def training(bits: tuple[int, ...], activation_bits: int) -> System:
-  """The training step of `dpoq_jax.train`, dispatched as there, augmentation included."""
+  """Compiles the training step of `dpoq_jax.train`, augmentation included, dispatched as there."""
   config = config_lib.Config(
     log_every=BATCHES,
     data=config_lib.Data(batch_size=_BATCH_SIZE.value, pad=4, flip=True),
@@ -100,35 +100,36 @@ def training(bits: tuple[int, ...], activation_bits: int) -> System:
     rng.integers(0, CLASSES, size, dtype=np.int32),
     tuple(map(str, range(CLASSES))),
   )
-  setup = experiment.assemble(config, data, data, data, corrupt.Tally(0))
-  state = setup.create_state()
-  step = steps_per_dispatch.compile_steps(setup, state, options=options())
-  batches = list(step.batches(setup.total_steps - BATCHES))
+  experiment = assemble(config, data, data, data, corrupt.Tally(0))
+  state = experiment.create_state()
+  take_steps = steps_per_dispatch.compile_steps(experiment, state, options=options())
+  batches = list(take_steps.batches(experiment.total_steps - BATCHES))
   endless = itertools.cycle(batch for _, batch in batches)
-  analysis: Any = step.program.cost_analysis()
+  analysis: Any = take_steps.program.cost_analysis()
 
-  def run():
+  def run() -> None:
     nonlocal state
-    state, losses = step(state, next(endless))
+    state, losses = take_steps(state, next(endless))
     jax.block_until_ready((state, losses))
 
-  return System(run, batches[0][0], costs.peak_memory(step.program), analysis['bytes accessed'])
+  memory = costs.peak_memory(take_steps.program)
+  return System(run, batches[0][0], memory, analysis['bytes accessed'])
 
 
 def options() -> dict[str, str]:
-  """Of the compiler: those of the library, and those asked for."""
+  """Returns the options of the compiler: those of the library, and those asked for."""
   return compiler.options() | dict(option.split('=', 1) for option in _OPTIONS.value)
 
 
 def convolutions(bits: tuple[int, ...]) -> System:
-  """Every convolution of the joint step and its two gradients, and nothing else.
+  """Compiles the convolutions of the joint step, each with its two gradients, and nothing else.
 
-  The gradient towards the image is not computed in training, so not here either.
+  The gradient towards the image is left out, as in training.
   """
   shapes = convolution_shapes()
   rng = np.random.default_rng(0)
 
-  def floats(shape):
+  def floats(shape: tuple[int, ...]) -> jax.Array:
     return jnp.asarray(rng.standard_normal(shape, dtype=np.float32))
 
   operands = []
@@ -138,7 +139,7 @@ def convolutions(bits: tuple[int, ...]) -> System:
       y = jax.eval_shape(convolve, jax.ShapeDtypeStruct(x, jnp.float32), floats(kernel))
       operands.append((floats(x), floats(kernel), floats(y.shape)))
 
-  def step(operands):
+  def step(operands: Any) -> Any:
     results = []
     for number, (x, kernel, cotangent) in enumerate(operands):
       strides = shapes[number % len(shapes)][2]
@@ -157,7 +158,7 @@ def convolutions(bits: tuple[int, ...]) -> System:
 
 
 def convolution_shapes() -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, int]]]:
-  """(input, kernel, strides) of every convolution of one path, the stem first."""
+  """Returns (input, kernel, strides) of every convolution of one path, the stem first."""
   config = config_lib.Config(
     model=config_lib.Model(depth=_DEPTH.value),
     quantization=config_lib.Quantization(bits=(8,)),
@@ -169,12 +170,12 @@ def convolution_shapes() -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[i
 
 
 def joint(count: int) -> str:
-  """Name of the joint onion of the lowest `count` precisions, if those are not all."""
+  """Returns the name of the joint onion of the lowest `count` precisions."""
   return f'joint {count}'
 
 
 def bandwidth() -> float:
-  """Bytes per second, read and written, of a copy larger than any cache."""
+  """Measures the bytes per second, read and written, of a copy larger than any cache."""
   size = 2**28
   copy = jax.jit(lambda x: x + 1)
   source = jnp.zeros(size // 4, jnp.float32)
@@ -188,7 +189,7 @@ def bandwidth() -> float:
 
 
 def pytorch() -> dict[str, System]:
-  """The counterparts asked for; none, and a line that says so, without PyTorch."""
+  """Returns the counterparts asked for; without PyTorch, prints a line and returns none."""
   try:
     from benchmarks import pytorch_counterpart
   except ModuleNotFoundError:
@@ -204,7 +205,7 @@ def pytorch() -> dict[str, System]:
 
 
 def report(systems: dict[str, System]) -> dict[str, Any]:
-  """The figures, as written by `--json`."""
+  """Returns the figures, as written by `--json`."""
   speed = bandwidth()
   joint_step = systems['joint']
   seconds = {name: np.array(system.seconds) for name, system in systems.items()}
@@ -235,7 +236,7 @@ def report(systems: dict[str, System]) -> dict[str, Any]:
     'compiler_options': _OPTIONS.value,
     'device': jax.devices()[0].device_kind,
     'processor': platform.machine(),
-    # Huge pages, or the lack of them, are a tenth of a step on CPU.
+    # Decides on huge pages, which are worth a tenth of a step on CPU.
     'glibc_tunables': os.environ.get('GLIBC_TUNABLES', ''),
     'jax': jax.__version__,
   }
@@ -260,9 +261,9 @@ def main(_: list[str]) -> None:
   table = rich.table.Table(title=f'ResNet-{_DEPTH.value}, batch {_BATCH_SIZE.value}')
   for column in ('', 'ms / step', 'images/s', 'peak MB'):
     table.add_column(column, justify='right')
-  for name, row in figures['systems'].items():
-    milliseconds, speed = 1000 * row['seconds_per_step'], row['images_per_second']
-    peak = row['peak_bytes']
+  for name, measured in figures['systems'].items():
+    milliseconds, speed = 1000 * measured['seconds_per_step'], measured['images_per_second']
+    peak = measured['peak_bytes']
     megabytes = '' if peak is None else f'{peak / 1e6:.0f}'
     table.add_row(name, f'{milliseconds:.0f}', f'{speed:.1f}', megabytes)
   console = rich.console.Console()

@@ -1,4 +1,4 @@
-"""MobileNetV2 on CIFAR-100 at 4, 6 and 8 bits: the paper's schedule (section 4.2).
+"""Trains MobileNetV2 on CIFAR-100 at 4, 6 and 8 bits by the paper's schedule (section 4.2).
 
     python -m dpoq_jax.train --config=configs/cifar100_mobilenetv2.py --workdir=DIR
 
@@ -18,7 +18,7 @@ from configs import cifar10_mobilenetv2
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.variants.apply`."""
+  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
   config = cifar10_mobilenetv2.get_config(variant)
   config.data.name = 'cifar100'
   return config

@@ -1,4 +1,4 @@
-"""ResNet-20 on CIFAR-100 at 2, 4, 8 and 16 bits: the paper's schedule (section 4.2).
+"""Trains ResNet-20 on CIFAR-100 at 2, 4, 8 and 16 bits by the paper's schedule (section 4.2).
 
     python -m dpoq_jax.train --config=configs/cifar100_resnet20.py --workdir=DIR
 
@@ -17,7 +17,7 @@ from configs import cifar10_resnet20
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.variants.apply`."""
+  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
   config = cifar10_resnet20.get_config(variant)
   config.data.name = 'cifar100'
   return config

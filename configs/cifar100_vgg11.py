@@ -1,4 +1,4 @@
-"""VGG-11 (batch norm) on CIFAR-100 at 4, 5, 6 and 7 bits: the paper's schedule (section 4.2).
+"""Trains VGG-11 on CIFAR-100 at 4, 5, 6 and 7 bits by the paper's schedule (section 4.2).
 
     python -m dpoq_jax.train --config=configs/cifar100_vgg11.py --workdir=DIR
 
@@ -18,7 +18,7 @@ from configs import cifar10_vgg11
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.variants.apply`."""
+  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
   config = cifar10_vgg11.get_config(variant)
   config.data.name = 'cifar100'
   return config

@@ -1,4 +1,4 @@
-"""MobileNetV2 on CIFAR-10 at 4, 6 and 8 bits: the paper's schedule (section 4.2).
+"""Trains MobileNetV2 on CIFAR-10 at 4, 6 and 8 bits by the paper's schedule (section 4.2).
 
     python -m dpoq_jax.train --config=configs/cifar10_mobilenetv2.py --workdir=DIR
 
@@ -24,6 +24,6 @@ from dpoq_jax import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.variants.apply`."""
+  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
   config = cifar10_resnet20.get_config('model=mobilenetv2,bits=4-6-8,activations=8')
   return variants.apply(config, variant)

@@ -1,4 +1,4 @@
-"""ResNet-20 on CIFAR-10 at 2, 4, 8 and 16 bits: the paper's schedule (section 4.2).
+"""Trains ResNet-20 on CIFAR-10 at 2, 4, 8 and 16 bits by the paper's schedule (section 4.2).
 
     python -m dpoq_jax.train --config=configs/cifar10_resnet20.py --workdir=DIR
 
@@ -23,7 +23,7 @@ from dpoq_jax import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.variants.apply`."""
+  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
   config = config_lib.get_config()
   config.epochs = 200
   config.eval_every = 5

@@ -1,4 +1,4 @@
-"""ResNet-8 on CIFAR-10 for two CPU cores: 2, 4 and 8 bits in a quarter of an hour.
+"""Trains ResNet-8 on CIFAR-10 for two CPU cores at 2, 4 and 8 bits, in a quarter of an hour.
 
     python -m dpoq_jax.train --config=configs/cifar10_resnet8_cpu.py --workdir=DIR
 
@@ -20,7 +20,7 @@ from dpoq_jax import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.variants.apply`."""
+  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
   config = config_lib.get_config()
   config.epochs = 4
   config.eval_every = 1

@@ -1,4 +1,4 @@
-"""VGG-11 (batch norm) on CIFAR-10 at 4, 5, 6 and 7 bits: the paper's schedule (section 4.2).
+"""Trains VGG-11 on CIFAR-10 at 4, 5, 6 and 7 bits by the paper's schedule (section 4.2).
 
     python -m dpoq_jax.train --config=configs/cifar10_vgg11.py --workdir=DIR
 
@@ -23,6 +23,6 @@ from dpoq_jax import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.variants.apply`."""
+  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
   config = cifar10_resnet20.get_config('model=vgg11,bits=4-5-6-7,activations=4')
   return variants.apply(config, variant)

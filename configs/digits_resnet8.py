@@ -1,4 +1,4 @@
-"""ResNet-8 on scikit-learn's digits at 2, 4, 8 and 16 bits: the embedded job, in a minute.
+"""Trains ResNet-8 on scikit-learn's digits at 2, 4, 8 and 16 bits, in a minute: the embedded job.
 
     python -m dpoq_jax.train --config=configs/digits_resnet8.py --workdir=DIR
 
@@ -19,5 +19,5 @@ from dpoq_jax import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.variants.apply`."""
+  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
   return variants.apply(config_lib.get_config(), variant)

@@ -1,4 +1,4 @@
-"""ResNet-18 on ImageNet at 2, 4, 8 and 16 bits: the paper's schedule (section 4.2).
+"""Trains ResNet-18 on ImageNet at 2, 4, 8 and 16 bits by the paper's schedule (section 4.2).
 
     python -m dpoq_jax.train --config=configs/imagenet_resnet18.py --workdir=DIR
         --config.data.dir=TFDS_DIRECTORY --config.data.workers=CPU_CORES
@@ -29,7 +29,7 @@ from dpoq_jax import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """The run; for `variant` see `dpoq_jax.variants.apply`."""
+  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
   config = config_lib.get_config()
   config.epochs = 90
   config.eval_every = 5

@@ -1,41 +1,42 @@
-"""The typed schema of a training run: every field, its default, its bounds.
+"""Defines the typed schema of a training run: every field, its default and its bounds.
 
-A config file returns an `ml_collections.ConfigDict` made by `get_config`, so that flags can
-override any field; `validate` turns the result into a frozen `Config`. The defaults are the
-embedded job: scikit-learn's digits, ResNet-8, bits (2, 4, 8, 16).
+`get_config` makes the `ConfigDict` that config files change and flags override; `validate` turns it
+into a frozen `Config`. The defaults are the embedded job: scikit-learn's digits, ResNet-8.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 import difflib
 import re
 from typing import Annotated, Any, Literal, get_args
 
 import ml_collections
-from ml_collections import config_dict
 import pydantic
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dpoq_jax import onion
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Natural = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-# The deepest published residual network has 1,202 layers; a file may ask for any number.
+# Bounded, since a file may ask for any number; the deepest published ResNet has 1,202 layers.
 Depth = Annotated[int, Field(ge=1, le=2000)]
 
-
-# The values that a field allows stand here alone; what each stands for is chosen by a `match` over
-# its type, which the type checker holds to be complete.
+# The only list of the values that a field allows. What a value stands for is chosen by a `match`
+# over the type, which the type checker proves complete.
 ModelName = Literal['resnet', 'vgg', 'mobilenet', 'imagenet_resnet']
 WeightQuantizer = Literal['dorefa', 'standardised']
 MergeName = Literal['psbn', 'vanilla']
 Sharing = Literal['rings', 'rounded', 'floored']
 GradientMode = Literal['scaled', 'joint', 'separate']
+MODELS = get_args(ModelName)
+OWN_MODEL = re.compile(r'[^\W\d][\w.]*:[^\W\d]\w*')  # MODULE:CLASS
+_DEPTHS = {'vgg': (11,), 'mobilenet': (None,), 'imagenet_resnet': (18, 34, 50)}
 
 
 class ConfigError(ValueError):
-  """A config that cannot be run; its message is one line for the user."""
+  """Says, in one line for the user, why a config cannot be run."""
 
 
 class _Section(pydantic.BaseModel):
@@ -43,24 +44,22 @@ class _Section(pydantic.BaseModel):
 
 
 class Data(_Section):
-  """What is trained on.
+  """Describes the examples that are trained and reported on.
 
   Attributes:
-    name: `digits`, `cifar10` or `cifar100`, kept in memory; any other is streamed: a TFDS data set
-      (`imagenet2012`, `name/config`), or the path of a version directory of one.
-    dir: TFDS data directory; None is TFDS's own default. A location, so it may change on resume.
-    test_split: reported on; None is `validation` if there is one, else `test`. Streamed sets.
-    batch_size: examples per step, over all devices.
-    image_size: side of the square that the network gets, a random crop in training and the central
-      one in evaluation. Streamed sets; None for those in memory.
-    resize: shorter side of an image in evaluation, before the centre is taken. Streamed sets.
-    workers: processes that decode a streamed set; 0 decodes in threads. May change on resume.
-    max_corrupt: records of a streamed set that are skipped as corrupt, by a process, before the run
-      stops; may change on resume.
-    pad: pixels of padding for random crops; 0 crops nothing.
-    flip: random horizontal flips.
-    holdout: training examples kept out of training, for `calibrate`; 0 keeps none, and half of the
-      test split calibrates.
+    name: Data set: `digits`, `cifar10` or `cifar100`, kept in memory; any other is streamed: a TFDS
+      data set (`imagenet2012`, `name/config`), or the path of a version directory of one.
+    dir: Data directory of TFDS; None is TFDS's own. May change on resume.
+    test_split: Split of a streamed set that is reported on; None is `validation` or else `test`.
+    batch_size: Examples per step, over all devices.
+    image_size: Side of the square crops of a streamed set: random ones in training, central ones in
+      evaluation; None for a set in memory.
+    resize: Shorter side to which evaluation resizes images of a streamed set, before the crop.
+    workers: Processes that decode a streamed set; 0 decodes in threads. May change on resume.
+    max_corrupt: Corrupt records of a streamed set that a process may skip. May change on resume.
+    pad: Pixels of padding for random crops; 0 crops nothing.
+    flip: Whether images are flipped at random, left to right.
+    holdout: Training examples held out for `calibrate`; if 0, it takes half of the test split.
   """
 
   name: str = 'digits'
@@ -69,11 +68,11 @@ class Data(_Section):
   batch_size: Count = 64
   image_size: Count | None = None
   resize: Count = 256
-  workers: Annotated[int, Field(ge=0)] = 0
-  max_corrupt: Annotated[int, Field(ge=0)] = 10
-  pad: Annotated[int, Field(ge=0)] = 1
+  workers: Natural = 0
+  max_corrupt: Natural = 10
+  pad: Natural = 1
   flip: bool = False
-  holdout: Annotated[int, Field(ge=0)] = 0
+  holdout: Natural = 0
 
   @pydantic.model_validator(mode='after')
   def _sizes_agree(self) -> 'Data':
@@ -82,21 +81,15 @@ class Data(_Section):
     return self
 
 
-MODELS = get_args(ModelName)
-# A class, and the module that it is imported from.
-OWN_MODEL = re.compile(r'[^\W\d][\w.]*:[^\W\d]\w*')
-_DEPTHS = {'vgg': (11,), 'mobilenet': (None,), 'imagenet_resnet': (18, 34, 50)}
-
-
 class Model(_Section):
-  """The network of one path.
+  """Describes the network of one path.
 
   Attributes:
-    name: `resnet` (the CIFAR family), `vgg` (with batch norm), `mobilenet` (V2), all for small
-      images; `imagenet_resnet`; or a model of your own, as `MODULE:CLASS`.
-    depth: weighted layers: 6n+2, 11, none (MobileNetV2 has one depth), 18, 34 or 50. An own model
-      is given depth and width as attributes, unless they are None.
-    width: channels of the first stage (MobileNetV2: of the stem); None is the published network's.
+    name: Architecture: `resnet` (the CIFAR family), `vgg` (with batch norm) or `mobilenet` (V2) for
+      small images; `imagenet_resnet`; or a model of your own, as `MODULE:CLASS`.
+    depth: Number of weighted layers: 6n+2, 11, None (MobileNetV2 has one depth), 18, 34 or 50. Your
+      own model is given depth and width as attributes, unless they are None.
+    width: Channels of the first stage (MobileNetV2: of the stem); None is as published.
   """
 
   name: str = 'resnet'
@@ -105,7 +98,7 @@ class Model(_Section):
 
   @property
   def label(self) -> str:
-    """Name and depth, for tables."""
+    """Returns name and depth, for tables."""
     return f'{self.name}{self.depth or ""}'
 
   @pydantic.field_validator('name')
@@ -127,25 +120,23 @@ class Model(_Section):
 
 
 class Quantization(_Section):
-  """How weights and activations become integers.
+  """Describes how weights and activations become integers.
 
   Attributes:
-    bits: the bit list; one entry is an individual network, (32,) the float one.
-    activation_bits: of every activation; 32 is a plain ReLU.
-    weight_quantizer: `dorefa` (the paper's) or `standardised`.
-    merge: `psbn` or `vanilla`.
-    clip_init: PACT's alpha at the start.
-    shift_init: the precision shifts gamma_{j->k} at the start.
-    compute_dtype: of the convolutions' operands.
-    sharing: what precisions have in common: `rings` of one integer (the onion), or, to compare, one
-      float kernel that each precision has `rounded` or `floored` anew.
-    match_activations: activations get as many bits as their precision's weights; for shared kernels
-      (AdaBits), where it replaces `activation_bits`.
-    truncate_to: further precisions at which the summary reports an individual network, its weights
-      truncated after training.
+    bits: Bit list; one entry is an individual network, (32,) the float network.
+    activation_bits: Bits of every activation; 32 is a plain ReLU.
+    weight_quantizer: Quantizer of the weights; the paper's is `dorefa`.
+    merge: How lower paths' features are merged: `psbn` or `vanilla`.
+    clip_init: PACT's alpha before training.
+    shift_init: Precision shifts gamma_{j->k} before training.
+    compute_dtype: Type of the operands of convolutions.
+    sharing: What precisions share: `rings` of one integer (the onion), or, for comparison, one
+      float kernel that is `rounded` or `floored` anew for each precision.
+    match_activations: Whether activations get their precision's bits; for shared float kernels.
+    truncate_to: Precisions that an individual network is truncated to after it was trained.
   """
 
-  bits: tuple[int, ...] = (2, 4, 8, 16)
+  bits: Annotated[tuple[int, ...], AfterValidator(onion.check_bits)] = (2, 4, 8, 16)
   activation_bits: int = 8
   weight_quantizer: WeightQuantizer = 'dorefa'
   merge: MergeName = 'psbn'
@@ -156,30 +147,19 @@ class Quantization(_Section):
   match_activations: bool = False
   truncate_to: tuple[int, ...] = ()
 
-  @pydantic.field_validator('bits')
-  @classmethod
-  def _bits_increase(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
-    return onion.check_bits(bits)
-
   @pydantic.model_validator(mode='after')
   def _systems_exist(self) -> 'Quantization':
-    all_bits = (*self.truncate_to, *self.bits)
-    if self.truncate_to and (len(self.bits) > 1 or list(all_bits) != sorted(set(all_bits))):
+    bits, cut, width = self.bits, self.truncate_to, onion.MAX_BITS
+    if cut and (len(bits) > 1 or list(cut + bits) != sorted({*cut, *bits})):
       raise ValueError(
-        f'truncate_to={self.truncate_to}: increasing, and below the one precision that is trained; '
-        f'bits={self.bits}'
+        f'truncate_to={cut}: increasing, and below the one precision that is trained; bits={bits}'
       )
-    # The float kernel itself has no codes to cut bits off, nor to round.
-    if self.truncate_to and (self.truncate_to[0] < 1 or self.bits == (onion.MAX_BITS,)):
-      raise ValueError(
-        f'truncate_to={self.truncate_to}: bits of codes, from 1; bits={self.bits}, where '
-        f'{onion.MAX_BITS} is a float network'
-      )
-    if self.sharing != 'rings' and onion.MAX_BITS in self.bits:
-      raise ValueError(
-        f'sharing={self.sharing}: every precision quantizes the kernels; bits={self.bits}, where '
-        f'{onion.MAX_BITS} is a float network'
-      )
+    # A float kernel has no codes: there are no bits to cut off, and nothing is rounded.
+    given = f'bits={bits}, where {width} is a float network'
+    if cut and (cut[0] < 1 or bits == (width,)):
+      raise ValueError(f'truncate_to={cut}: bits of codes, from 1; {given}')
+    if self.sharing != 'rings' and width in bits:
+      raise ValueError(f'sharing={self.sharing}: every precision quantizes the kernels; {given}')
     if self.match_activations and self.sharing == 'rings':
       raise ValueError('match_activations=True is for kernels that are rounded or floored')
     if self.sharing == 'floored' and self.weight_quantizer != 'dorefa':
@@ -188,12 +168,12 @@ class Quantization(_Section):
 
 
 class Objective(_Section):
-  """The joint loss (METHOD 4).
+  """Describes the joint loss.
 
   Attributes:
-    mode: `scaled` (eq. 6), `joint` or `separate`.
-    loss_weights: alpha_k of eq. 5, one per precision; empty means 1 for all.
-    label_smoothing: in [0, 1).
+    mode: Gradients that reach lower paths: `scaled` (eq. 6), `joint` (whole) or `separate` (none).
+    loss_weights: alpha_k of eq. 5, one for each precision; if empty, all are 1.
+    label_smoothing: Share of the target that is spread over all classes.
   """
 
   mode: GradientMode = 'scaled'
@@ -202,18 +182,18 @@ class Objective(_Section):
 
 
 class Optimizer(_Section):
-  """SGD with momentum, L2 decay and a schedule.
+  """Describes SGD with momentum, L2 decay and a schedule.
 
   Attributes:
-    learning_rate: peak.
-    momentum: of the velocity.
-    weight_decay: L2, added to the gradient of every parameter.
-    clip_learning_rate: factor on the learning rate of the PACT clips.
-    clip_weight_decay: their own decay; None is `weight_decay`.
-    schedule: `steps` (multiply by `decay_factor` after each of `decay_epochs`) or `cosine` (to 0).
-    decay_epochs: increasing.
-    decay_factor: in (0, 1].
-    warmup_epochs: of linear warm-up from 0.
+    learning_rate: Learning rate at its peak.
+    momentum: Share of the velocity that is kept from step to step.
+    weight_decay: L2 decay, which is added to the gradient of every parameter.
+    clip_learning_rate: Factor on the learning rate of the PACT clips.
+    clip_weight_decay: L2 decay of the PACT clips; None is `weight_decay`.
+    schedule: `steps` (times `decay_factor` after each of `decay_epochs`) or `cosine` (down to 0).
+    decay_epochs: Increasing epochs after which the learning rate drops.
+    decay_factor: Factor of each drop.
+    warmup_epochs: Epochs over which the learning rate rises linearly from 0.
   """
 
   learning_rate: Positive = 0.1
@@ -235,23 +215,21 @@ class Optimizer(_Section):
 
 
 class Config(_Section):
-  """A training run.
+  """Describes a training run.
 
   Attributes:
-    seed: of initialisation, data order and augmentation.
-    epochs: passes over the training split.
-    log_every: steps between rows of training metrics.
-    eval_every: epochs between evaluations; the last epoch is always evaluated.
-    checkpoint_every: steps between checkpoints; None saves after every epoch.
-    steps_per_dispatch: most steps that run without the host, on devices that hold the training set.
-      None is 50 on accelerators, 1 on CPU; for a streamed set it is 1 always. May change on resume.
-    max_skipped_steps: steps with a non-finite loss or gradient before the run stops.
-    init_from: directory of a run to start from: one whose bits begin this bit list (its paths are
-      kept as they are, the others are trained), or a float network (all paths start from it).
-    batch_statistics: `global`, of the whole batch: the same training, to rounding, on any number of
-      devices, at four small all-reduces for each normalisation, one after the other; or
-      `per_device`, of each device's part: nothing to wait for, but a training that depends on the
-      number of devices, which should have 32 images each. What that costs is in docs/scaling.md.
+    seed: Seed of initialisation, data order and augmentation.
+    epochs: Passes over the training examples.
+    log_every: Steps between rows of training metrics.
+    eval_every: Epochs between evaluations; the last epoch is always evaluated.
+    checkpoint_every: Steps between checkpoints; None saves after every epoch.
+    steps_per_dispatch: Most steps that run without the host, on devices that hold the training set;
+      None is 50 on accelerators, 1 on CPU. A streamed set takes 1. May change on resume.
+    max_skipped_steps: Steps that may be skipped as not finite before the run stops.
+    init_from: Directory of a run to start from: one whose bits begin this bit list, whose paths are
+      kept as they are, or one of a float network, from which all paths start.
+    batch_statistics: Examples that are normalised together: the whole batch (`global`), or the part
+      of each device (`per_device`); docs/scaling.md says what each costs and when to choose it.
   """
 
   seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -265,42 +243,40 @@ class Config(_Section):
   eval_every: Count = 2
   checkpoint_every: Count | None = None
   steps_per_dispatch: Count | None = None
-  max_skipped_steps: Annotated[int, Field(ge=0)] = 20
+  max_skipped_steps: Natural = 20
   init_from: str | None = None
   batch_statistics: Literal['global', 'per_device'] = 'global'
 
   @pydantic.model_validator(mode='after')
   def _fields_agree(self) -> 'Config':
-    weights, bits = self.objective.loss_weights, self.quantization.bits
-    if self.quantization.sharing != 'rings' and self.objective.mode != 'joint':
+    weights, warmup = self.objective.loss_weights, self.optimizer.warmup_epochs
+    bits, is_onion = self.quantization.bits, self.quantization.sharing == 'rings'
+    if not is_onion and self.objective.mode != 'joint':
       raise ValueError(
         f'objective.mode={self.objective.mode}: precisions that share whole kernels hand nothing '
         'up whose gradient could be scaled or stopped; give joint'
       )
-    if self.quantization.sharing != 'rings' and self.init_from:
+    if not is_onion and self.init_from:
       raise ValueError(f'init_from={self.init_from}: only an onion starts from another run')
     if weights and len(weights) != len(bits):
       raise ValueError(f'objective.loss_weights={weights} needs one entry for each of bits={bits}')
-    if self.optimizer.warmup_epochs >= self.epochs:
-      raise ValueError(
-        f'optimizer.warmup_epochs={self.optimizer.warmup_epochs} must be below epochs={self.epochs}'
-      )
+    if warmup >= self.epochs:
+      raise ValueError(f'optimizer.warmup_epochs={warmup} must be below epochs={self.epochs}')
     return self
 
 
 def get_config() -> Any:
-  """The default run as a `ConfigDict`, for config files to change and flags to override."""
+  """Returns the default run as a `ConfigDict`, for config files to change and flags to override."""
   config: Any = ml_collections.ConfigDict(Config().model_dump())
-  # None has no type that a flag could be parsed as.
-  config.data.dir = config_dict.placeholder(str)
-  config.data.test_split = config_dict.placeholder(str)
-  config.data.image_size = config_dict.placeholder(int)
-  for field in ('depth', 'width'):
-    config.model[field] = config_dict.FieldReference(config.model[field], field_type=int)
-  config.optimizer.clip_weight_decay = config_dict.placeholder(float)
-  config.checkpoint_every = config_dict.placeholder(int)
-  config.steps_per_dispatch = config_dict.placeholder(int)
-  config.init_from = config_dict.placeholder(str)
+  # Fields that may be None say their type, since a flag is parsed as the type of the value.
+  for section, fields in (
+    (config, {'checkpoint_every': int, 'steps_per_dispatch': int, 'init_from': str}),
+    (config.data, {'dir': str, 'test_split': str, 'image_size': int}),
+    (config.model, {'depth': int, 'width': int}),
+    (config.optimizer, {'clip_weight_decay': float}),
+  ):
+    for name, kind in fields.items():
+      section[name] = ml_collections.FieldReference(section[name], field_type=kind)
   return config
 
 
@@ -312,22 +288,12 @@ def validate(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
       unknown field, the nearest known one).
   """
   fields = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
-  try:
-    return Config.model_validate(fields)
-  except pydantic.ValidationError as error:
-    raise ConfigError(_describe(error.errors()[0])) from None
+  return _checked(Config.model_validate, fields)
 
 
 def from_json(text: str) -> Config:
-  """Reads what `Config.model_dump_json` wrote.
-
-  Raises:
-    ConfigError: as `validate`.
-  """
-  try:
-    return Config.model_validate_json(text)
-  except pydantic.ValidationError as error:
-    raise ConfigError(_describe(error.errors()[0])) from None
+  """Reads what `Config.model_dump_json` wrote; raises what `validate` raises."""
+  return _checked(Config.model_validate_json, text)
 
 
 def differences(one: Config, other: Config, apart: Set[str]) -> list[str]:
@@ -341,45 +307,42 @@ def differences(one: Config, other: Config, apart: Set[str]) -> list[str]:
 
 
 def default_clip(activation_bits: int) -> float:
-  """PACT's alpha at the start: four levels want a tighter clip than 256."""
+  """Returns PACT's alpha before training: four levels want a tighter clip than 256."""
   return 2.0 if activation_bits <= 2 else 6.0
 
 
 def field_names() -> frozenset[str]:
-  """Every field (`data.batch_size`) and section (`data`) of the schema."""
-  fields = _flatten(Config().model_dump())
-  return frozenset(fields) | frozenset(Config.model_fields)
-
-
-def nearest_field(name: str) -> str | None:
-  """The known field (`data.batch_size`, say) that is spelt most like `name`, if any is close."""
-  known = sorted(field_names())
-  if matches := difflib.get_close_matches(name, known, n=1):
-    return matches[0]
-  # A right name in the wrong section.
-  last = {field.rpartition('.')[2]: field for field in known}
-  matches = difflib.get_close_matches(name.rpartition('.')[2], last, n=1)
-  return last[matches[0]] if matches else None
+  """Returns the names of all fields (`data.batch_size`) and sections (`data`)."""
+  return frozenset(_flatten(Config().model_dump())) | frozenset(Config.model_fields)
 
 
 def unknown_field(name: str) -> ConfigError:
-  """The error for a field that does not exist."""
-  nearest = nearest_field(name)
-  hint = f'did you mean {nearest}?' if nearest else f'known: {", ".join(Config.model_fields)}.'
+  """Returns the error for a field that does not exist, with the known one spelt most like it."""
+  known = sorted(field_names())
+  # The right name may also be in the wrong section.
+  by_last = {field.rpartition('.')[2]: field for field in known}
+  closest = difflib.get_close_matches(name.rpartition('.')[2], by_last, n=1)
+  nearest = difflib.get_close_matches(name, known, n=1) or [by_last[last] for last in closest]
+  hint = f'did you mean {nearest[0]}?' if nearest else f'known: {", ".join(Config.model_fields)}.'
   return ConfigError(f'config.{name}: no such field; {hint}')
 
 
-def _describe(error: Mapping[str, Any]) -> str:
-  name = '.'.join(str(part) for part in error['loc'])
+def _checked(read: Callable[[Any], Config], source: Any) -> Config:
+  """Reads a config; an error names the first field that pydantic refuses."""
+  try:
+    return read(source)
+  except pydantic.ValidationError as invalid:
+    error = invalid.errors()[0]
+  name, message = '.'.join(map(str, error['loc'])), error['msg'].removeprefix('Value error, ')
   if error['type'] == 'extra_forbidden':
-    return str(unknown_field(name))
-  message = error['msg'].removeprefix('Value error, ')
-  if not name:
-    return f'config: {message}.'
-  return f'config.{name}={error["input"]!r}: {message[0].lower()}{message[1:].rstrip(".")}.'
+    raise unknown_field(name)
+  if name:
+    name, message = f'.{name}={error["input"]!r}', message[0].lower() + message[1:].rstrip('.')
+  raise ConfigError(f'config{name}: {message}.')
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Returns the leaves of nested dicts by dotted name."""
   flat = {}
   for name, leaf in tree.items():
     flat |= _flatten(leaf, f'{prefix}{name}.') if isinstance(leaf, dict) else {prefix + name: leaf}

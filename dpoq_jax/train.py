@@ -56,7 +56,7 @@ def main(flags: shared.FlagValues) -> None:
     experiment.check_agreed(config)
     setup = experiment.build(config)
     setup.check_batch()
-    if not flags.dry_run and not checkpoint.exist(directory):
+    if not flags.dry_run and not checkpoint.has_checkpoints(directory):
       warm_start.check(setup)
     return setup
 
@@ -64,8 +64,8 @@ def main(flags: shared.FlagValues) -> None:
     with user_errors():
       setup = processes.in_each(build)
       if flags.dry_run:
-        found = dry_run.rehearse(setup)
-        rich.console.Console(quiet=not processes.is_first()).print(dry_run.table(found))
+        measured = dry_run.measure(setup)
+        rich.console.Console(quiet=not processes.is_first()).print(dry_run.table(measured))
         return
       # Claimed last, so that a config that cannot be run leaves no trace.
       processes.by_first(lambda: claimed.enter_context(workdir.claim(directory, config)))

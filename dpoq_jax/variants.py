@@ -1,6 +1,7 @@
-"""Variants of a config: what the paper's tables vary, as short text after its file name."""
+"""Changes a config by a variant: short text that names what the paper's tables vary."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
 
 from dpoq_jax import config as config_lib
 
@@ -9,28 +10,29 @@ def apply(config: Any, variant: str) -> Any:
   """Changes a config by the text after the colon of `--config=FILE.py:VARIANT`.
 
   Args:
-    config: what `get_config` returns; changed in place.
-    variant: comma-separated, of what the paper's tables vary:
+    config: Config as `get_config` returns it; it is changed in place.
+    variant: Any of these, separated by commas:
 
-        system=NAME    scaled, joint, separate: the onion and its gradients
-                       individual: of one precision
+        system=NAME    scaled, joint, separate: an onion, trained with these gradients
+                       individual: a network of one precision
                        shared: one float kernel, rounded for each precision (AdaBits)
                        shared_floor: the same, floored
-                       truncated: trained at the highest of the bits, cut to the others afterwards
-        bits=2-4-8     the precisions; bits=32,activations=32 is the float network
+                       truncated: a network trained at the highest of the bits, whose weights are
+                       truncated to the others afterwards
+        bits=2-4-8     the bit list; bits=32,activations=32 is the float network
         activations=2  bits of the activations; activations=match: those of the weights
-        merge=vanilla  or psbn
-        model=vgg11    resnet8, resnet20, vgg11, mobilenetv2, resnet18 (the last for ImageNet), or
-                       MODULE:CLASS, your own
+        merge=vanilla  the merge: psbn or vanilla
+        model=vgg11    the model: resnet8, resnet20, vgg11, mobilenetv2, resnet18 (for ImageNet), or
+                       your own as MODULE:CLASS
         width=16       channels of the first stage
-        smoke          a network and a run as small as they get, of the two lowest precisions; what
-                       the variant says beside it holds
+        smoke          the smallest network and run, at the two lowest precisions; the other parts
+                       of the variant still hold
 
   Returns:
     `config`.
 
   Raises:
-    ValueError: for anything else.
+    ValueError: if the variant is made of anything else.
   """
   pairs: dict[str, str] = {}
   for pair in variant.split(',') if variant else ():
@@ -44,10 +46,12 @@ def apply(config: Any, variant: str) -> Any:
 
 
 def _set_bits(config: Any, setting: str) -> None:
+  """Sets the bit list, `2-4-8`."""
   config.quantization.bits = tuple(int(bits) for bits in setting.split('-'))
 
 
 def _set_activations(config: Any, setting: str) -> None:
+  """Sets the bits of the activations, and the clip that suits them; or `match`."""
   if setting == 'match':
     config.quantization.match_activations = True
     return
@@ -56,12 +60,12 @@ def _set_activations(config: Any, setting: str) -> None:
 
 
 def _set_system(config: Any, setting: str) -> None:
+  """Sets what is trained: an onion in a gradient mode, or a network to compare it with."""
   quantization = config.quantization
-  if setting in ('scaled', 'joint', 'separate'):
+  if setting in get_args(config_lib.GradientMode):
     config.objective.mode = setting
-  elif setting in ('shared', 'shared_floor'):
-    config.objective.mode = 'joint'
-    quantization.sharing = 'rounded' if setting == 'shared' else 'floored'
+  elif setting in _SHARED_KERNELS:
+    config.objective.mode, quantization.sharing = 'joint', _SHARED_KERNELS[setting]
   elif setting == 'truncated':
     quantization.truncate_to = quantization.bits[:-1]
     quantization.bits = quantization.bits[-1:]
@@ -72,6 +76,7 @@ def _set_system(config: Any, setting: str) -> None:
 
 
 def _set_model(config: Any, setting: str) -> None:
+  """Sets name and depth of the model, in its published width."""
   if setting not in _MODELS and not config_lib.OWN_MODEL.fullmatch(setting):
     raise ValueError(
       f'variant model={setting}: there are {", ".join(_MODELS)}; your own is written MODULE:CLASS.'
@@ -81,20 +86,23 @@ def _set_model(config: Any, setting: str) -> None:
 
 
 def _set_width(config: Any, setting: str) -> None:
+  """Sets the channels of the first stage."""
   config.model.width = int(setting)
 
 
 def _set_merge(config: Any, setting: str) -> None:
+  """Sets the merge; `config.validate` refuses others than those there are."""
   config.quantization.merge = setting
 
 
 def _shrink(config: Any, _: str) -> None:
+  """Makes network and run as small as they get."""
   config.epochs = config.eval_every = config.log_every = 1
   config.data.batch_size = 8
-  # Compiling takes longest, and grows with the number of paths.
+  # Compiling takes most of the time, and grows with the number of paths.
   config.quantization.bits = config.quantization.bits[:2]
   config.objective.loss_weights = config.objective.loss_weights[:2]
-  # An own model need not have a width.
+  # A model of the user's own need not have a width.
   if config.model.name in config_lib.MODELS or config.model.width is not None:
     config.model.width = 8
   if config.model.name == 'resnet':
@@ -105,7 +113,11 @@ def _shrink(config: Any, _: str) -> None:
     config.data.image_size, config.data.resize, config.data.workers = 32, 36, 0
 
 
-_MODELS = {
+_SHARED_KERNELS: Mapping[str, config_lib.Sharing] = {
+  'shared': 'rounded',
+  'shared_floor': 'floored',
+}
+_MODELS: Mapping[str, tuple[config_lib.ModelName, int | None]] = {
   'resnet8': ('resnet', 8),
   'resnet20': ('resnet', 20),
   'vgg11': ('vgg', 11),
@@ -113,9 +125,9 @@ _MODELS = {
   'resnet18': ('imagenet_resnet', 18),
 }
 
-# In the order in which they apply: a model has a width, a smoke run may be given another width or
-# other bits, a system splits the bits it is given.
-_VARIANTS = {
+# They apply in this order, whatever that of the text, since a later one may change what an earlier
+# one set: a model sets the width, `smoke` the width and the bits, and a system reads the bits.
+_VARIANTS: Mapping[str, Callable[[Any, str], None]] = {
   'model': _set_model,
   'smoke': _shrink,
   'width': _set_width,

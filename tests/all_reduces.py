@@ -19,7 +19,7 @@ from benchmarks import scaling
 from dpoq_jax import config as config_lib
 from dpoq_jax.network import from_config, onion_network
 from dpoq_jax.training import optimizer
-from dpoq_jax.training import train_step as state_lib
+from dpoq_jax.training.train_step import create_state, make_train_step
 
 BATCH = 16
 IMAGE_SHAPE = (32, 32, 3)
@@ -54,12 +54,12 @@ def main() -> None:
     'image': jax.ShapeDtypeStruct((BATCH, *IMAGE_SHAPE), jnp.uint8, sharding=split),
     'label': jax.ShapeDtypeStruct((BATCH,), jnp.int32, sharding=split),
   }
-  create = functools.partial(state_lib.create, network, transform)
+  create = functools.partial(create_state, network, transform)
   state = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
     jax.eval_shape(create, jax.random.key(0), batch['image']),
   )
-  lowered = jax.jit(state_lib.make_train_step(network, transform, config)).lower(state, batch)
+  lowered = jax.jit(make_train_step(network, transform, config)).lower(state, batch)
   size, operations = all_reduced(lowered.compile().as_text() or '')
   analysis = lowered.cost_analysis()
   assert analysis is not None

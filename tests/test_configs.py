@@ -16,7 +16,7 @@ import pytest
 from dpoq_jax import config as config_lib
 from dpoq_jax.network import from_config
 from dpoq_jax.training import experiment
-from dpoq_jax.training import train_step as state_lib
+from dpoq_jax.training.train_step import make_train_step
 
 # How ml_collections loads a config file.
 pytestmark = pytest.mark.filterwarnings(
@@ -83,7 +83,7 @@ def test_a_step_of_the_smoke_variant_trains(path: pathlib.Path, request: pytest.
   }
   # Run once: compiled fast rather than to something fast.
   step = jax.jit(
-    state_lib.make_train_step(setup.network, setup.optimizer, setup.config),
+    make_train_step(setup.network, setup.optimizer, setup.config),
     compiler_options={'xla_backend_optimization_level': 0},
   )
   after, losses = step(state, jax.device_put(batch, setup.batch_sharding))

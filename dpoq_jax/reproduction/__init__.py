@@ -1,1 +1,1 @@
-"""The paper's tables and figures, run anew and set beside the paper's numbers."""
+"""Reproduces the paper's tables and figures, and sets the results beside its numbers."""

@@ -1,4 +1,4 @@
-"""The paper's Figures 3 and 5, of the system of its Table 1: what dynamic inference is worth."""
+"""Measures Figures 3 and 5 of the paper: what dynamic inference is worth for Table 1's system."""
 
 from collections.abc import Iterator
 import pathlib
@@ -14,12 +14,12 @@ from dpoq_jax.training import restore
 
 FIGURES = ('figure3', 'figure5')
 
-# Of the normalised order, by relative cost; the curve ends at b_K / b_1 = 8.
+# Accuracy by relative cost, with exits in the normalised order; the curve ends at b_K / b_1 = 8.
 _PAPER_FIGURE_3 = {1.0: 65.3, 2.0: 70.0, 8.0: 71.8}
 
 
 def run_of(scale: tables.Scale) -> tuple[Run, str]:
-  """The run that the figures are of, and what it is."""
+  """Returns the run that the figures are about, and the name of its network and data."""
   cell = next(
     each
     for each in tables.cells('table1', scale)
@@ -31,38 +31,44 @@ def run_of(scale: tables.Scale) -> tuple[Run, str]:
 def measure(
   figure: str, part: str, workdir: pathlib.Path, data_dir: str | None
 ) -> tuple[list[results.Entry], bytes]:
-  """The numbers of a figure and its plot, a PNG file.
+  """Measures a figure.
 
-  Thresholds and weights are chosen on one half of the test set; accuracies are of the other.
+  Thresholds and weights are chosen on one half of the test set; accuracies are those on the other.
 
   Args:
-    figure: one of `FIGURES`.
-    part: network and data, for the table.
-    workdir: of the finished run.
-    data_dir: where the data set is.
+    figure: One of `FIGURES`.
+    part: Name of network and data, for the table.
+    workdir: Directory of the finished run.
+    data_dir: Directory of the data set; None is that of the run.
+
+  Returns:
+    The numbers of the figure, and its plot as a PNG file.
   """
-  network = restore.load(workdir)
-  examples = from_run.held_out(network, data_dir)
-  bits = network.network.bits
+  trained = restore.load(workdir)
+  examples = from_run.held_out(trained, data_dir)
+  bits = trained.network.bits
 
   def choose(
     target: Target, order: curve.Order, combine: combination.Combination | None
   ) -> OperatingPoint:
+    """Chooses thresholds that meet a target."""
     return calibration_lib.choose(
       examples.calibration,
       examples.reported,
       bits,
       calibration_lib.Settings(target=target, order=order, combine=combine),
-      dataset=network.config.data.name,
-      step=network.step,
+      dataset=trained.config.data.name,
+      step=trained.step,
     )[0]
 
   def at_cost(cost: float, order: curve.Order, combine: combination.Combination) -> float:
+    """Returns the accuracy of dynamic inference at a cost, in percent."""
     point = choose(Target(kind='relative_cost', value=cost), order, combine)
     assert point.reported is not None
     return 100 * point.reported.accuracy
 
   def figure3() -> Iterator[results.Entry]:
+    """Yields accuracies over costs, for each order of exits."""
     costs = sorted({1.0, 2.0, *(b / bits[0] for b in bits)})
     for order in reversed(curve.ORDERS):
       for cost in costs:
@@ -72,6 +78,7 @@ def measure(
         yield results.entry(figure, part, name, f'cost {cost:g}', [value], paper)
 
   def figure5() -> Iterator[results.Entry]:
+    """Yields accuracies over average bits, static and dynamic."""
     static = calibration_lib.alone(examples.reported).mean(axis=1)
     for b, accuracy in zip(bits, static, strict=True):
       yield results.entry(figure, part, 'static', f'{b} bits', [100 * float(accuracy)], None)

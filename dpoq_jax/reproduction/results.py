@@ -1,7 +1,7 @@
-"""What was measured, beside what the paper reports: `TABLE.csv`, `TABLE.md` and plots.
+"""Writes what was measured beside what the paper reports: `TABLE.csv`, `TABLE.md` and plots.
 
-The CSV file is the record; the page and the plots are drawn from it. One number of a table or
-figure is one line of it, so that tables can be made one by one.
+The CSV file is the record, from which page and plots are made. It has one line for each number of a
+table or figure, so that tables can be replaced one by one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,24 +19,25 @@ from dpoq_jax.runtime.files import write_whole
 CSV_FILE = 'TABLE.csv'
 PAGE_FILE = 'TABLE.md'
 
+# The system that the others are compared with, and the columns in which it is another network: the
+# paper compares the 16-bit onion with a float network.
 _REFERENCE = 'individual'
-# Where a float network stands beside the paper's 16-bit onion.
-_BESIDE = {'16 bits': 'fp32'}
+_REFERENCE_COLUMNS = {'16 bits': 'fp32'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One number.
+  """Holds one number of a table or figure.
 
   Attributes:
-    table: table or figure.
-    part: which comparison in it: network, data, activations.
-    system: the row.
-    at: the column: a precision, a cost.
-    ours: mean over seeds, in percent.
-    spread: standard deviation over seeds; None for one seed.
-    seeds: how many.
-    paper: the paper's number; None if it has none.
+    table: Name of the table or figure.
+    part: Comparison in it, named by network, data and activations.
+    system: System that was measured: the row.
+    at: Precision or cost at which it was measured: the column.
+    ours: Mean over seeds, in percent.
+    spread: Standard deviation over seeds; None if there is one seed.
+    seeds: Number of seeds.
+    paper: Number of the paper, in percent; None if it has none.
   """
 
   table: str
@@ -50,37 +51,37 @@ class Entry:
 
   @property
   def difference(self) -> float | None:
-    """Ours minus the paper's."""
+    """Returns our number minus the paper's; None if the paper has none."""
     return None if self.paper is None else self.ours - self.paper
 
 
 def entry(
   table: str, part: str, system: str, at: str, values: Sequence[float], paper: float | None
 ) -> Entry:
-  """An entry of the values of several seeds, in percent."""
+  """Returns the entry of the values of all seeds, in percent."""
   spread = statistics.stdev(values) if len(values) > 1 else None
   return Entry(table, part, system, at, statistics.mean(values), spread, len(values), paper)
 
 
 def write(folder: pathlib.Path, table: str, entries: Sequence[Entry]) -> None:
-  """Replaces one table in `TABLE.csv`, draws it, and writes the page of all there are anew.
+  """Replaces one table in `TABLE.csv`, draws it, and writes the page of all tables anew.
 
   Args:
-    folder: of one scale's results.
-    table: which.
-    entries: its numbers, in the order of rows.
+    folder: Folder of the results of one scale.
+    table: Name of the table or figure.
+    entries: Its numbers, in the order of rows.
   """
   folder.mkdir(parents=True, exist_ok=True)
   others = [each for each in read(folder) if each.table != table]
   everything = sorted([*others, *entries], key=lambda each: each.table)
   _write_csv(folder / CSV_FILE, everything)
-  if table.startswith('table') and entries:
+  if _is_table(table) and len(entries) > 0:
     (folder / f'{table}.png').write_bytes(_draw(table, entries).png)
   write_whole(folder / PAGE_FILE, page(everything))
 
 
 def read(folder: pathlib.Path) -> list[Entry]:
-  """The entries in `TABLE.csv`, none if there is no such file."""
+  """Reads the entries of `TABLE.csv`; there are none if there is no such file."""
   path = folder / CSV_FILE
   if not path.is_file():
     return []
@@ -100,7 +101,7 @@ def read(folder: pathlib.Path) -> list[Entry]:
 
 
 def page(entries: Sequence[Entry]) -> str:
-  """All tables as Markdown."""
+  """Returns the page of all tables, as Markdown."""
   lines = ["# Ours and the paper's", '', *_introduction(entries)]
   for table in dict.fromkeys(each.table for each in entries):
     of_table = [each for each in entries if each.table == table]
@@ -113,6 +114,7 @@ def page(entries: Sequence[Entry]) -> str:
 
 
 def _introduction(entries: Sequence[Entry]) -> Iterator[str]:
+  """Yields the lines above the first table."""
   tables = ' '.join(dict.fromkeys(each.table for each in entries))
   yield 'Top-1 accuracy in percent on the test set, last epoch, of the frozen integers. Mean of'
   yield 'the seeds, with their standard deviation and number where there are several. Where network'
@@ -124,80 +126,99 @@ def _introduction(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def _part(entries: Sequence[Entry]) -> Iterator[str]:
-  """The tables of one comparison."""
+  """Yields the lines of one comparison: ours, the paper's, and two tables of differences."""
   columns = list(dict.fromkeys(each.at for each in entries))
-  rows = {
+  systems = {
     system: {each.at: each for each in entries if each.system == system}
     for system in dict.fromkeys(each.system for each in entries)
   }
-  # As in the paper's tables; over the costs of a figure it would say nothing.
-  mean = ['mean'] if entries[0].table.startswith('table') else []
-  ours = {
-    system: [*(_measured(row.get(at)) for at in columns), *(_mean(row) for _ in mean)]
-    for system, row in rows.items()
-  }
-  yield from _table('ours', [*columns, *mean], ours)
+  # The paper's tables have a column of means; over the costs of a figure it would say nothing.
+  has_mean = _is_table(entries[0].table)
+  titles = [*columns, 'mean'] if has_mean else columns
+  ours = {system: [_measured(row.get(at)) for at in columns] for system, row in systems.items()}
+  if has_mean:
+    ours = {system: [*cells, _mean(systems[system])] for system, cells in ours.items()}
+  yield from _table('ours', titles, ours)
   known = {
-    system: row for system, row in rows.items() if any(e.paper is not None for e in row.values())
+    system: row for system, row in systems.items() if any(e.paper is not None for e in row.values())
   }
-  if known:
+  if len(known) > 0:
     theirs = {
-      system: [
-        *(_plain(row[at].paper if at in row else None) for at in columns),
-        *(_mean(row, paper=True) for _ in mean),
-      ]
+      system: [_plain(row[at].paper if at in row else None) for at in columns]
       for system, row in known.items()
     }
-    yield from _table("the paper's", [*columns, *mean], theirs)
+    if has_mean:
+      theirs = {
+        system: [*cells, _mean(known[system], paper=True)] for system, cells in theirs.items()
+      }
+    yield from _table("the paper's", titles, theirs)
     differences = {
       system: [_signed(row[at].difference if at in row else None) for at in columns]
       for system, row in known.items()
     }
     yield from _table("ours - the paper's", columns, differences)
-  if reference := rows.pop(_REFERENCE, None):
-    gains = {system: [_gain(at, row, reference) for at in columns] for system, row in rows.items()}
+  reference = systems.pop(_REFERENCE, None)
+  if reference is not None:
+    gains = {
+      system: [_gain(at, row, reference) for at in columns] for system, row in systems.items()
+    }
     yield from _table("over individual networks: ours (the paper's)", columns, gains)
 
 
-def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def _is_table(name: str) -> bool:
+  """Tells a table from a figure by its name."""
+  return name.startswith('table')
+
+
+def _table(title: str, columns: Sequence[str], lines: Mapping[str, Sequence[str]]) -> Iterator[str]:
+  """Yields the lines of a Markdown table."""
   yield f'| {title} | {" | ".join(columns)} |'
   yield f'| --- |{" ---: |" * len(columns)}'
-  for name, figures in rows.items():
-    yield f'| {name} | {" | ".join(figures)} |'
+  for name, cells in lines.items():
+    yield f'| {name} | {" | ".join(cells)} |'
   yield ''
 
 
 def _gain(at: str, row: Mapping[str, Entry], reference: Mapping[str, Entry]) -> str:
-  """What an entry has over the individual network of the same column."""
-  beside = at if at in reference else _BESIDE.get(at, at)
-  if at not in row or beside not in reference:
+  """Writes what a system gains over the individual network: our gain, and the paper's if any."""
+  reference_at = at if at in reference else _REFERENCE_COLUMNS.get(at, at)
+  if at not in row or reference_at not in reference:
     return ''
-  ours = _signed(row[at].ours - reference[beside].ours)
-  paper, theirs = row[at].paper, reference[beside].paper
-  return ours if paper is None or theirs is None else f'{ours} ({_signed(paper - theirs)})'
+  entry, individual = row[at], reference[reference_at]
+  ours = _signed(entry.ours - individual.ours)
+  if entry.paper is None or individual.paper is None:
+    return ours
+  return f'{ours} ({_signed(entry.paper - individual.paper)})'
 
 
 def _mean(row: Mapping[str, Entry], paper: bool = False) -> str:
+  """Writes the mean of a row, if it has several numbers and none is missing."""
   values = [each.paper if paper else each.ours for each in row.values()]
   known = [value for value in values if value is not None]
   return _plain(statistics.mean(known)) if len(known) == len(values) > 1 else ''
 
 
-def _measured(each: Entry | None) -> str:
-  if each is None:
+def _measured(entry: Entry | None) -> str:
+  """Writes our number, with standard deviation and number of the seeds if there are several."""
+  if entry is None:
     return ''
-  return _plain(each.ours) + ('' if each.spread is None else f' ± {each.spread:.2f} ({each.seeds})')
+  if entry.spread is None:
+    return _plain(entry.ours)
+  return f'{_plain(entry.ours)} ± {entry.spread:.2f} ({entry.seeds})'
 
 
 def _plain(value: float | None) -> str:
+  """Writes a number; nothing if there is none."""
   return '' if value is None else f'{value:.2f}'
 
 
 def _signed(value: float | None) -> str:
+  """Writes a difference with its sign; nothing if there is none."""
   return '' if value is None else f'{value:+.2f}'
 
 
 def _write_csv(path: pathlib.Path, entries: Iterable[Entry]) -> None:
+  """Writes entries as CSV, each with its difference from the paper's number."""
   text = io.StringIO()
   fields = [field.name for field in dataclasses.fields(Entry)]
   writer = csv.DictWriter(text, [*fields, 'difference'], lineterminator='\n')
@@ -209,7 +230,7 @@ def _write_csv(path: pathlib.Path, entries: Iterable[Entry]) -> None:
 
 
 def _draw(table: str, entries: Sequence[Entry]) -> drawing.Plot:
-  """Accuracy of every system over the columns, ours left and the paper's right."""
+  """Draws the accuracy of every system over the columns, ours left and the paper's right."""
   parts = list(dict.fromkeys(each.part for each in entries))
   with drawing.style(table):
     figure = Figure(figsize=(11, 4.4 * len(parts)))
@@ -229,7 +250,7 @@ def _draw(table: str, entries: Sequence[Entry]) -> drawing.Plot:
         spread = [each.spread or 0.0 for each in row]
         left.errorbar(places, [each.ours for each in row], spread, **look)
         theirs = [(columns.index(e.at), e.paper) for e in row if e.paper is not None]
-        if theirs:
+        if len(theirs) > 0:
           right.plot(*zip(*theirs, strict=True), **look)
       left.set(title=part, ylabel='top-1 (%)')
       right.set(title="the paper's")

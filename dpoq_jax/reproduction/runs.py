@@ -1,8 +1,8 @@
-"""Training runs of the tables: what each is called, whether its result is there, running it.
+"""Trains the runs that the tables are made of, and keeps their results.
 
-Every run is a process of its own, so that one that fails leaves the others alone. What it comes to,
-`summary.json` with the `config.json` it belongs to, is kept apart from its checkpoints: a few
-kilobytes that go into version control, by which the next start knows what is done.
+Every run is a process of its own, so that a failure of one leaves the others alone. Its result,
+`summary.json` and the `config.json` that it belongs to, is kept apart from its checkpoints: a few
+kilobytes that go into version control, and that tell the next start what is done.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,21 +26,22 @@ from dpoq_jax.runtime import workdir as workdir_lib
 ROOT = pathlib.Path(__file__).parents[2]
 SUMMARY = 'summary.json'
 
-_WAIT = 0.5  # Seconds between looks at whether to stop.
+# Between two looks at whether the user wants to stop.
+_SECONDS_TO_WAIT = 0.5
 
 
 class Stopped(Exception):
-  """The user stopped it; the run in progress has saved."""
+  """Says that the user stopped the reproduction, and that the run in progress has saved."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One training run.
+  """Describes a training run.
 
   Attributes:
-    config: file in `configs/`.
-    variant: of it, see `variants.apply`.
-    seed: of the run.
+    config: Name of its config file, in `configs/`.
+    variant: Variant of that config; see `variants.apply`.
+    seed: Seed of the run.
   """
 
   config: str
@@ -49,24 +50,24 @@ class Run:
 
   @property
   def name(self) -> str:
-    """What its directory is called."""
+    """Returns the name of its directory."""
     parts = [self.config.removesuffix('.py'), *self.variant.split(','), f'seed={self.seed}']
     return re.sub(r'[^A-Za-z0-9.-]', '_', '-'.join(filter(None, parts)))
 
   def flags(self, data_dir: str | None) -> list[str]:
-    """Of the command that trains it."""
+    """Returns the flags of the command that trains it, all but the directory."""
     colon = ':' if self.variant else ''
     flags = [f'--config=configs/{self.config}{colon}{self.variant}', f'--config.seed={self.seed}']
     if data_dir:
-      # The command is run elsewhere.
+      # Absolute, since the command runs in another directory.
       flags.append(f'--config.data.dir={pathlib.Path(data_dir).expanduser().absolute()}')
     return flags
 
-  def expected(self) -> config_lib.Config:
-    """Its config.
+  def expected_config(self) -> config_lib.Config:
+    """Returns the config that its file, variant and seed describe.
 
     Raises:
-      ConfigError: if the variant is none.
+      ConfigError: if there is no such config.
       FileNotFoundError: if there are no config files, outside a checkout of the repository.
     """
     config = _get_config(self.config)(self.variant)
@@ -76,10 +77,11 @@ class Run:
 
 @functools.cache
 def _get_config(name: str) -> Callable[[str], Any]:
+  """Returns the function `get_config` of a config file."""
   path = ROOT / 'configs' / name
   if not path.is_file():
     raise FileNotFoundError(f'no {path}: reproduce runs in a checkout of the repository.')
-  # Config files import one another.
+  # Config files import one another as `configs.NAME`.
   sys.path.insert(0, str(ROOT))
   try:
     return runpy.run_path(str(path))['get_config']
@@ -88,37 +90,40 @@ def _get_config(name: str) -> Callable[[str], Any]:
 
 
 def read_summary(run: Run, stored: pathlib.Path) -> dict[str, Any] | None:
-  """The result of a run; None if there is none, one of another config, or none that can be read.
+  """Reads the result of a run.
 
   Args:
-    run: which.
-    stored: directory of results.
+    run: Run whose result is wanted.
+    stored: Directory of results.
+
+  Returns:
+    Its summary; None if there is none, it belongs to another config, or it cannot be read.
   """
   path = stored / run.name / SUMMARY
   if not path.is_file():
     return None
-  expected = run.expected()
+  expected = run.expected_config()
   try:
     kept = workdir_lib.read_config(path.parent)
     if config_lib.differences(kept, expected, apart=workdir_lib.MAY_CHANGE_ON_RESUME):
       return None
     return json.loads(path.read_text('utf-8'))
-  # Of a version whose configs had other fields, or cut short.
+  # Written by a version whose configs had other fields, or cut short.
   except (ValueError, FileNotFoundError):
     return None
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-  """Trains what is missing.
+  """Trains the runs whose results are missing.
 
   Attributes:
-    stored: directory of results.
-    workdir: directory of the runs' own directories.
-    data_dir: where data sets are; None is TFDS's default.
-    environment: added to that of the training processes.
-    say: shows a line.
-    stopping: whether the user wants to stop.
+    stored: Directory of results.
+    workdir: Directory that the directories of runs are in.
+    data_dir: Directory of data sets; None is TFDS's own.
+    environment: Environment variables of the training processes, beside those of this one.
+    say: Function that shows a line.
+    stopping: Function that tells whether the user wants to stop.
   """
 
   stored: pathlib.Path
@@ -129,35 +134,36 @@ class Trainer:
   stopping: Callable[[], bool]
 
   def train(self, runs: Sequence[Run], *, checkpoints: bool = False) -> dict[Run, str]:
-    """Trains those of `runs` whose result is not there, one after the other.
+    """Trains those of `runs` whose results are missing, one after the other.
 
     Args:
-      runs: wanted; those met twice are trained once.
-      checkpoints: whether a result is not enough, and the trained network itself is wanted.
+      runs: Runs to have results of; one that is named twice is trained once.
+      checkpoints: Whether the trained network itself is needed as well.
 
     Returns:
-      Why each of those that failed did, one line each.
+      The runs that failed, each with the reason in one line.
 
     Raises:
-      Stopped: if `stopping`.
+      Stopped: if the user wants to stop.
       BlockingIOError: if another process trains them.
       OSError: if results cannot be kept.
     """
-    # Before hours of training that would come to nothing.
+    # Made first, so that a directory that cannot be made is not found out after hours of training.
     self.stored.mkdir(parents=True, exist_ok=True)
     with files.lock(self.workdir, f'another process reproduces in {self.workdir}.'):
       return self._train_all(self.missing(runs, checkpoints=checkpoints))
 
   def missing(self, runs: Sequence[Run], *, checkpoints: bool = False) -> list[Run]:
-    """Those of `runs` whose result is not there, in the order to train them; says how many."""
-    # One seed of everything before a second of anything.
+    """Returns the runs whose results are missing, in the order to train them; says how many."""
+    # The first seeds of all runs come before the second seed of any.
     wanted = sorted(dict.fromkeys(runs), key=lambda run: run.seed)
     missing = [run for run in wanted if not self._is_done(run, checkpoints)]
     self.say(f'{len(wanted)} runs, {len(wanted) - len(missing)} of them done')
     return missing
 
   def _train_all(self, missing: Sequence[Run]) -> dict[Run, str]:
-    failures = {}
+    """Trains runs, keeps their results, and returns those that failed, with the reasons."""
+    failures: dict[Run, str] = {}
     for number, run in enumerate(missing, start=1):
       self.say(f'{number} of {len(missing)}: {run.name}')
       if (reason := self._train(run)) is not None:
@@ -170,12 +176,13 @@ class Trainer:
     return failures
 
   def _is_done(self, run: Run, checkpoints: bool) -> bool:
+    """Tells whether a run has a result, and its trained network where that is needed."""
     if read_summary(run, self.stored) is None:
       return False
     return not checkpoints or read_summary(run, self.workdir) is not None
 
   def _train(self, run: Run) -> str | None:
-    """Trains a run, from where it was left; why it failed, if it did."""
+    """Trains a run from where it was left, and returns the reason if it fails."""
     folder = self.workdir / run.name
     log = self.workdir / f'{run.name}.log'
     self.workdir.mkdir(parents=True, exist_ok=True)
@@ -190,7 +197,7 @@ class Trainer:
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        # Interrupts reach it through this process, once.
+        # In a session of its own, so that Ctrl-C reaches it once, through this process.
         start_new_session=True,
       )
       try:
@@ -200,7 +207,7 @@ class Trainer:
             process.wait()
             raise Stopped(f'stopped at {run.name}; the same command goes on from there.')
           try:
-            process.wait(_WAIT)
+            process.wait(_SECONDS_TO_WAIT)
           except subprocess.TimeoutExpired:
             continue
       finally:
@@ -213,14 +220,14 @@ class Trainer:
     return f'exit status {process.returncode}: {lines[-1]} ({log})'
 
   def _keep(self, run: Run) -> dict[str, Any]:
-    """Copies what a finished run came to."""
+    """Copies the result of a finished run to where results are kept, and returns it."""
     source, target = self.workdir / run.name, self.stored / run.name
     target.mkdir(parents=True, exist_ok=True)
-    # The result last: it is what says that the run is done.
+    # The summary last, since a run counts as done once it is there.
     for name in (workdir_lib.CONFIG_FILE, SUMMARY):
       content = json.loads((source / name).read_text('utf-8'))
       if name == workdir_lib.CONFIG_FILE:
-        # Where the data was is nobody else's concern.
+        # A place on this machine, which is of no use in version control.
         del content['data']['dir']
       files.write_whole(target / name, json.dumps(content, indent=2) + '\n')
     return json.loads((target / SUMMARY).read_text('utf-8'))

@@ -1,9 +1,9 @@
-"""What the paper's tables compare (section 4), at three scales, and the numbers it reports.
+"""Defines the tables of the paper (section 4): its numbers, and the runs that measure ours.
 
-A table is a list of cells: a run, where its summary holds the number, and what the paper has there.
-At scale `paper` runs have the paper's networks, data and schedule; at `cpu` and `smoke` a small
-network on other data stands in for each, so that differences between systems can be compared with
-the paper's, but not accuracies themselves.
+A table is a list of cells. A cell names a run, the place of the number in its summary, and the
+paper's number. At scale `paper`, runs have the paper's networks, data and schedule; at `cpu` and
+`smoke`, a small network on other data stands in for each, so that differences between systems can
+be compared with the paper's, but accuracies cannot.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,13 +19,13 @@ FLOAT = 32
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-  """How large the runs are.
+  """Describes how large the runs are, and how many.
 
   Attributes:
-    name: as given to the command.
-    seeds: of individual networks and the paper's system.
-    other_seeds: of everything else.
-    environment: of the training processes.
+    name: Name of the scale, as the command is given it.
+    seeds: Number of seeds of individual networks and of the paper's own system.
+    other_seeds: Number of seeds of all other systems.
+    environment: Environment variables of the training processes.
   """
 
   name: str
@@ -35,7 +35,7 @@ class Scale:
 
 
 SCALES = {
-  # Compiling takes longer than training at this scale.
+  # At this scale compiling takes longer than training, so it is done without optimisation.
   'smoke': Scale('smoke', 1, 1, {'XLA_FLAGS': '--xla_backend_optimization_level=0'}),
   'cpu': Scale('cpu', 2, 1),
   'paper': Scale('paper', 3, 3),
@@ -44,16 +44,16 @@ SCALES = {
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """One number of a table.
+  """Describes one number of a table.
 
   Attributes:
     table: `table1`, `table2` or `table3`.
-    part: which comparison of the table: network, data, activations.
-    system: the row.
-    bits: the column; 32 is a float network.
-    run: what is trained.
-    read: keys from the summary to the number, a fraction.
-    paper: what the paper has there, in percent.
+    part: Comparison in the table, named by network, data and activations.
+    system: System that is trained: the row.
+    bits: Precision: the column; 32 is a float network.
+    run: Training run of the system.
+    read: Keys that lead from the summary of the run to the number, a fraction.
+    paper: Number of the paper, in percent; None if it has none.
   """
 
   table: str
@@ -65,7 +65,7 @@ class Cell:
   paper: float | None = None
 
   def value(self, summary: Mapping[str, Any]) -> float:
-    """The number, in percent."""
+    """Returns the number, in percent."""
     found: Any = summary
     for key in self.read:
       found = found[key]
@@ -73,10 +73,10 @@ class Cell:
 
 
 def cells(table: str, scale: Scale) -> list[Cell]:
-  """All numbers of a table at a scale, in the order of its rows.
+  """Returns all cells of a table at a scale, in the order of its rows.
 
   Raises:
-    ValueError: for a table that there is not.
+    ValueError: if there is no such table.
   """
   if table not in TABLES:
     raise ValueError(f'{table}: there are {", ".join(TABLES)}.')
@@ -84,11 +84,11 @@ def cells(table: str, scale: Scale) -> list[Cell]:
 
 
 def measured(wanted: Sequence[Cell], stored: pathlib.Path) -> list[results.Entry]:
-  """What the runs that are done came to: one entry per row and column, of all its seeds.
+  """Returns an entry for each place of a table that has results, with all its seeds.
 
   Args:
-    wanted: the cells of a table.
-    stored: directory of results.
+    wanted: Cells of the table.
+    stored: Directory of results.
   """
   values: dict[tuple[str, str, str, int], list[float]] = {}
   paper: dict[tuple[str, str, str, int], float | None] = {}
@@ -105,7 +105,7 @@ def measured(wanted: Sequence[Cell], stored: pathlib.Path) -> list[results.Entry
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-  """One comparison: a base that all its runs share."""
+  """Describes one comparison of a table, by what all its runs share."""
 
   table: str
   name: str
@@ -123,7 +123,7 @@ class _Part:
     *,
     favoured: bool = False,
   ) -> Iterator[Cell]:
-    """Cells of one run per seed."""
+    """Yields the cells of one row; a favoured one has as many seeds as the paper's system."""
     seeds = self.scale.seeds if favoured else self.scale.other_seeds
     for seed in range(seeds):
       run = Run(self.config, ','.join(filter(None, [variant, self.variant])), seed)
@@ -131,7 +131,7 @@ class _Part:
         yield Cell(self.table, self.name, system, b, run, read(b), paper.get(b))
 
   def individual(self, bits: Sequence[int], paper: Mapping[int, float]) -> Iterator[Cell]:
-    """Individual networks, and of the highest quantized one what truncating it gives."""
+    """Yields the cells of individual networks, one for each precision."""
     quantized = [b for b in bits if b != FLOAT]
     for b in bits:
       yield from self.row(
@@ -139,7 +139,7 @@ class _Part:
       )
 
   def truncated(self, bits: Sequence[int]) -> Iterator[Cell]:
-    """The highest individual network with bits cut off, and with statistics renewed."""
+    """Yields the cells of the highest individual network truncated, with old and new statistics."""
     variant = self._individual_variant(bits[-1], bits)
     for system, name in (
       ('truncated after training', 'top1'),
@@ -152,16 +152,17 @@ class _Part:
       yield from self.row(system, bits, {}, variant, read, favoured=True)
 
   def _individual_variant(self, bits: int, quantized: Sequence[int]) -> str:
+    """Returns the variant that trains an individual network of one of the precisions."""
     if bits == FLOAT:
       return f'system=individual,bits={FLOAT},activations={FLOAT}'
     if bits == max(quantized) and len(quantized) > 1:
-      # The same network, with its truncations reported beside it.
-      return f'system=truncated,{_list(quantized)}'
+      # Trains the same network, but its summary also has the accuracies of truncated weights.
+      return f'system=truncated,{_bits_variant(quantized)}'
     return f'system=individual,bits={bits}'
 
 
 def _table1(scale: Scale) -> Iterator[Cell]:
-  """ResNet-20 on CIFAR-100, activations of 8 bits: training modes and merges."""
+  """Yields Table 1: gradient modes and merges, for ResNet-20 on CIFAR-100."""
   config, variant, bits, name = {
     'smoke': ('digits_resnet8.py', 'smoke', (2, 4), 'ResNet-8, digits'),
     'cpu': ('cifar10_resnet8_cpu.py', '', (2, 4, 8), 'ResNet-8, CIFAR-10, 4 epochs'),
@@ -170,7 +171,7 @@ def _table1(scale: Scale) -> Iterator[Cell]:
   part = _Part('table1', f'{name}, activations of 8 bits', config, variant, scale)
   columns = (2, 4, 8, 16)
   yield from part.individual(
-    # Beside the paper's 16-bit onion stands a float network.
+    # The paper compares the 16-bit onion with a float network.
     [*(b for b in bits if b != 16), FLOAT],
     dict(zip((2, 4, 8, FLOAT), (65.42, 68.18, 68.61, 68.74), strict=True)),
   )
@@ -184,7 +185,7 @@ def _table1(scale: Scale) -> Iterator[Cell]:
         label + suffix,
         bits,
         dict(zip(columns, paper, strict=True)),
-        f'system={mode},merge={merge},{_list(bits)}',
+        f'system={mode},merge={merge},{_bits_variant(bits)}',
         _top1,
         favoured=(mode, merge) == ('scaled', 'psbn'),
       )
@@ -193,39 +194,45 @@ def _table1(scale: Scale) -> Iterator[Cell]:
 
 
 def _table2(scale: Scale) -> Iterator[Cell]:
-  """Networks and activation widths: individual against the onion, and its ensembles."""
-  for net in _TABLE_2:
-    for data, numbers in net.numbers.items():
+  """Yields Table 2: individual networks, the onion and its ensembles, for several networks."""
+  for network in _TABLE_2:
+    for data, numbers in network.numbers.items():
       if scale.name != 'paper' and data != 'cifar10':
         continue
       config, variant, name, bits = {
         'smoke': (
-          'digits_resnet8.py', f'model={net.model},smoke', f'{net.small}, digits', net.bits[:2]
+          'digits_resnet8.py',
+          f'model={network.model},smoke',
+          f'{network.small}, digits',
+          network.bits[:2],
         ),
         'cpu': (
           'cifar10_resnet8_cpu.py',
-          f'model={net.model},width={net.width}',
-          f'{net.small}, CIFAR-10, 4 epochs',
-          tuple(b for b in net.bits if b < 16),
+          f'model={network.model},width={network.width}',
+          f'{network.small}, CIFAR-10, 4 epochs',
+          tuple(b for b in network.bits if b < 16),
         ),
         'paper': (
-          f'{data}_{net.config}.py', '', f'{net.name}, CIFAR-{data.removeprefix("cifar")}', net.bits
+          f'{data}_{network.config}.py',
+          '',
+          f'{network.name}, CIFAR-{data.removeprefix("cifar")}',
+          network.bits,
         ),
-      }[scale.name]  # fmt: skip
-      variant = ','.join(filter(None, [variant, f'activations={net.activations}']))
-      name += f', activations of {net.activations} bits'
+      }[scale.name]
+      variant = ','.join(filter(None, [variant, f'activations={network.activations}']))
+      name += f', activations of {network.activations} bits'
       part = _Part('table2', name, config, variant, scale)
-      individual, dpoq, ensemble = (dict(zip(net.bits, row, strict=True)) for row in numbers)
-      # Beside the paper's 16-bit onion stands a float network.
+      individual, dpoq, ensemble = (dict(zip(network.bits, row, strict=True)) for row in numbers)
+      # The paper compares the 16-bit onion with a float network.
       alone = {FLOAT if b == 16 else b: number for b, number in individual.items()}
       yield from part.individual([b for b in alone if b in bits or b == FLOAT], alone)
-      onion = f'system=scaled,merge=psbn,{_list(bits)}'
+      onion = f'system=scaled,merge=psbn,{_bits_variant(bits)}'
       yield from part.row('DPOQ', bits, dpoq, onion, _top1, favoured=True)
       yield from part.row('DPOQ, ensemble', bits, ensemble, onion, _ensemble, favoured=True)
 
 
 def _table3(scale: Scale) -> Iterator[Cell]:
-  """ResNet-18 on ImageNet: against AdaBits, for several bit lists."""
+  """Yields Table 3: onions of several bit lists against AdaBits, for ResNet-18 on ImageNet."""
   config, variant, name = {
     'smoke': ('digits_resnet8.py', 'smoke', 'ResNet-8, digits'),
     'cpu': ('cifar10_resnet8_cpu.py', '', 'ResNet-8, CIFAR-10, 4 epochs'),
@@ -245,51 +252,57 @@ def _table3(scale: Scale) -> Iterator[Cell]:
   yield from _shared(part, next(iter(lists)), 'activations=match', adabits)
   for bits, paper in lists.items():
     label = f'DPOQ ({",".join(map(str, bits))})'
-    yield from part.row(label, bits, paper, f'system=scaled,merge=psbn,{_list(bits)}', _top1)
+    yield from part.row(
+      label, bits, paper, f'system=scaled,merge=psbn,{_bits_variant(bits)}', _top1
+    )
 
 
 def _shared(
   part: _Part, bits: Sequence[int], variant: str, paper: Mapping[int, float]
 ) -> Iterator[Cell]:
-  """Shared float kernels; the paper's numbers are those of the rounded ones."""
+  """Yields the rows of shared float kernels; the paper's numbers are for the rounded ones."""
   for system, label, numbers in (
     ('shared', 'shared kernels, rounded (AdaBits)', paper),
     ('shared_floor', 'shared kernels, floored (AdaBits)', {}),
   ):
-    whole = ','.join(filter(None, [f'system={system},{_list(bits)}', variant]))
+    whole = ','.join(filter(None, [f'system={system},{_bits_variant(bits)}', variant]))
     yield from part.row(label, bits, numbers, whole, _top1)
 
 
 def _column(bits: int) -> str:
+  """Returns the name of a precision's column."""
   return 'fp32' if bits == FLOAT else f'{bits} bits'
 
 
-def _list(bits: Sequence[int]) -> str:
+def _bits_variant(bits: Sequence[int]) -> str:
+  """Returns the part of a variant that sets the bit list."""
   return f'bits={"-".join(map(str, bits))}'
 
 
 def _top1(bits: int) -> tuple[str, ...]:
+  """Returns the keys of a precision's accuracy in a summary."""
   return 'precisions', str(bits), 'top1'
 
 
 def _ensemble(bits: int) -> tuple[str, ...]:
+  """Returns the keys of an ensemble's accuracy in a summary."""
   return 'precisions', str(bits), 'ensemble_top1'
 
 
 @dataclasses.dataclass(frozen=True)
 class _Network:
-  """A network of Table 2.
+  """Describes a network of Table 2.
 
   Attributes:
-    name: as in the table.
-    config: its part of the names of config files.
-    small: name of the network that stands for it at small scales.
-    model: variant of that.
-    width: of that.
-    activations: bits.
-    bits: the bit list.
-    numbers: per data set the paper's individual networks, DPOQ, and DPOQ's ensembles (that of the
-      lowest precision is the precision alone).
+    name: Name in the table.
+    config: Name in the names of config files.
+    small: Name of the network that stands in for it at small scales.
+    model: Name of that network in variants.
+    width: Channels of its first stage.
+    activations: Bits of the activations.
+    bits: Bit list.
+    numbers: Numbers of the paper, by data set: those of the individual networks, of DPOQ and of its
+      ensembles (the lowest precision's ensemble is the precision alone).
   """
 
   name: str

@@ -1,1 +1,1 @@
-"""Training: objective, optimizer, step, loop, evaluation, checkpoints, metrics."""
+"""Trains networks: objective, optimizer, step, loop, evaluation, checkpoints, metrics."""

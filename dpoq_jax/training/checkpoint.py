@@ -1,15 +1,17 @@
-"""Checkpoints of a run: written in the background, verified when read, newest first.
+"""Saves the checkpoints of a run in the background, and verifies what it reads back.
 
-Orbax writes them atomically, but does not notice a flipped bit in the array data it reads back, so
-every checkpoint carries a digest of its arrays.
+Orbax writes a checkpoint atomically, but does not notice a flipped bit in the arrays that it reads
+back, so every checkpoint carries a digest of its arrays.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import gc
 import pathlib
 import shutil
 import sys
+import time
+import traceback
 from typing import Any, NamedTuple
 import warnings
 import zlib
@@ -22,18 +24,20 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from dpoq_jax.runtime import processes
 
+_SECONDS_TO_END_READS = 0.3
+
 
 class CheckpointError(ValueError):
-  """No checkpoint of a run can be read; the message is one line for the user."""
+  """Says, in one line for the user, that no checkpoint of a run can be read."""
 
 
 class Restored(NamedTuple):
-  """What a checkpoint held.
+  """Holds what was read from a checkpoint.
 
   Attributes:
-    step: its number.
-    state: of the structure, shardings and dtypes asked for.
-    meta: the JSON object saved with it.
+    step: The step of training at which it was saved, which is its number.
+    state: The arrays, in the structure, shardings and dtypes asked for.
+    meta: The JSON object saved with them.
   """
 
   step: int
@@ -41,19 +45,19 @@ class Restored(NamedTuple):
   meta: dict[str, Any]
 
 
-def exist(workdir: pathlib.Path) -> bool:
-  """Whether the run in `workdir` has saved anything yet, readable or not."""
+def has_checkpoints(workdir: pathlib.Path) -> bool:
+  """Tells whether the run in `workdir` has saved a checkpoint yet, readable or not."""
   return any(path.name.isdigit() for path in (workdir / 'checkpoints').glob('*'))
 
 
 class Checkpoints:
-  """The checkpoints of one run.
+  """Saves and restores the checkpoints of one run.
 
-  Keeps the newest two (so that one broken is not the end) and the best one.
+  Keeps the newest two, so that a run survives a broken one, and the one evaluated best.
 
   Attributes:
-    top1: mean top-1 over precisions of the steps evaluated so far; ranks the checkpoints. Orbax's
-      own ranking does not survive a restart.
+    top1: Top-1 of each step evaluated so far, its mean over precisions; it ranks the checkpoints,
+      since Orbax's own ranking does not survive a restart.
   """
 
   def __init__(
@@ -62,13 +66,13 @@ class Checkpoints:
     top1: Mapping[int, float] | None = None,
     *,
     read_only: bool = False,
-  ):
+  ) -> None:
     """Opens the checkpoints of the run in `workdir`.
 
     Args:
-      workdir: directory of the run.
-      top1: mean top-1 of the steps evaluated before.
-      read_only: touch nothing, since another process may be saving.
+      workdir: Directory of the run.
+      top1: Mean top-1 of the steps evaluated before.
+      read_only: Whether to leave the directory as it is, since another process may be saving.
     """
     self.top1 = dict(top1 or {})
     self._directory = workdir.absolute() / 'checkpoints'
@@ -82,15 +86,15 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(epath.Path(self._directory), options=options)
 
   def save(self, state: Any, meta: dict[str, Any], *, step: int) -> None:
-    """Starts saving; returns once the arrays are copied, before they are on disk.
+    """Starts to save a checkpoint: returns once the arrays are copied, before they are on disk.
 
     Args:
-      state: pytree of arrays.
-      meta: JSON object saved with it.
-      step: number of the checkpoint. One of the same number is left as it is.
+      state: Pytree of arrays.
+      meta: JSON object that is saved with it.
+      step: Number of the checkpoint. If there is one of that number, it is left as it is.
 
     Raises:
-      Exception: what the save before this one failed with, a full disk for example.
+      Exception: if the save before this one failed, of a full disk for example.
     """
     if step in self._manager.all_steps():
       return
@@ -101,18 +105,18 @@ class Checkpoints:
     self._manager.save(step, args=arguments)
 
   def best_step(self) -> int | None:
-    """The step evaluated best among the checkpoints there are, if any was evaluated."""
+    """Returns the step of the checkpoint evaluated best; None if none has been evaluated."""
     return _best(self._manager.all_steps(), self.top1)
 
   def restore(self, like: Any, step: int | None = None) -> Restored | None:
     """Reads the newest intact checkpoint, skipping broken ones with a warning.
 
     Args:
-      like: pytree of arrays or `jax.ShapeDtypeStruct` with shardings, the structure to restore.
-      step: this checkpoint alone.
+      like: Structure to restore: a pytree of arrays, or of `jax.ShapeDtypeStruct` with shardings.
+      step: Number of the only checkpoint to try; None tries all of them.
 
     Returns:
-      None if there are no checkpoints.
+      What it held; None if there are no checkpoints.
 
     Raises:
       CheckpointError: if there are checkpoints and none is intact, or `step` is not among them.
@@ -120,16 +124,16 @@ class Checkpoints:
     steps = sorted(self._manager.all_steps(), reverse=True)
     if step is not None and step not in steps:
       raise CheckpointError(f'{self._directory} has checkpoints {sorted(steps)}, not {step}.')
-    reason = ''
+    reason, cause = '', None
     for candidate in steps if step is None else [step]:
       restored = None
       try:
         restored = self._read(candidate, like)
       except MemoryError:
         raise
-      # Orbax and TensorStore raise whatever the broken part makes them raise.
+      # Of any type: what Orbax and TensorStore raise depends on which part is broken.
       except Exception as error:
-        reason = str(error).strip().partition('\n')[0][:200]
+        cause, reason = error, str(error).strip().partition('\n')[0][:200]
         warnings.warn(
           f'skipping broken checkpoint {self._directory / str(candidate)}: {reason}', stacklevel=2
         )
@@ -139,20 +143,20 @@ class Checkpoints:
       raise CheckpointError(
         f'no checkpoint in {self._directory} can be read ({reason}); to start over give another '
         '--workdir.'
-      )
+      ) from cause
     return None
 
   def wait(self) -> None:
-    """Returns when what was saved is on disk."""
+    """Waits until what was saved is on disk."""
     self._manager.wait_until_finished()
 
   def set_aside_after(self, step: int) -> None:
-    """Renames checkpoints newer than `step`, those skipped as broken, out of the way."""
+    """Renames the checkpoints newer than `step`, which were skipped as broken, out of the way."""
 
     def set_aside() -> None:
       for newer in [s for s in self._manager.all_steps() if s > step]:
         aside = self._directory / f'{newer}.broken'
-        # The step may have been broken before.
+        # A checkpoint of this step may have been set aside before.
         shutil.rmtree(aside, ignore_errors=True)
         (self._directory / str(newer)).rename(aside)
 
@@ -160,10 +164,11 @@ class Checkpoints:
     self._manager.reload()
 
   def close(self) -> None:
-    """Waits for what is being saved and lets go."""
+    """Waits until what was saved is on disk, and closes the directory."""
     self._manager.close()
 
   def _read(self, step: int, like: Any) -> Restored:
+    """Reads a checkpoint, and checks that its arrays are those that were saved."""
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     arguments = ocp.args.Composite(
       state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
@@ -179,22 +184,28 @@ class Checkpoints:
 class _Best(policies.PreservationPolicy):
   """Keeps the checkpoint evaluated best."""
 
-  def __init__(self, top1: Mapping[int, float]):
+  def __init__(self, top1: Mapping[int, float]) -> None:
     self._top1 = top1
 
-  def should_preserve(self, checkpoints, *, context):
-    """A flag per checkpoint."""
+  def should_preserve(
+    self,
+    checkpoints: Sequence[policies.PolicyCheckpointInfo],
+    *,
+    context: policies.PreservationContext,
+  ) -> Sequence[bool]:
+    """Tells of each checkpoint whether it is kept."""
     del context
     best = _best([info.step for info in checkpoints], self._top1)
     return [info.step == best for info in checkpoints]
 
 
 def _best(steps: Iterable[int], top1: Mapping[int, float]) -> int | None:
+  """Returns the step evaluated best, if any was evaluated."""
   return max((step for step in steps if step in top1), key=lambda step: top1[step], default=None)
 
 
 def _digest(state: Any) -> int:
-  """CRC-32 of all leaves, in tree order."""
+  """Returns the CRC-32 of all leaves, in the order of the tree."""
   digest = 0
   for leaf in jax.tree.leaves(jax.device_get(state)):
     digest = zlib.crc32(np.asarray(leaf).tobytes(), digest)
@@ -203,14 +214,28 @@ def _digest(state: Any) -> int:
 
 @contextlib.contextmanager
 def _quiet_coroutines() -> Iterator[None]:
-  """Keeps the coroutines that a failed restore leaves behind from printing a page each."""
+  """Keeps a failed restore from printing a page for each coroutine that it leaves unfinished.
+
+  An unfinished coroutine complains when it is freed, so all of them are freed here, with nobody
+  listening. Some are held by variables of the frames that the error passed through, which are
+  cleared; the traceback itself, files and lines, stays with the error.
+  """
   hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
   try:
     yield
   except Exception as error:
-    # Frames in the traceback keep the coroutines alive past this block.
-    error.__traceback__ = error.__context__ = error.__cause__ = None
+    for each in _with_causes(error):
+      traceback.clear_frames(each.__traceback__)
+    # Others are held by reads under way in TensorStore's threads, which end within this time.
+    time.sleep(_SECONDS_TO_END_READS)
     raise
   finally:
     gc.collect()
     sys.unraisablehook = hook
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+  """Yields an error, then what it was raised from or while handling, and so on."""
+  while error is not None:
+    yield error
+    error = error.__cause__ or error.__context__

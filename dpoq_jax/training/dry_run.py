@@ -1,6 +1,8 @@
-"""What a run will take, found by a few of its steps, before it is begun."""
+"""Finds out, by a few of its steps, what a run will take before it is begun."""
 
+from collections.abc import Mapping
 import contextlib
+import dataclasses
 import itertools
 import time
 from typing import Any
@@ -9,62 +11,82 @@ import jax
 import rich.table
 
 from dpoq_jax.network import costs
-from dpoq_jax.training import experiment, steps_per_dispatch, warm_start
+from dpoq_jax.training import steps_per_dispatch, warm_start
+from dpoq_jax.training.experiment import Experiment
 
-# Dispatches that are timed, after one that warms what they find warm.
+# Dispatches that are timed, after a first one, which is slower than the others.
 _TIMED = 5
 
 
-def rehearse(setup: experiment.Experiment) -> dict[str, Any]:
-  """Compiles the training step, dispatches it a few times, keeps nothing.
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+  """Holds what a run will take.
+
+  Attributes:
+    parameters: Number of parameters, by path.
+    flops: FLOPs of a step, by XLA's count.
+    peak_bytes: Memory that a step takes on a device at its peak, by XLA's count.
+    compile_seconds: Seconds that compiling the step took.
+    examples_per_second: Speed of training.
+    train_seconds: Seconds that all steps of the run will take, without compiling, evaluating and
+      saving.
+  """
+
+  parameters: Mapping[str, int]
+  flops: float
+  peak_bytes: int
+  compile_seconds: float
+  examples_per_second: float
+  train_seconds: float
+
+
+def measure(experiment: Experiment) -> Measurement:
+  """Compiles the training step and takes it a few times, without keeping anything.
 
   Args:
-    setup: what would be trained.
-
-  Returns:
-    `parameters` of each path (and in all), `flops` of a step and `peak_bytes` per device by XLA's
-    count, `compile_seconds`, `examples_per_second` and `train_seconds` of the whole run, compiling,
-    evaluating and saving not counted.
+    experiment: Experiment that would be run.
 
   Raises:
-    FileNotFoundError, ConfigError, CheckpointError: if `config.init_from` cannot be started from.
+    FileNotFoundError, ConfigError, CheckpointError: if the run cannot start from
+      `config.init_from`.
   """
-  state, fixed = warm_start.initial_state(setup)
+  state, fixed = warm_start.initial_state(experiment)
   parameters = {
     name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in state.params.items()
   }
   started = time.perf_counter()
-  step = steps_per_dispatch.compile_steps(setup, state, fixed=fixed)
+  take_steps = steps_per_dispatch.compile_steps(experiment, state, fixed=fixed)
   compile_seconds = time.perf_counter() - started
-  analysis: Any = step.program.cost_analysis()
-  with contextlib.closing(step.batches(0)) as batches:
+  analysis: Any = take_steps.program.cost_analysis()
+  with contextlib.closing(take_steps.batches(0)) as batches:
     ends, taken = [time.perf_counter()], [0]
     for steps, batch in itertools.islice(batches, 1 + _TIMED):
-      state, losses = step(state, batch)
+      state, losses = take_steps(state, batch)
       jax.block_until_ready(losses)
       ends.append(time.perf_counter())
       taken.append(taken[-1] + steps)
-  # Without the first one, unless there is no other.
+  # The first dispatch counts only if there is no other.
   first = min(1, len(ends) - 2)
   seconds = (ends[-1] - ends[first]) / (taken[-1] - taken[first])
-  return {
-    'parameters': {**parameters, 'all': sum(parameters.values())},
-    'flops': float(analysis['flops']),
-    'peak_bytes': costs.peak_memory(step.program),
-    'compile_seconds': compile_seconds,
-    'examples_per_second': setup.config.data.batch_size / seconds,
-    'train_seconds': seconds * setup.total_steps,
-  }
+  return Measurement(
+    parameters=parameters,
+    flops=float(analysis['flops']),
+    peak_bytes=costs.peak_memory(take_steps.program),
+    compile_seconds=compile_seconds,
+    examples_per_second=experiment.config.data.batch_size / seconds,
+    train_seconds=seconds * experiment.total_steps,
+  )
 
 
-def table(found: dict[str, Any]) -> rich.table.Table:
-  """What was found, for people."""
+def table(measured: Measurement) -> rich.table.Table:
+  """Returns the measurement as a table of one line for each number."""
   result = rich.table.Table(title='a dry run: nothing was written', show_header=False)
-  for name, count in found['parameters'].items():
+  for name, count in measured.parameters.items():
     result.add_row(f'parameters, {name}', f'{count:,}')
-  result.add_row('FLOPs of a step', f'{found["flops"]:.3g}')
-  result.add_row('memory of a device', f'{found["peak_bytes"] / 1e6:,.0f} MB')
-  result.add_row('compiling', f'{found["compile_seconds"]:.1f} s')
-  result.add_row('speed', f'{found["examples_per_second"]:,.0f} examples/s')
-  result.add_row('training', f'{found["train_seconds"] / 3600:.2f} h')
+  result.add_row('parameters, all', f'{sum(measured.parameters.values()):,}')
+  result.add_row('FLOPs of a step', f'{measured.flops:.3g}')
+  result.add_row('memory of a device', f'{measured.peak_bytes / 1e6:,.0f} MB')
+  result.add_row('compiling', f'{measured.compile_seconds:.1f} s')
+  result.add_row('speed', f'{measured.examples_per_second:,.0f} examples/s')
+  result.add_row('training', f'{measured.train_seconds / 3600:.2f} h')
   return result

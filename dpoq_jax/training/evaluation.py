@@ -1,4 +1,4 @@
-"""Accuracy of every precision, measured on the frozen integers: what is reported is what ships."""
+"""Evaluates every precision on the frozen integers, so that what is reported is what ships."""
 
 from collections.abc import Callable, Sequence
 import contextlib
@@ -19,14 +19,15 @@ from dpoq_jax.runtime import compiler
 
 
 @dataclasses.dataclass(frozen=True)
-class Predictions:
-  """Logits of all examples at every precision.
+class Evaluation:
+  """Holds the logits of a set of examples at every precision, and their labels.
 
   Attributes:
-    precisions: bits, from the lowest of the network up.
-    logits: float32 [precisions, examples, classes].
-    labels: int32 [examples].
-    indices: int64 [examples]: of the set that was evaluated; all but corrupt records, in order.
+    precisions: Bits of each precision, from the lowest of the network up.
+    logits: Logits, float32 [precisions, examples, classes].
+    labels: Right classes, int32 [examples].
+    indices: Places of the examples in the set that was evaluated, increasing, int64 [examples];
+      only corrupt records are left out.
   """
 
   precisions: tuple[int, ...]
@@ -35,16 +36,19 @@ class Predictions:
   indices: np.ndarray
 
   def top1(self) -> dict[int, float]:
-    """Top-1 accuracy of each precision alone, in [0, 1]."""
+    """Returns the top-1 accuracy of each precision alone, in [0, 1]."""
     return self._accuracies(self.logits)
 
   def ensemble_top1(self) -> dict[int, float]:
-    """Top-1 accuracy of the mean softmax of each precision and all below it, in [0, 1]."""
+    """Returns the top-1 accuracy of each precision's ensemble, in [0, 1].
+
+    The ensemble of a precision is the mean softmax of it and of all below it.
+    """
     probabilities = scipy.special.softmax(self.logits, axis=-1)
     return self._accuracies(np.cumsum(probabilities, axis=0))
 
   def loss(self) -> dict[int, float]:
-    """Mean cross-entropy of each precision, in nats."""
+    """Returns the mean cross-entropy of each precision, in nats."""
     log_probabilities = scipy.special.log_softmax(self.logits, axis=-1)
     right = log_probabilities[:, np.arange(len(self.labels)), self.labels]
     return by_precision(self.precisions, -right.mean(axis=1))
@@ -55,21 +59,21 @@ class Predictions:
 
 
 def by_precision(precisions: Sequence[int], values: np.ndarray) -> dict[int, float]:
-  """`{bits: value}` of one number per precision."""
+  """Returns `{bits: value}`, given one number for each precision."""
   return dict(zip(precisions, map(float, values), strict=True))
 
 
 class Evaluator:
-  """Runs a frozen network over a set of images, path by path.
+  """Runs a frozen network on sets of images, path by path.
 
-  Each path is a program of its own, as in deployment: its logits cannot depend on which higher
-  paths run after it. The programs are compiled on first use and kept.
+  Each path is a program of its own, as in deployment, so that its logits cannot depend on which
+  higher paths run after it. The programs are compiled when they are first used, and kept.
 
-  Of several processes each runs a share of the images on its own devices, and gets all results.
+  Of several processes, each runs a share of the images on its own devices and gets all results.
   """
 
-  def __init__(self, network: TrainableNetwork, mesh: jax.sharding.Mesh):
-    """Takes a mesh of this process's devices."""
+  def __init__(self, network: TrainableNetwork, mesh: jax.sharding.Mesh) -> None:
+    """Takes the network and a mesh of this process's devices."""
     self._network, self._devices = network, mesh.size
     self._replicated = NamedSharding(mesh, PartitionSpec())
     self._batch_sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
@@ -87,16 +91,17 @@ class Evaluator:
     batch_size: int,
     highest: int | None = None,
     between_batches: Callable[[], None] = lambda: None,
-  ) -> Predictions:
-    """Freezes `variables` if they are not frozen yet and runs every image.
+  ) -> Evaluation:
+    """Evaluates the network on a set of images, which are run in order.
 
     Args:
-      variables: trained or frozen.
-      image_set: evaluated in order, whole.
-      batch_size: over all devices, rounded up to share it equally; the last batch is padded.
-      highest: bits of the last precision to run; all by default.
-      between_batches: called after each batch; what it raises ends the evaluation. Not among
-        several processes, of which the others would wait.
+      variables: Variables of the network, trained or frozen; trained ones are frozen first.
+      image_set: Images and labels.
+      batch_size: Images per batch over all devices, rounded up to a multiple of their number; the
+        last batch is padded.
+      highest: Bits of the last precision to run; None runs all.
+      between_batches: Function that is called after each batch; what it raises ends the evaluation.
+        Of several processes none calls it, since the others would wait for one that it ends.
 
     Raises:
       ValueError: if the network does not have the precision `highest`, or there are fewer images
@@ -105,18 +110,16 @@ class Evaluator:
     processes = jax.process_count()
     if processes == 1:
       return self._run(variables, image_set, batch_size, highest, between_batches)
-    # Arrays of all processes take part in programs of all processes alone.
+    # Copied, since arrays on the devices of all processes can only be used by all of them at once.
     own = jax.device_put(jax.device_get(variables), self._replicated)
     if len(image_set) < processes:
       raise ValueError(f'{len(image_set)} images cannot be shared by {processes} processes.')
     share = np.array(examples.shard(len(image_set), jax.process_index(), processes))
     size = -(-len(image_set) // processes)
-    predictions = self._run(
+    found = self._run(
       own, image_set.take(share), -(-batch_size // processes), highest, lambda: None
     )
-    return _of_all_processes(
-      dataclasses.replace(predictions, indices=share[predictions.indices]), size
-    )
+    return _of_all_processes(dataclasses.replace(found, indices=share[found.indices]), size)
 
   def _run(
     self,
@@ -125,8 +128,8 @@ class Evaluator:
     batch_size: int,
     highest: int | None,
     between_batches: Callable[[], None],
-  ) -> Predictions:
-    """Runs the images in this process."""
+  ) -> Evaluation:
+    """Evaluates the network on images of this process; see `__call__`."""
     bits = self._network.bits
     if highest is not None and highest not in bits:
       raise ValueError(f'precision {highest}: this network has {bits}.')
@@ -135,7 +138,7 @@ class Evaluator:
     batch_size = -(-batch_size // self._devices) * self._devices
     logits: list[list[np.ndarray]] = []
     labels, masks = [], []
-    # Closed also if an exception ends it: worker processes may be behind it.
+    # Closed also when an exception ends the loop, as worker processes may be decoding the images.
     with contextlib.closing(image_set.evaluation_batches(batch_size)) as batches:
       for batch in batches:
         images = jax.device_put(batch['image'], self._batch_sharding)
@@ -145,32 +148,38 @@ class Evaluator:
           output = self._paths[index](frozen, images, laterals)
           laterals |= output.laterals
           outputs.append(output.logits)
-        # Padding is dropped here, so that every array downstream is examples alone.
+        # Padding is dropped here, so that everything later holds examples alone.
         logits.append([np.asarray(x)[batch['mask']] for x in outputs])
         labels.append(batch['label'][batch['mask']])
         masks.append(batch['mask'])
         between_batches()
     stacked = np.stack([np.concatenate(path) for path in zip(*logits, strict=True)])
     indices = np.flatnonzero(np.concatenate(masks))
-    return Predictions(precisions, stacked, np.concatenate(labels), indices)
+    return Evaluation(precisions, stacked, np.concatenate(labels), indices)
 
 
-def _of_all_processes(own: Predictions, size: int) -> Predictions:
-  """Puts together what all processes found, each of at most `size` images."""
+def _of_all_processes(own: Evaluation, size: int) -> Evaluation:
+  """Joins the evaluations of all processes, each of at most `size` images."""
   count = len(own.labels)
 
   def together(array: np.ndarray, axis: int) -> np.ndarray:
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, size - count)
-    rows = multihost_utils.process_allgather(np.pad(array, widths))
-    kept = [np.take(row, range(n), axis) for row, n in zip(rows, counts, strict=True)]
+    shares = multihost_utils.process_allgather(np.pad(array, widths))
+    kept = [np.take(share, range(n), axis) for share, n in zip(shares, counts, strict=True)]
     return np.concatenate(kept, axis)
 
   counts = multihost_utils.process_allgather(np.int32(count))
-  # Gathered as int32, which is what JAX has by default.
+  # Gathered as int32, since JAX has no int64 unless it is asked for.
   indices = together(own.indices.astype(np.int32), 0).astype(np.int64)
-  return Predictions(own.precisions, together(own.logits, 1), together(own.labels, 0), indices)
+  return Evaluation(own.precisions, together(own.logits, 1), together(own.labels, 0), indices)
 
 
-def _run_path(network, index, frozen, images, laterals):
+def _run_path(
+  network: TrainableNetwork,
+  index: int,
+  frozen: onion_network.Variables,
+  images: jax.Array,
+  laterals: onion_network.Laterals,
+) -> onion_network.PathOutput:
   return network.run_path(frozen, index, images, laterals)

@@ -1,4 +1,4 @@
-"""Builds everything that a config stands for: data, network, optimizer, devices."""
+"""Builds what a config describes: data, network, optimizer and devices."""
 
 import dataclasses
 from typing import Any
@@ -14,29 +14,31 @@ from dpoq_jax.data import corrupt, examples, in_memory
 from dpoq_jax.network import from_config
 from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.runtime import compiler, processes, workdir
-from dpoq_jax.training import optimizer as optimizer_lib
 from dpoq_jax.training import splits
-from dpoq_jax.training import train_step as state_lib
+from dpoq_jax.training.optimizer import learning_rate_schedule, sgd
+from dpoq_jax.training.train_step import Batch, TrainState, create_state
 
-# Upper bound on how late a stop is acted on: two or three times as many steps.
+# The default on accelerators. It bounds how long a stop may take, since two or three dispatches are
+# completed before it.
 _STEPS_PER_DISPATCH = 50
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """A config with all that follows from it.
+  """Holds a config and what it describes.
 
   Attributes:
-    config: the validated config.
-    train_set: trained on.
-    test_set: reported on.
-    holdout_set: kept out of both by `config.data.holdout`.
-    corrupt: records of all three that could not be read.
-    network: the network.
-    optimizer: of all paths at once.
-    learning_rate: step to learning rate.
-    mesh: all devices of all processes along one axis; batches are split over it, state is on each.
-    steps_per_epoch: full batches of the training set.
+    config: Validated config.
+    train_set: Examples that are trained on.
+    test_set: Examples that accuracies are reported on.
+    holdout_set: Training examples that are held out of training, `config.data.holdout` of them.
+    corrupt: Records of the three sets that could not be read.
+    network: Network to train.
+    optimizer: Optimizer of all paths at once.
+    learning_rate: Learning rate as a function of the step.
+    mesh: All devices of all processes along one axis, over which batches are split; the state is
+      whole on each.
+    steps_per_epoch: Number of full batches in the training set.
   """
 
   config: config_lib.Config
@@ -52,12 +54,12 @@ class Experiment:
 
   @property
   def total_steps(self) -> int:
-    """Steps of the whole run."""
+    """Returns the number of steps of the whole run."""
     return self.config.epochs * self.steps_per_epoch
 
   @property
   def order(self) -> examples.Order:
-    """Which training examples this process gets in each step."""
+    """Returns the order of the training examples, as far as this process gets them."""
     return examples.Order(
       len(self.train_set),
       self.config.data.batch_size,
@@ -68,7 +70,11 @@ class Experiment:
     )
 
   def check_batch(self) -> None:
-    """Raises a ValueError unless training batches can be split over the devices."""
+    """Checks that training batches can be split over the devices.
+
+    Raises:
+      ValueError: if they cannot.
+    """
     batch_size, devices = self.config.data.batch_size, self.mesh.size
     if batch_size % devices:
       raise ValueError(
@@ -77,58 +83,61 @@ class Experiment:
 
   @property
   def platform(self) -> str:
-    """Of the devices: `cpu`, `gpu` or `tpu`."""
+    """Returns the platform of the devices: `cpu`, `gpu` or `tpu`."""
     return self.mesh.devices.flat[0].platform
 
   @property
   def statistics_groups(self) -> int:
-    """Parts of a batch that are normalised apart."""
+    """Returns the number of parts of a batch that are normalised apart."""
     return self.mesh.size if self.config.batch_statistics == 'per_device' else 1
 
   @property
   def replicated(self) -> NamedSharding:
-    """Sharding of the state."""
+    """Returns the sharding of the state: whole on each device."""
     return NamedSharding(self.mesh, PartitionSpec())
 
   @property
   def batch_sharding(self) -> NamedSharding:
-    """Sharding of batches: examples over devices."""
+    """Returns the sharding of a batch: its examples are split over the devices."""
     return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names[0]))
 
   @property
   def batches_sharding(self) -> NamedSharding:
-    """Sharding of several batches along a first axis of their own."""
+    """Returns the sharding of several batches, stacked along a first axis of their own."""
     return NamedSharding(self.mesh, PartitionSpec(None, self.mesh.axis_names[0]))
 
   @property
   def steps_per_dispatch(self) -> int:
-    """Most steps that run without the host; 1 on CPU, where nothing is gained, if not given."""
+    """Returns the most steps that run without the host; on CPU 1, unless the config says more.
+
+    On CPU nothing is gained by more, and a streamed set sends each batch from the host.
+    """
     if not isinstance(self.train_set, in_memory.ImageSet):
       return 1
     default = 1 if self.platform == 'cpu' else _STEPS_PER_DISPATCH
     return self.config.steps_per_dispatch or default
 
-  def on_devices(self, batch: examples.Batch) -> state_lib.Batch:
-    """A training batch, put together from the shares of all processes."""
+  def on_devices(self, batch: examples.Batch) -> Batch:
+    """Puts a training batch on the devices: each process gives its share of the examples."""
     return {
       name: jax.make_array_from_process_local_data(self.batch_sharding, share)
       for name, share in batch.items()
     }
 
   def on_each_device(self, tree: Any) -> Any:
-    """Arrays that all processes have, as they are in the state: whole on each device."""
+    """Puts arrays, the same in all processes, whole on each device, as those of the state are."""
     return jax.tree.map(
       lambda leaf: jax.make_array_from_process_local_data(self.replicated, np.asarray(leaf)), tree
     )
 
-  def create_state(self) -> state_lib.TrainState:
-    """The state at step 0, on all devices."""
+  def create_state(self) -> TrainState:
+    """Returns the state at step 0, on all devices."""
     options = compiler.once_options(self.platform)
     create = jax.jit(self._create, out_shardings=self.replicated, compiler_options=options)
     return create(jax.random.key(self.config.seed))
 
   def abstract_state(self) -> Any:
-    """Shapes, dtypes and shardings of the state, with nothing allocated."""
+    """Returns shapes, dtypes and shardings of the state, without allocating anything."""
     shapes = jax.eval_shape(self._create, jax.random.key(self.config.seed))
     return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated), shapes
@@ -136,20 +145,20 @@ class Experiment:
 
   @property
   def dataset_facts(self) -> workdir.DatasetFacts:
-    """What a user of the trained network needs to know."""
+    """Returns what a user of the trained network needs to know of its data."""
     return workdir.DatasetFacts(self.train_set.image_shape, self.train_set.class_names)
 
-  def _create(self, key: jax.Array) -> state_lib.TrainState:
+  def _create(self, key: jax.Array) -> TrainState:
     images = jnp.zeros((1, *self.train_set.image_shape), jnp.uint8)
-    return state_lib.create(self.network, self.optimizer, key, images)
+    return create_state(self.network, self.optimizer, key, images)
 
 
 def build(config: config_lib.Config) -> Experiment:
-  """Builds what a config describes, loading its data set, or opening it if it is streamed.
+  """Builds what a config describes; loads its data set, or opens it if it is streamed.
 
   Raises:
     ValueError: if a batch is larger than the data set, or the network cannot have these bits.
-    FileNotFoundError: if the data set is not there; the message says how to get it.
+    FileNotFoundError: if there is no such data set; the message says how to get it.
   """
   tally = corrupt.Tally(config.data.max_corrupt)
   train_set, holdout_set = splits.load_train(config, tally)
@@ -163,11 +172,9 @@ def assemble(
   holdout_set: examples.ExampleSet,
   tally: corrupt.Tally,
 ) -> Experiment:
-  """What a config describes, on data that is there already; see `build`."""
+  """Builds what a config describes on data that is loaded already; see `build`."""
   steps = examples.steps_per_epoch(len(train_set), config.data.batch_size)
-  schedule = optimizer_lib.learning_rate_schedule(
-    config.optimizer, epochs=config.epochs, steps_per_epoch=steps
-  )
+  schedule = learning_rate_schedule(config.optimizer, epochs=config.epochs, steps_per_epoch=steps)
   return Experiment(
     config=config,
     train_set=train_set,
@@ -175,7 +182,7 @@ def assemble(
     holdout_set=holdout_set,
     corrupt=tally,
     network=from_config.build(config, train_set.num_classes),
-    optimizer=optimizer_lib.sgd(config.optimizer, schedule),
+    optimizer=sgd(config.optimizer, schedule),
     learning_rate=schedule,
     mesh=processes.global_mesh(),
     steps_per_epoch=steps,
@@ -183,10 +190,10 @@ def assemble(
 
 
 def check_agreed(config: config_lib.Config) -> None:
-  """Checks that all processes were given the same, locations apart.
+  """Checks that all processes were given the same config, locations apart.
 
   Raises:
-    ConfigError: where it is not that of process 0.
+    ConfigError: if the config of this process is not that of process 0.
   """
   texts = processes.gathered({'config': config.model_dump_json()})
   first = config_lib.from_json(texts[0]['config'])

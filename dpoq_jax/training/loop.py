@@ -1,4 +1,4 @@
-"""The training loop: steps, rows of metrics, evaluations, checkpoints, stopping and resuming."""
+"""Runs the training loop: steps, rows of metrics, evaluations, checkpoints, stop and resume."""
 
 import collections
 import contextlib
@@ -15,7 +15,6 @@ from dpoq_jax.runtime.workdir import write_dataset
 from dpoq_jax.training import (
   checkpoint,
   evaluation,
-  experiment,
   metrics,
   progress,
   steps_per_dispatch,
@@ -23,19 +22,20 @@ from dpoq_jax.training import (
   truncated_accuracy,
   warm_start,
 )
-from dpoq_jax.training import train_step as state_lib
+from dpoq_jax.training.experiment import Experiment
+from dpoq_jax.training.train_step import MetricSums
 
 
 class Stopped(Exception):
-  """The run was asked to stop and has saved; the message is for the user."""
+  """Says, for the user, that the run was asked to stop and has saved."""
 
 
 class DivergedError(RuntimeError):
-  """Too many steps were not finite; the message is for the user."""
+  """Says, for the user, that too many steps were not finite."""
 
 
 def train(
-  setup: experiment.Experiment,
+  experiment: Experiment,
   workdir: pathlib.Path,
   *,
   stop: signals.StopRequest,
@@ -44,36 +44,38 @@ def train(
   """Trains to the end, from the newest intact checkpoint in `workdir` if there is one.
 
   Args:
-    setup: what to train.
-    workdir: holds checkpoints, `metrics.jsonl`, TensorBoard events and, at the end, `summary.json`.
-    stop: looked at after every dispatch of steps and every batch of an evaluation.
-    display: shows what happens.
+    experiment: Experiment to run.
+    workdir: Directory of the run, for checkpoints, `metrics.jsonl`, TensorBoard events and, at the
+      end, `summary.json`.
+    stop: Request to stop, which is looked at after every dispatch of steps and, in an evaluation,
+      after every batch.
+    display: Display of the progress.
 
   Returns:
     The summary, as written to `summary.json`.
 
   Raises:
     Stopped: if `stop` was requested; the step reached has been saved.
-    DivergedError: after more than `max_skipped_steps` steps that were not finite.
-    CheckpointError: if there are checkpoints, none of them readable.
-    CorruptRecordsError: after more than `max_corrupt` records that could not be read.
+    DivergedError: if more than `max_skipped_steps` steps were not finite.
+    CheckpointError: if there are checkpoints and none can be read.
+    CorruptRecordsError: if more than `max_corrupt` records could not be read.
   """
-  processes.by_first(lambda: write_dataset(workdir, setup.dataset_facts))
+  processes.by_first(lambda: write_dataset(workdir, experiment.dataset_facts))
   with contextlib.ExitStack() as resources:
     top1 = metrics.mean_top1(metrics.read_rows(workdir))
     checkpoints = resources.enter_context(contextlib.closing(checkpoint.Checkpoints(workdir, top1)))
-    restored = checkpoints.restore(setup.abstract_state())
+    restored = checkpoints.restore(experiment.abstract_state())
     if restored is None:
-      state, fixed = warm_start.initial_state(setup)
+      state, fixed = warm_start.initial_state(experiment)
       restored = checkpoint.Restored(0, state, {'train_seconds': 0.0, 'fixed': fixed})
     else:
       checkpoints.set_aside_after(restored.step)
-      display.say(f'resuming from step {restored.step} of {setup.total_steps}')
-    open_log = metrics.MetricsLog if processes.is_first() else metrics.UnwrittenLog
+      display.say(f'resuming from step {restored.step} of {experiment.total_steps}')
+    open_log = metrics.MetricsLog if processes.is_first() else metrics.ReadOnlyLog
     log = resources.enter_context(contextlib.closing(open_log(workdir, restored.step)))
-    resources.enter_context(display.shown(restored.step, setup.total_steps))
-    setup.corrupt.restore(restored.meta.get('corrupt', {}))
-    run = _Run(setup, restored, checkpoints, log, display, stop)
+    resources.enter_context(display.shown(restored.step, experiment.total_steps))
+    experiment.corrupt.restore(restored.meta.get('corrupt', {}))
+    run = _Run(experiment, restored, checkpoints, log, display, stop)
     run.train()
     result = run.summarise(metrics.best_top1(metrics.read_rows(workdir)))
   processes.by_first(lambda: summary.write(workdir / summary.FILE, result))
@@ -81,43 +83,43 @@ def train(
 
 
 class _Run:
-  """One process's share of a run."""
+  """Holds a run while it goes on, as far as it concerns this process."""
 
   def __init__(
     self,
-    setup: experiment.Experiment,
+    experiment: Experiment,
     restored: checkpoint.Restored,
     checkpoints: checkpoint.Checkpoints,
-    log: metrics.MetricsLog | metrics.UnwrittenLog,
+    log: metrics.MetricsLog | metrics.ReadOnlyLog,
     display: progress.Progress,
     stop: signals.StopRequest,
-  ):
-    self._setup, self._checkpoints, self._log = setup, checkpoints, log
+  ) -> None:
+    self._experiment, self._checkpoints, self._log = experiment, checkpoints, log
     self._display, self._stop = display, stop
     self._state, self._step = restored.state, restored.step
-    # Steps alone: compiling, evaluating and saving are not counted.
+    # Time that the steps took, without compiling, evaluating and saving.
     self._seconds: float = restored.meta['train_seconds']
-    # How many paths are not trained; none in checkpoints that do not say.
+    # Number of paths that are not trained; earlier checkpoints, without the entry, train all.
     self._fixed: int = restored.meta.get('fixed', 0)
-    self._logged = (self._step, self._seconds)
-    self._evaluator = evaluation.Evaluator(setup.network, processes.local_mesh())
-    # Of the current state; none until it is evaluated.
-    self._predictions: evaluation.Predictions | None = None
+    self._last_row_at = (self._step, self._seconds)
+    self._evaluator = evaluation.Evaluator(experiment.network, processes.local_mesh())
+    # Evaluation of the state after the last step, once there is one.
+    self._final_evaluation: evaluation.Evaluation | None = None
 
   def train(self) -> None:
-    """Takes the steps that are left, and the evaluation that a stop may have cut short.
+    """Takes the steps that are left; first makes up for an evaluation that a stop cut short.
 
     Raises:
       Stopped, DivergedError: see `loop.train`.
     """
-    config, total = self._setup.config, self._setup.total_steps
+    config, total = self._experiment.config, self._experiment.total_steps
     if self._step and self._is_evaluated_at(self._step) and self._step not in self._log.evaluated:
-      self._evaluate()
+      self._evaluate_and_record()
     if self._step == total:
       return
-    take_steps = steps_per_dispatch.compile_steps(self._setup, self._state, fixed=self._fixed)
+    take_steps = steps_per_dispatch.compile_steps(self._experiment, self._state, fixed=self._fixed)
     started, previous = time.perf_counter(), None
-    # Closed also if an exception ends it: worker processes may be behind it.
+    # Closed also when an exception ends the loop, as worker processes may be decoding the images.
     with contextlib.closing(take_steps.batches(self._step)) as batches:
       for number, (steps, batch) in enumerate(batches, start=1):
         self._state, losses = take_steps(self._state, batch)
@@ -128,7 +130,7 @@ class _Run:
         self._display.step(self._step)
         log = self._step % config.log_every == 0 or self._step == total
         evaluate = self._is_evaluated_at(self._step)
-        every = config.checkpoint_every or self._setup.steps_per_epoch
+        every = config.checkpoint_every or self._experiment.steps_per_epoch
         save = evaluate or self._step % every == 0
         stop = signals.agree_on_stop(number, self._stop)
         if not (log or save or stop):
@@ -143,97 +145,106 @@ class _Run:
         if stop:
           self._check_stop()
         if evaluate:
-          # After saving, so that a stop need not wait for it: it is made up for on resuming.
-          self._evaluate()
+          # After saving, so that a stop can cut the evaluation short: the resumed run repeats it.
+          self._evaluate_and_record()
         started = time.perf_counter()
 
   def summarise(self, best: dict[int, float]) -> dict[str, Any]:
-    """The summary of the finished run; `best` as `metrics.best_top1` gives it."""
-    if self._predictions is None:
-      self._predictions = self._predict()
+    """Returns the summary of the finished run, given what `metrics.best_top1` returns."""
+    if self._final_evaluation is None:
+      self._final_evaluation = self._evaluate()
     return summary.summarise(
-      self._setup,
-      self._predictions,
+      self._experiment,
+      self._final_evaluation,
       step=self._step,
       train_seconds=self._seconds,
       best=best,
-      truncated=truncated_accuracy.evaluate(self._setup, self._state.variables, self._check_stop),
+      truncated=truncated_accuracy.measure(
+        self._experiment, self._state.variables, self._check_stop
+      ),
     )
 
   @property
   def _epoch(self) -> float:
-    return self._step / self._setup.steps_per_epoch
+    """Returns the number of epochs that were trained, with a fraction."""
+    return self._step / self._experiment.steps_per_epoch
 
   def _is_evaluated_at(self, step: int) -> bool:
-    """Every `eval_every` epochs, and at the end."""
-    period = self._setup.config.eval_every * self._setup.steps_per_epoch
-    return step % period == 0 or step == self._setup.total_steps
+    """Tells whether the run evaluates after `step`: every `eval_every` epochs and at the end."""
+    period = self._experiment.config.eval_every * self._experiment.steps_per_epoch
+    return step % period == 0 or step == self._experiment.total_steps
 
   def _write_training_row(self) -> None:
+    """Writes the metrics of the steps since the last row, and starts new sums."""
     sums = jax.device_get(self._state.metrics)
-    batch_size, bits = self._setup.config.data.batch_size, self._setup.network.bits
-    # Rows of an interval in which every step was skipped say so by having no metrics.
+    batch_size, bits = self._experiment.config.data.batch_size, self._experiment.network.bits
+    # If every step since the last row was skipped, the row has no loss and no accuracy.
     steps = int(sums.steps)
     examples = steps * batch_size
     row = {
       'step': self._step,
       'kind': 'train',
       'epoch': self._epoch,
-      'learning_rate': np.asarray(self._setup.learning_rate(self._step - 1)).item(),
+      'learning_rate': np.asarray(self._experiment.learning_rate(self._step - 1)).item(),
       'loss': evaluation.by_precision(bits, sums.loss / steps) if steps else {},
       'top1': evaluation.by_precision(bits, sums.correct / examples) if steps else {},
       'skipped': int(self._state.skipped),
     }
-    step, seconds = self._logged
+    step, seconds = self._last_row_at
     speed = (self._step - step) * batch_size / (self._seconds - seconds)
-    self._logged = (self._step, self._seconds)
+    self._last_row_at = (self._step, self._seconds)
     self._log.write(row, speed)
     self._display.training(row, speed)
-    zeros = state_lib.MetricSums.zeros(len(bits))
-    self._state = dataclasses.replace(self._state, metrics=self._setup.on_each_device(zeros))
+    zeros = MetricSums.zeros(len(bits))
+    self._state = dataclasses.replace(self._state, metrics=self._experiment.on_each_device(zeros))
 
-  def _predict(self) -> evaluation.Predictions:
+  def _evaluate(self) -> evaluation.Evaluation:
+    """Evaluates the current state on the test set."""
     return self._evaluator(
       self._state.variables,
-      self._setup.test_set,
-      self._setup.config.data.batch_size,
+      self._experiment.test_set,
+      self._experiment.config.data.batch_size,
       between_batches=self._check_stop,
     )
 
-  def _evaluate(self) -> None:
-    """Evaluates, writes the row, ranks the checkpoint."""
-    predictions = self._predict()
+  def _evaluate_and_record(self) -> None:
+    """Evaluates the current state, writes the row, and ranks its checkpoint."""
+    evaluated = self._evaluate()
     row = {
       'step': self._step,
       'kind': 'eval',
       'epoch': self._epoch,
-      'loss': predictions.loss(),
-      'top1': predictions.top1(),
-      'ensemble_top1': predictions.ensemble_top1(),
+      'loss': evaluated.loss(),
+      'top1': evaluated.top1(),
+      'ensemble_top1': evaluated.ensemble_top1(),
     }
     self._log.write(row)
-    self._display.evaluation(row, self._setup.config.epochs)
+    self._display.evaluation(row, self._experiment.config.epochs)
     self._checkpoints.top1 |= metrics.mean_top1([row])
-    self._predictions = predictions if self._step == self._setup.total_steps else None
+    if self._step == self._experiment.total_steps:
+      self._final_evaluation = evaluated
 
   def _save(self) -> None:
-    # The rows first: those up to a checkpoint's step are not written again.
+    """Starts to save a checkpoint of the current state."""
+    # The rows first, since a resumed run does not write those up to its checkpoint again.
     self._log.sync()
     meta = {
       'train_seconds': self._seconds,
       'fixed': self._fixed,
-      # Each process has met its own.
-      'corrupt': dict(collections.ChainMap(*processes.gathered(self._setup.corrupt.records))),
+      # Every process has met corrupt records of its own.
+      'corrupt': dict(collections.ChainMap(*processes.gathered(self._experiment.corrupt.records))),
     }
     self._checkpoints.save(self._state, meta, step=self._step)
 
   def _check_stop(self) -> None:
+    """Raises `Stopped` if a stop was requested, once the checkpoint is on disk."""
     if self._stop:
       self._checkpoints.wait()
-      raise Stopped(f'saved step {self._step} of {self._setup.total_steps}')
+      raise Stopped(f'saved step {self._step} of {self._experiment.total_steps}')
 
   def _check_skipped(self) -> None:
-    skipped, limit = int(self._state.skipped), self._setup.config.max_skipped_steps
+    """Raises `DivergedError` if too many steps were skipped."""
+    skipped, limit = int(self._state.skipped), self._experiment.config.max_skipped_steps
     if skipped > limit:
       raise DivergedError(
         f'{skipped} steps up to step {self._step} had a loss, gradient or update that is not '

@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: rows of metrics, TensorBoard events."""
+"""Writes the log of a run, rows of metrics and TensorBoard events, and reads the rows back."""
 
 from collections.abc import Mapping
 import json
@@ -14,22 +14,25 @@ METRICS_FILE = 'metrics.jsonl'
 
 
 class MetricsLog:
-  """Appends rows to `metrics.jsonl` and TensorBoard.
+  """Appends rows of metrics to `metrics.jsonl` and to TensorBoard.
 
-  Rows hold nothing that depends on the clock, so those of a resumed run equal those of an
+  Rows hold nothing that depends on the clock, so that a resumed run writes the same rows as an
   uninterrupted one; speeds go to TensorBoard alone.
 
   Attributes:
-    evaluated: steps that had a row of evaluation when the log was opened.
+    evaluated: Steps of the rows of evaluation that were there when the log was opened.
   """
 
-  def __init__(self, workdir: pathlib.Path, step: int):
-    """Opens the log of a run that goes on from `step`: later rows are dropped, they come again."""
-    self._path = workdir / METRICS_FILE
+  def __init__(self, workdir: pathlib.Path, step: int) -> None:
+    """Opens the log of a run that goes on from `step`.
+
+    Rows of later steps are dropped: the run writes them again when it comes to those steps.
+    """
+    path = workdir / METRICS_FILE
     rows = read_rows(workdir, up_to=step)
     self.evaluated = set(mean_top1(rows))
-    write_whole(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
-    self._file = self._path.open('a')
+    write_whole(path, ''.join(json.dumps(row) + '\n' for row in rows))
+    self._file = path.open('a')
     self._board = tensorboardX.SummaryWriter(
       str(workdir / 'tensorboard'), purge_step=step + 1, write_to_disk=True
     )
@@ -38,8 +41,8 @@ class MetricsLog:
     """Appends a row.
 
     Args:
-      row: JSON object with `step`, `kind` and metrics, numbers or `{precision: number}`.
-      speed: examples/s, for TensorBoard.
+      row: JSON object of `step`, `kind` and metrics; a metric is a number or `{precision: number}`.
+      speed: Examples/s, for TensorBoard alone.
     """
     self._file.write(json.dumps(row) + '\n')
     self._file.flush()
@@ -53,36 +56,43 @@ class MetricsLog:
       self._board.add_scalar('train/examples_per_second', speed, row['step'])
 
   def sync(self) -> None:
-    """Puts all rows on disk: a checkpoint must never be newer than its rows."""
+    """Forces all rows to disk, since a checkpoint must never be newer than its rows."""
     self._file.flush()
     os.fsync(self._file.fileno())
 
   def close(self) -> None:
-    """Flushes and closes both files."""
+    """Writes what is left and closes both files."""
     self.sync()
     self._file.close()
     self._board.close()
 
 
-class UnwrittenLog:
-  """What has the log of a run in a process that does not write it; see `MetricsLog`."""
+class ReadOnlyLog:
+  """Stands in for `MetricsLog` in all processes but the first, which writes for them.
 
-  def __init__(self, workdir: pathlib.Path, step: int):
-    """Looks at the log of a run that goes on from `step`."""
+  Attributes:
+    evaluated: Steps of the rows of evaluation that were there when the log was opened.
+  """
+
+  def __init__(self, workdir: pathlib.Path, step: int) -> None:
+    """Reads the log of a run that goes on from `step`."""
     self.evaluated = set(mean_top1(read_rows(workdir, up_to=step)))
 
   def write(self, row: Mapping[str, Any], speed: float | None = None) -> None:
-    """Leaves it to the process that does."""
+    """Does nothing: the first process writes the row."""
 
   def sync(self) -> None:
-    """Leaves it to the process that does."""
+    """Does nothing: the first process forces its rows to disk."""
 
   def close(self) -> None:
-    """Has nothing open."""
+    """Does nothing: no file is open."""
 
 
 def read_rows(workdir: pathlib.Path, up_to: float = float('inf')) -> list[dict[str, Any]]:
-  """The rows of a run up to a step; a line that a killed process left half written ends them."""
+  """Returns the rows of a run up to a step; they end at a line that is only half written.
+
+  A killed process leaves such a line.
+  """
   path = workdir / METRICS_FILE
   if not path.is_file():
     return []
@@ -98,7 +108,7 @@ def read_rows(workdir: pathlib.Path, up_to: float = float('inf')) -> list[dict[s
 
 
 def top1_at(rows: list[dict[str, Any]], step: int) -> dict[int, float] | None:
-  """Top-1 of each precision at a step; None if it was not evaluated."""
+  """Returns the top-1 accuracy of each precision at a step; None if it was not evaluated."""
   for row in rows:
     if row['kind'] == 'eval' and row['step'] == step:
       return {int(precision): top1 for precision, top1 in row['top1'].items()}
@@ -106,13 +116,13 @@ def top1_at(rows: list[dict[str, Any]], step: int) -> dict[int, float] | None:
 
 
 def mean_top1(rows: list[dict[str, Any]]) -> dict[int, float]:
-  """Mean top-1 over precisions of every step that was evaluated."""
+  """Returns the top-1 accuracy of every step that was evaluated, its mean over precisions."""
   evaluated = {row['step']: row['top1'].values() for row in rows if row['kind'] == 'eval'}
   return {step: sum(top1) / len(top1) for step, top1 in evaluated.items()}
 
 
 def best_top1(rows: list[dict[str, Any]]) -> dict[int, float]:
-  """Highest evaluated top-1 of each precision over a run; empty before the first evaluation."""
+  """Returns the highest top-1 accuracy of each precision; empty before the first evaluation."""
   best: dict[int, float] = {}
   for row in rows:
     if row['kind'] == 'eval':

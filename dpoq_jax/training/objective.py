@@ -1,4 +1,4 @@
-"""Computes the joint loss, and scales what of it reaches the paths below (eq. 5 and 6)."""
+"""Computes the joint loss (eq. 5), and scales its gradients towards lower paths (eq. 6)."""
 
 from collections.abc import Sequence
 from typing import assert_never
@@ -17,7 +17,7 @@ def bit_ratio(lower: int, higher: int) -> float:
 
 
 def no_gradient(lower: int, higher: int) -> float:
-  """Returns lambda = 0: every path is trained by its own loss alone."""
+  """Returns lambda(j, k) = 0: every path is trained by its own loss alone."""
   del lower, higher
   return 0.0
 
@@ -41,7 +41,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
   Args:
     logits: [precisions, batch, classes].
     labels: int [batch].
-    label_smoothing: share of the target spread over all classes, in [0, 1).
+    label_smoothing: Share of the target that is spread over all classes, in [0, 1).
 
   Returns:
     [precisions], in nats.
@@ -51,14 +51,14 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
 
 
 def joint_loss(losses: jax.Array, weights: Sequence[float] = ()) -> jax.Array:
-  """Returns `sum_k alpha_k L_k` (eq. 5); no weights means all 1.
+  """Returns `sum_k alpha_k L_k` (eq. 5); without weights every alpha_k is 1.
 
   Args:
     losses: [precisions].
-    weights: alpha_k, one per precision, or empty.
+    weights: alpha_k, one for each precision, or empty.
 
   Raises:
-    ValueError: if there are weights, but not one per precision.
+    ValueError: if there are weights, but not one for each precision.
   """
   if not weights:
     return jnp.sum(losses)

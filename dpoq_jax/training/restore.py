@@ -19,25 +19,25 @@ from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.runtime import processes
 from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.training import checkpoint, evaluation, metrics, splits
-from dpoq_jax.training import optimizer as optimizer_lib
-from dpoq_jax.training import train_step as state_lib
+from dpoq_jax.training.optimizer import learning_rate_schedule, sgd
+from dpoq_jax.training.train_step import create_state
 
 Step = int | Literal['best']
-"""A checkpoint: the number of its step, or the one that was evaluated best."""
+"""Names a checkpoint: by its step, or `best` for the one that was evaluated best."""
 
 Network = TypeVar('Network', bound=TrainableNetwork, covariant=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained(Generic[Network]):
-  """Holds a network read from its run, frozen unless it says otherwise.
+  """Holds a trained network, as it was read from its run.
 
   Attributes:
-    config: of the run.
-    network: the network.
-    variables: frozen, unless it says otherwise.
-    step: of the checkpoint.
-    facts: image shape and class names.
+    config: Config of the run.
+    network: The network.
+    variables: Its variables: frozen by `load`, as they were trained by `load_latents`.
+    step: Step of the checkpoint.
+    facts: Image shape and class names of the data set.
   """
 
   config: config_lib.Config
@@ -46,36 +46,36 @@ class Trained(Generic[Network]):
   step: int
   facts: workdir_lib.DatasetFacts
 
-  def predict(self, image_set: examples.ExampleSet) -> evaluation.Predictions:
-    """Returns the logits of all precisions on a set of images."""
+  def predict(self, image_set: examples.ExampleSet) -> evaluation.Evaluation:
+    """Evaluates all precisions on a set of images."""
     variables = jax.device_put(self.variables, NamedSharding(self._mesh, PartitionSpec()))
     return self._evaluate(variables, image_set, self.config.data.batch_size)
 
   def with_data_in(self, data_dir: str | None) -> 'Trained[Network]':
-    """Returns the same with its data set in another directory; None leaves it where it was."""
+    """Returns the same network with its data set in another directory; None changes nothing."""
     if not data_dir:
       return self
     data = self.config.data.model_copy(update={'dir': data_dir})
     return dataclasses.replace(self, config=self.config.model_copy(update={'data': data}))
 
   def training_images(self, count: int) -> np.ndarray:
-    """Returns images trained on, drawn by the run's seed, as evaluation sees them.
+    """Returns images of the training set, drawn by the run's seed, as evaluation sees them.
 
     Args:
-      count: of images; all, if there are fewer.
+      count: Number of images; if there are fewer, all are returned.
 
     Returns:
-      uint8 [count, height, width, channels]; records that cannot be read are left out.
+      Images, uint8 [count, height, width, channels], without records that cannot be read.
 
     Raises:
       ValueError: if `count` is not positive.
-      FileNotFoundError: if the data set is not there.
-      CorruptRecordsError: if more of its records than may be skipped cannot be read.
+      FileNotFoundError: if there is no such data set.
+      CorruptRecordsError: if it has more corrupt records than may be skipped.
     """
     if count < 1:
       raise ValueError(f'{count} images asked for: 1 is the least.')
     train_set, _ = splits.load_train(self.config, corrupt.Tally(self.config.data.max_corrupt))
-    # Drawn, as any order of a data set may be by class.
+    # Drawn at random, since a data set may be sorted by class.
     order = np.random.default_rng(self.config.seed).permutation(len(train_set))
     chosen = train_set.take(np.sort(order[:count]))
     with contextlib.closing(chosen.evaluation_batches(len(chosen))) as batches:
@@ -84,23 +84,26 @@ class Trained(Generic[Network]):
 
   @functools.cached_property
   def _mesh(self) -> jax.sharding.Mesh:
+    """Returns the devices of this process."""
     return processes.local_mesh()
 
   @functools.cached_property
   def _evaluate(self) -> evaluation.Evaluator:
+    """Returns the evaluator, which keeps what it compiles from one set of images to the next."""
     return evaluation.Evaluator(self.network, self._mesh)
 
 
 def load(workdir: pathlib.Path, step: Step | None = None) -> Trained[Onion]:
-  """Restores a checkpoint of an onion's run in `workdir` and freezes it.
+  """Reads the onion of the run in `workdir` from a checkpoint, and freezes it.
 
   Args:
-    workdir: of the run.
-    step: as in `restore`.
+    workdir: Directory of the run.
+    step: Checkpoint to read; None is the newest intact one.
 
   Raises:
-    FileNotFoundError, CheckpointError: if there is no run, or as in `restore`.
-    ConfigError: if its precisions share whole kernels, so that none reuses another's results.
+    FileNotFoundError: if there is no run, or no such checkpoint; see `read_checkpoint`.
+    CheckpointError: if the checkpoint cannot be read.
+    ConfigError: if the network is no onion: its precisions share whole kernels.
   """
   source = load_latents(workdir, step)
   network = source.network
@@ -114,38 +117,36 @@ def load(workdir: pathlib.Path, step: Step | None = None) -> Trained[Onion]:
 
 
 def load_latents(workdir: pathlib.Path, step: Step | None = None) -> Trained[TrainableNetwork]:
-  """Restores a checkpoint as `load` does, of any network, its variables as they were trained."""
+  """Reads the network of the run in `workdir` as `load` does, but of any kind and not frozen."""
   config, facts = workdir_lib.read_config(workdir), workdir_lib.read_dataset(workdir)
   network = from_config.build(config, len(facts.class_names))
-  # The rate itself is no part of the state.
-  schedule = optimizer_lib.learning_rate_schedule(
-    config.optimizer, epochs=config.epochs, steps_per_epoch=1
-  )
-  create = functools.partial(
-    state_lib.create, network, optimizer_lib.sgd(config.optimizer, schedule)
-  )
+  # One step an epoch, as the structure of the state does not depend on the schedule.
+  schedule = learning_rate_schedule(config.optimizer, epochs=config.epochs, steps_per_epoch=1)
+  create = functools.partial(create_state, network, sgd(config.optimizer, schedule))
   images = jax.ShapeDtypeStruct((1, *facts.image_shape), jnp.uint8)
   shapes = jax.eval_shape(create, jax.random.key(0), images)
   on_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   like = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_device), shapes
   )
-  restored = restore(workdir, like, step)
+  restored = read_checkpoint(workdir, like, step)
   return Trained(config, network, restored.state.variables, restored.step, facts)
 
 
-def restore(workdir: pathlib.Path, like: Any, step: Step | None = None) -> checkpoint.Restored:
-  """Reads a checkpoint of the run in `workdir`, touching nothing.
+def read_checkpoint(
+  workdir: pathlib.Path, like: Any, step: Step | None = None
+) -> checkpoint.Restored:
+  """Reads a checkpoint of the run in `workdir`, and leaves the directory as it is.
 
   Args:
-    workdir: of the run.
-    like: structure, shapes, dtypes and shardings to restore.
-    step: of the checkpoint, or the one evaluated best; the newest intact one by default.
+    workdir: Directory of the run.
+    like: Structure, shapes, dtypes and shardings to restore.
+    step: Checkpoint to read; None is the newest intact one.
 
   Raises:
-    FileNotFoundError: if the run has no checkpoint yet, or none that was evaluated when the best
-      is asked for.
-    CheckpointError: if there is no intact one, or none of that step.
+    FileNotFoundError: if the run has no checkpoint yet, or the best one is asked for and none has
+      been evaluated.
+    CheckpointError: if no checkpoint is intact, or there is none of that step.
   """
   top1 = metrics.mean_top1(metrics.read_rows(workdir))
   reader = checkpoint.Checkpoints(workdir, top1, read_only=True)

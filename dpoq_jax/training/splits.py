@@ -1,4 +1,4 @@
-"""Loads the splits of a config's data set, and draws the examples held out of training."""
+"""Loads the splits of a data set, and draws the examples that are held out of training."""
 
 import numpy as np
 
@@ -12,8 +12,11 @@ def load_train(
   """Loads the training split in two: what is trained on, and the examples held out of it.
 
   Args:
-    config: of the run.
-    tally: counts corrupt records.
+    config: Config of the run.
+    tally: Counter of corrupt records.
+
+  Returns:
+    The examples that are trained on, and those held out (`config.data.holdout`, drawn by the seed).
 
   Raises:
     ValueError: if nothing is left to train on.
@@ -24,7 +27,8 @@ def load_train(
     raise ValueError(
       f'config.data.holdout={holdout}: the training split has {len(whole)} examples.'
     )
-  # Three numbers, so that no epoch's order, drawn from two (seed, epoch), is the same draw.
+  # Seeded by three numbers: the order of an epoch is seeded by two, (seed, epoch), so that no epoch
+  # repeats this draw.
   order = np.random.default_rng((config.seed, 0, holdout)).permutation(len(whole))
   if not holdout:
     return whole, whole.take(order[:0])
@@ -37,7 +41,7 @@ def load_test(config: config_lib.Config, tally: corrupt.Tally) -> examples.Examp
 
 
 def _load(data: config_lib.Data, split: str, tally: corrupt.Tally) -> examples.ExampleSet:
-  """Loads a split into memory, or opens it to be streamed if its set is not one kept in memory."""
+  """Loads a split into memory, or opens it to be streamed, as its data set is one or the other."""
   if data.name in in_memory.DATASETS:
     if data.image_size is not None:
       raise ValueError(
@@ -46,7 +50,7 @@ def _load(data: config_lib.Data, split: str, tally: corrupt.Tally) -> examples.E
       )
     return in_memory.load(data.name, split, data.dir)
   if data.image_size is None:
-    # If the name is misspelt, that is the better thing to say.
+    # Raises if there is no such data set: a misspelt name is the likelier mistake.
     streamed.find(data.name, data.dir)
     raise ValueError(
       f'config.data.image_size is missing: {data.name} is streamed, its images cropped to a '

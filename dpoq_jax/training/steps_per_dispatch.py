@@ -1,149 +1,164 @@
-"""How training steps get to the devices: one by one with their batch, or several at once.
+"""Dispatches training steps to the devices: one by one with their batch, or several at once.
 
-A step of a small network on a fast device is shorter than what the host takes to start it. Where
-the whole training set fits on the devices they hold it, the host sends only which examples are
-next, for all steps up to where the run has something else to do, and these run without it.
+A step of a small network takes a fast device less time than the host needs to start it. Where the
+training set is in memory, the devices can therefore hold it: the host then sends only the indices
+of the next examples, for all steps until the run has something else to do, and the devices take
+these steps without the host.
 """
 
 from collections.abc import Callable, Generator, Mapping
 import contextlib
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dpoq_jax.runtime import compiler
-from dpoq_jax.training import experiment
-from dpoq_jax.training import train_step as state_lib
+from dpoq_jax.training.experiment import Experiment
+from dpoq_jax.training.train_step import Batch, TrainState, TrainStep, make_train_step
 
-# A function of (state, held, batch), what is held, and the shapes of a batch.
-_Program = tuple[Callable[..., tuple[state_lib.TrainState, jax.Array]], state_lib.Batch, Any]
+
+class _Program(NamedTuple):
+  """Describes a program that takes the steps of one dispatch, before it is compiled.
+
+  Attributes:
+    advance: Function of (state, held, batch) that returns the next state and the losses.
+    held: Arrays that the devices hold throughout: the training set, or none.
+    batch: Shapes, dtypes and shardings of what the host sends with each dispatch.
+  """
+
+  advance: Callable[[TrainState, Batch, Any], tuple[TrainState, jax.Array]]
+  held: Batch
+  batch: Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Dispatcher:
-  """The compiled training step with what it reads; made by `compile_steps`.
+class CompiledSteps:
+  """Holds the compiled training step and the arrays that it reads; see `compile_steps`.
 
   Attributes:
-    setup: what is trained.
-    program: compiled: (state, held, batch) to the state after the steps of `batch`, and the losses
-      of the last of them, [precisions]. It gives up the state, to write where that is.
-    held: what the devices hold throughout: the training set, or nothing.
+    experiment: Experiment whose steps are taken.
+    program: Compiled function of (state, held, batch) that returns the state after the steps of
+      `batch` and the losses of the last of them, [precisions]. The state that it is given is
+      donated, and cannot be used afterwards.
+    held: Arrays that the devices hold throughout: the training set, or none.
   """
 
-  setup: experiment.Experiment
+  experiment: Experiment
   program: jax.stages.Compiled
-  held: state_lib.Batch
+  held: Batch
 
-  def __call__(
-    self, state: state_lib.TrainState, batch: Any
-  ) -> tuple[state_lib.TrainState, jax.Array]:
+  def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
     """Dispatches the steps of `batch`, without waiting for them.
 
-    Nothing else may travel to the devices with them: a transfer would wait for what runs there.
+    Transfers from the host are forbidden meanwhile, since one would wait for what runs there.
     """
     with jax.transfer_guard_host_to_device('disallow'):
       return self.program(state, self.held, batch)
 
   def batches(self, start: int) -> Generator[tuple[int, Any], None, None]:
-    """Yields how many steps and what to give for them, from step `start` to the end of the run."""
-    setup, order = self.setup, self.setup.order
+    """Yields, for each dispatch from step `start` on, its number of steps and its batch."""
+    experiment, order = self.experiment, self.experiment.order
     if self.held:
       order.check_start(start)
-      for steps in dispatches(setup, start):
-        # The program takes as many rows as it ever may.
-        shares = np.zeros((setup.steps_per_dispatch, order.share), np.int32)
+      for steps in split_into_dispatches(experiment, start):
+        # Always of the largest shape: the program reads only the indices of `steps`.
+        shares = np.zeros((experiment.steps_per_dispatch, order.share), np.int32)
         shares[: len(steps)] = [order.examples(step) for step in steps]
-        indices = jax.make_array_from_process_local_data(setup.batches_sharding, shares)
-        yield len(steps), (indices, setup.on_each_device(np.int32(len(steps))))
+        indices = jax.make_array_from_process_local_data(experiment.batches_sharding, shares)
+        yield len(steps), (indices, experiment.on_each_device(np.int32(len(steps))))
       return
-    with contextlib.closing(setup.train_set.training_batches(order, start)) as found:
+    with contextlib.closing(experiment.train_set.training_batches(order, start)) as found:
       for batch in found:
-        yield 1, setup.on_devices({name: batch[name] for name in ('image', 'label')})
+        yield 1, experiment.on_devices({name: batch[name] for name in ('image', 'label')})
 
 
 def compile_steps(
-  setup: experiment.Experiment,
-  state: state_lib.TrainState,
+  experiment: Experiment,
+  state: TrainState,
   *,
   fixed: int = 0,
   options: Mapping[str, Any] | None = None,
-) -> Dispatcher:
-  """Compiles the training step ahead of time: once, and outside of the time that is measured.
+) -> CompiledSteps:
+  """Compiles the training step ahead of time, so that no step is timed with its compilation.
 
   Args:
-    setup: what is trained.
-    state: at its start, for shapes.
-    fixed: see `state.make_train_step`.
-    options: of the compiler, beside those of `compiler.options`.
+    experiment: Experiment to run.
+    state: State of the run, for its shapes.
+    fixed: Number of the lowest paths that are not trained.
+    options: Options of the compiler, beside those of `compiler.options`.
   """
-  step = state_lib.make_train_step(
-    setup.network, setup.optimizer, setup.config, fixed, setup.statistics_groups
+  step = make_train_step(
+    experiment.network, experiment.optimizer, experiment.config, fixed, experiment.statistics_groups
   )
-  program = _singly if setup.steps_per_dispatch == 1 else _at_once
-  advance, held, batch = program(setup, step)
+  make_program = _singly if experiment.steps_per_dispatch == 1 else _at_once
+  program = make_program(experiment, step)
   jitted = jax.jit(
-    advance,
+    program.advance,
     donate_argnums=0,
-    out_shardings=setup.replicated,
-    compiler_options={**compiler.options(setup.platform), **(options or {})},
+    out_shardings=experiment.replicated,
+    compiler_options={**compiler.options(experiment.platform), **(options or {})},
   )
-  return Dispatcher(setup, jitted.lower(state, held, batch).compile(), held)
+  compiled = jitted.lower(state, program.held, program.batch).compile()
+  return CompiledSteps(experiment, compiled, program.held)
 
 
-def dispatches(setup: experiment.Experiment, start: int) -> Generator[range, None, None]:
-  """The steps of each dispatch: `setup.steps_per_dispatch`, or fewer.
+def split_into_dispatches(experiment: Experiment, start: int) -> Generator[range, None, None]:
+  """Yields the steps of each dispatch, from step `start` on: `steps_per_dispatch` or fewer.
 
-  None goes past a step after which the run may have something else to do: a row of metrics, a
-  checkpoint, an evaluation.
+  A dispatch ends where the run may have something else to do: after a step with a row of metrics, a
+  checkpoint or an evaluation.
   """
-  config, epoch = setup.config, setup.steps_per_epoch
+  config, epoch = experiment.config, experiment.steps_per_epoch
   periods = (config.log_every, config.checkpoint_every or epoch, epoch)
-  while start < setup.total_steps:
+  while start < experiment.total_steps:
     pause = min((start // period + 1) * period for period in periods)
-    steps = range(start, min(pause, start + setup.steps_per_dispatch))
+    steps = range(start, min(pause, start + experiment.steps_per_dispatch))
     yield steps
     start = steps.stop
 
 
-def _singly(setup: experiment.Experiment, step: state_lib.TrainStep) -> _Program:
-  """One step on a batch that the host sends."""
+def _singly(experiment: Experiment, step: TrainStep) -> _Program:
+  """Returns the program of a single step, on a batch that the host sends."""
 
-  def advance(state, held, batch):
+  def advance(state: TrainState, held: Batch, batch: Batch) -> tuple[TrainState, jax.Array]:
     del held
     return step(state, batch)
 
-  size, images = setup.config.data.batch_size, setup.train_set.image_shape
+  size, images = experiment.config.data.batch_size, experiment.train_set.image_shape
   batch = {
-    name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=setup.batch_sharding)
+    name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=experiment.batch_sharding)
     for name, shape, dtype in (('image', images, np.uint8), ('label', (), np.int32))
   }
-  return advance, {}, batch
+  return _Program(advance, {}, batch)
 
 
-def _at_once(setup: experiment.Experiment, step: state_lib.TrainStep) -> _Program:
-  """Several steps on examples that the devices hold, of which the host says which.
+def _at_once(experiment: Experiment, step: TrainStep) -> _Program:
+  """Returns the program of several steps on examples that the devices hold.
 
-  Their number is an argument, so that one program serves whatever the run does in between.
+  The host sends the indices of the examples, and the number of steps: that is an argument, so that
+  one program serves dispatches of any length.
   """
 
-  def advance(state, held, batch):
+  def advance(
+    state: TrainState, held: Batch, batch: tuple[jax.Array, jax.Array]
+  ) -> tuple[TrainState, jax.Array]:
     indices, count = batch
 
-    def one(number, carry):
+    def one(number: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
       state, _ = carry
       chosen = {name: array[indices[number]] for name, array in held.items()}
-      return step(state, jax.lax.with_sharding_constraint(chosen, setup.batch_sharding))
+      return step(state, jax.lax.with_sharding_constraint(chosen, experiment.batch_sharding))
 
-    return jax.lax.fori_loop(0, count, one, (state, jnp.zeros(len(setup.network.bits))))
+    return jax.lax.fori_loop(0, count, one, (state, jnp.zeros(len(experiment.network.bits))))
 
-  train_set: Any = setup.train_set
-  held = setup.on_each_device({'image': train_set.images, 'label': train_set.labels})
-  shape = (setup.steps_per_dispatch, setup.config.data.batch_size)
+  train_set: Any = experiment.train_set
+  held = experiment.on_each_device({'image': train_set.images, 'label': train_set.labels})
+  shape = (experiment.steps_per_dispatch, experiment.config.data.batch_size)
   batch = (
-    jax.ShapeDtypeStruct(shape, jnp.int32, sharding=setup.batches_sharding),
-    jax.ShapeDtypeStruct((), jnp.int32, sharding=setup.replicated),
+    jax.ShapeDtypeStruct(shape, jnp.int32, sharding=experiment.batches_sharding),
+    jax.ShapeDtypeStruct((), jnp.int32, sharding=experiment.replicated),
   )
-  return advance, held, batch
+  return _Program(advance, held, batch)

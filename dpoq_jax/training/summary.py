@@ -1,4 +1,4 @@
-"""What a run comes to: accuracy, cost and size of every precision."""
+"""Summarises a run: accuracy, cost and size of every precision."""
 
 from collections.abc import Mapping
 import json
@@ -10,14 +10,16 @@ import rich.table
 
 from dpoq_jax.runtime import processes
 from dpoq_jax.runtime.files import write_whole
-from dpoq_jax.training import evaluation, experiment, metrics, restore, truncated_accuracy
+from dpoq_jax.training import metrics, restore, truncated_accuracy
+from dpoq_jax.training.evaluation import Evaluation, Evaluator
+from dpoq_jax.training.experiment import Experiment
 
 FILE = 'summary.json'
 
 
 def summarise(
-  setup: experiment.Experiment,
-  predictions: evaluation.Predictions,
+  experiment: Experiment,
+  evaluation: Evaluation,
   *,
   step: int,
   train_seconds: float,
@@ -25,26 +27,26 @@ def summarise(
   truncated: Mapping[int, Mapping[str, float]],
   only: int | None = None,
 ) -> dict[str, Any]:
-  """The content of `summary.json`.
+  """Returns the content of `summary.json`.
 
   Args:
-    setup: what was trained.
-    predictions: on the test set.
-    step: steps taken.
-    train_seconds: spent on them; compiling, evaluating and saving not counted.
-    best: highest evaluated top-1 of each precision so far.
-    truncated: what `truncation.evaluate` returns.
-    only: bits of the only precision to report; all by default.
+    experiment: Experiment that was run.
+    evaluation: Evaluation on the test set.
+    step: Steps taken.
+    train_seconds: Seconds that the steps took, without compiling, evaluating and saving.
+    best: Highest top-1 accuracy of each precision in the evaluations so far.
+    truncated: Accuracies that `truncated_accuracy.measure` returns.
+    only: Bits of the only precision to report; None reports all.
 
   Returns:
-    A JSON object. Accuracies in [0, 1]; `relative_bitops` as multiples of the lowest precision's,
-    at fixed activation bits; `bytes` of the network cut at that precision.
+    A JSON object. Accuracies are in [0, 1]; `relative_bitops` is relative to the lowest precision,
+    at fixed activation bits; `bytes` is the size of the network cut at the precision.
   """
-  config, bits = setup.config, setup.network.bits
-  sizes = setup.network.stored_bytes(
-    jax.eval_shape(setup.network.freeze, setup.abstract_state().variables)
+  config, bits = experiment.config, experiment.network.bits
+  sizes = experiment.network.stored_bytes(
+    jax.eval_shape(experiment.network.freeze, experiment.abstract_state().variables)
   )
-  top1, ensemble = predictions.top1(), predictions.ensemble_top1()
+  top1, ensemble = evaluation.top1(), evaluation.ensemble_top1()
   return {
     'dataset': config.data.name,
     'model': config.model.label,
@@ -66,7 +68,7 @@ def summarise(
 
 
 def evaluate_checkpoint(
-  setup: experiment.Experiment,
+  experiment: Experiment,
   workdir: pathlib.Path,
   *,
   precision: int | None = None,
@@ -78,29 +80,32 @@ def evaluate_checkpoint(
   `summary_step_N_B_bits.json` for what is not the whole newest state.
 
   Args:
-    setup: what was trained.
-    workdir: of the run.
-    precision: bits of the only precision wanted; all by default.
-    step: of the checkpoint, or the one evaluated best; the newest by default.
+    experiment: Experiment that was run.
+    workdir: Directory of the run.
+    precision: Bits of the only precision to report; None reports all.
+    step: Step of the checkpoint, or `best` for the one evaluated best; None is the newest.
+
+  Returns:
+    The summary, as written.
 
   Raises:
-    FileNotFoundError: if the run has no checkpoint yet, or none that was evaluated when the best
-      is asked for.
-    CheckpointError: if there is no intact one, or none of that step.
+    FileNotFoundError: if the run has no checkpoint yet, or the best one is asked for and none has
+      been evaluated.
+    CheckpointError: if no checkpoint is intact, or there is none of that step.
     ValueError: if the network does not have that precision.
   """
   rows = metrics.read_rows(workdir)
-  restored = restore.restore(workdir, setup.abstract_state(), step)
-  evaluate = evaluation.Evaluator(setup.network, processes.local_mesh())
-  predictions = evaluate(
-    restored.state.variables, setup.test_set, setup.config.data.batch_size, precision
+  restored = restore.read_checkpoint(workdir, experiment.abstract_state(), step)
+  evaluate = Evaluator(experiment.network, processes.local_mesh())
+  evaluation = evaluate(
+    restored.state.variables, experiment.test_set, experiment.config.data.batch_size, precision
   )
   summary = summarise(
-    setup,
-    predictions,
+    experiment,
+    evaluation,
     step=restored.step,
     best=metrics.best_top1([row for row in rows if row['step'] <= restored.step]),
-    truncated=truncated_accuracy.evaluate(setup, restored.state.variables),
+    truncated=truncated_accuracy.measure(experiment, restored.state.variables),
     only=precision,
     train_seconds=restored.meta['train_seconds'],
   )
@@ -111,25 +116,25 @@ def evaluate_checkpoint(
 
 
 def write(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
-  """Writes a summary as JSON, in one piece."""
+  """Writes a summary as JSON: the file is the old one or the new one, never a part."""
   write_whole(path, json.dumps(summary, indent=2) + '\n')
 
 
 def table(summary: Mapping[str, Any]) -> rich.table.Table:
-  """The summary as a table, a row per precision; accuracies in percent."""
+  """Returns the summary as a table of one line for each precision, accuracies in percent."""
   title = f'{summary["model"]} on {summary["dataset"]}, step {summary["steps"]}'
   result = rich.table.Table(title=title)
   for column in ('bits', 'top-1 %', 'best %', 'ensemble %', 'relative BitOPs', 'bytes'):
     result.add_column(column, justify='right')
-  for bits, row in summary['precisions'].items():
-    accuracies = (row['top1'], row['top1_best'], row['ensemble_top1'])
+  for bits, measured in summary['precisions'].items():
+    accuracies = (measured['top1'], measured['top1_best'], measured['ensemble_top1'])
     result.add_row(
       bits,
       *(f'{100 * accuracy:.2f}' for accuracy in accuracies),
-      f'{row["relative_bitops"]:g}',
-      f'{row["bytes"]:,}',
+      f'{measured["relative_bitops"]:g}',
+      f'{measured["bytes"]:,}',
     )
-  for bits, row in summary.get('truncated', {}).items():
-    result.add_row(f'{bits}, truncated', f'{100 * row["top1"]:.2f}')
-    result.add_row(f'{bits}, statistics renewed', f'{100 * row["top1_reestimated"]:.2f}')
+  for bits, top1 in summary.get('truncated', {}).items():
+    result.add_row(f'{bits}, truncated', f'{100 * top1["top1"]:.2f}')
+    result.add_row(f'{bits}, statistics renewed', f'{100 * top1["top1_reestimated"]:.2f}')
   return result

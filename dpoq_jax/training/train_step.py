@@ -1,4 +1,4 @@
-"""The state of a run and the step that advances it."""
+"""Defines the state of a run and the training step that advances it."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -21,12 +21,14 @@ Batch = Mapping[str, jax.Array]
 
 @flax.struct.dataclass
 class MetricSums:
-  """Sums since the last row of metrics; part of the state, so that rows survive a resume exactly.
+  """Holds sums over the steps since the last row of metrics.
+
+  They are part of the state, so that a resumed run writes the same rows.
 
   Attributes:
-    loss: cross-entropy summed over steps, [precisions].
-    correct: right answers summed over examples, [precisions].
-    steps: steps summed over, those skipped apart.
+    loss: Cross-entropy summed over steps, [precisions].
+    correct: Right answers summed over examples, [precisions].
+    steps: Steps summed over; skipped ones do not count.
   """
 
   loss: jax.Array
@@ -35,21 +37,21 @@ class MetricSums:
 
   @classmethod
   def zeros(cls, precisions: int) -> 'MetricSums':
-    """The sums of no steps at all."""
+    """Returns the sums over no steps."""
     return cls(jnp.zeros(precisions), jnp.zeros(precisions), jnp.zeros((), jnp.int32))
 
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that a checkpoint holds.
+  """Holds all arrays of a run that a checkpoint keeps.
 
   Attributes:
-    step: steps taken, skipped ones included, int32.
-    params: `{path_B: ...}`.
-    collections: `{psbn_B: ...}`, the running statistics.
-    opt_state: of the optimizer.
-    skipped: steps whose loss, gradient or update was not finite, int32.
-    metrics: see `MetricSums`.
+    step: Steps taken, skipped ones included, int32.
+    params: Parameters, `{path_B: ...}`.
+    collections: Running statistics, `{psbn_B: ...}`.
+    opt_state: State of the optimizer.
+    skipped: Steps whose loss, gradient or update was not finite, int32.
+    metrics: Sums since the last row of metrics.
   """
 
   step: jax.Array
@@ -61,27 +63,27 @@ class TrainState:
 
   @property
   def variables(self) -> dict[str, Any]:
-    """What `Onion.apply` and `Onion.freeze` take."""
+    """Returns parameters and statistics as the methods of a network take them."""
     return {'params': self.params, **self.collections}
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]
-"""The next state, and the losses of the step, [precisions]."""
+"""Returns the next state, and the losses of the step, [precisions]."""
 
 
-def create(
+def create_state(
   network: TrainableNetwork,
   optimizer: optax.GradientTransformation,
   key: jax.Array,
   images: jax.Array,
 ) -> TrainState:
-  """A fresh state.
+  """Returns the state at step 0, with fresh parameters.
 
   Args:
-    network: the network.
-    optimizer: whose state to start.
-    key: seeds the parameters.
-    images: uint8 [batch, height, width, channels], for their shape.
+    network: Network to train.
+    optimizer: Optimizer of its parameters.
+    key: Key that the parameters are drawn with.
+    images: Images of the shape to train on, uint8 [batch, height, width, channels].
   """
   collections = network.init(key, images)
   params = collections.pop('params')
@@ -102,28 +104,27 @@ def make_train_step(
   fixed: int = 0,
   groups: int = 1,
 ) -> TrainStep:
-  """Builds the step: augmentation, joint loss, one backward pass, update.
+  """Returns the training step: augmentation, joint loss, one backward pass, update.
 
   A step whose loss, gradient or update is not finite changes neither parameters nor optimizer state
   nor running statistics; it is counted in `skipped`.
 
   Args:
-    network: the network.
-    optimizer: its updates are applied to all paths at once.
-    config: seed, augmentation, objective.
-    fixed: so many of the lowest paths keep parameters and statistics as they are.
-    groups: contiguous parts of the batch that are normalised by statistics of their own; running
-      averages are of their mean.
+    network: Network to train.
+    optimizer: Optimizer of all paths at once.
+    config: Config of the run, for its seed, augmentation and objective.
+    fixed: Number of the lowest paths whose parameters and statistics stay as they are.
+    groups: Number of contiguous parts of the batch, each normalised by statistics of its own; the
+      running statistics follow the mean of theirs.
 
   Returns:
-    A pure function of (state, batch), to be jitted by the caller, which gives the next state and
-    the losses of this step, [precisions].
+    A pure function of (state, batch), to be jitted by the caller.
   """
   gradient_scale = objective.gradient_scale(config.objective.mode)
   fixed_paths = [path_name(precision) for precision in network.bits[:fixed]]
   fixed_statistics = list(map(statistics_collection, network.bits[:fixed]))
 
-  def forward(params, collections, images):
+  def forward(params: Any, collections: Any, images: jax.Array) -> tuple[jax.Array, Any]:
     return network.apply_and_update(
       {'params': params, **collections},
       images,
@@ -131,15 +132,17 @@ def make_train_step(
       fixed=fixed,
     )
 
-  def forward_in_groups(params, collections, images):
+  def forward_in_groups(params: Any, collections: Any, images: jax.Array) -> tuple[jax.Array, Any]:
     parts = images.reshape(groups, -1, *images.shape[1:])
     logits, found = jax.vmap(forward, in_axes=(None, None, 0))(params, collections, parts)
-    # [groups, precisions, ...] to [precisions, batch, classes].
+    # From [groups, precisions, batch / groups, classes] to [precisions, batch, classes].
     logits = jnp.moveaxis(logits, 0, 1).reshape(len(network.bits), len(images), -1)
     means = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), found)
     return logits, {**means, **{name: collections[name] for name in fixed_statistics}}
 
-  def loss_of(params, collections, batch, images):
+  def loss_of(
+    params: Any, collections: Any, batch: Batch, images: jax.Array
+  ) -> tuple[jax.Array, tuple[Any, jax.Array, jax.Array]]:
     run = forward if groups == 1 else forward_in_groups
     logits, collections = run(params, collections, images)
     losses = objective.cross_entropy(logits, batch['label'], config.objective.label_smoothing)
@@ -148,7 +151,7 @@ def make_train_step(
     return loss, (collections, losses, correct.astype(losses.dtype))
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-    # Folding the step in leaves no generator state to save.
+    # The key follows from seed and step, so that checkpoints need no state of a generator.
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     images = augment.pad_crop_flip(
       key, batch['image'], padding=config.data.pad, flip=config.data.flip
@@ -157,10 +160,10 @@ def make_train_step(
       state.params, state.collections, batch, images
     )
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    # The updates too: a finite gradient can overflow in the velocity.
+    # The updates as well, since a finite gradient can make the velocity overflow.
     sizes = (jnp.sum(losses), optax.tree.norm(gradients), optax.tree.norm(updates))
     finite = jnp.all(jnp.isfinite(jnp.stack(sizes)))
-    # Decay and velocity move what has no gradient, too.
+    # Put back, since weight decay and velocity move also what has no gradient.
     kept_params = {name: state.params[name] for name in fixed_paths}
     advanced = dataclasses.replace(
       state,

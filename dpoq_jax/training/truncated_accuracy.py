@@ -1,4 +1,7 @@
-"""What a user tries first: an individual network, its weights truncated after training."""
+"""Measures individual networks whose weights are truncated after training.
+
+That is what one tries first to get several precisions out of one network.
+"""
 
 from collections.abc import Callable
 import contextlib
@@ -9,49 +12,51 @@ import jax
 
 from dpoq_jax.network import baselines, onion_network
 from dpoq_jax.runtime import processes
-from dpoq_jax.training import evaluation, experiment
+from dpoq_jax.training.evaluation import Evaluator
+from dpoq_jax.training.experiment import Experiment
 
-# Training batches of which statistics are re-estimated: enough that more change nothing.
+# Training batches that statistics are estimated anew from: with more of them nothing changes.
 _BATCHES = 50
 
 
-def evaluate(
-  setup: experiment.Experiment,
+def measure(
+  experiment: Experiment,
   variables: onion_network.Variables,
   between_batches: Callable[[], None] = lambda: None,
 ) -> dict[int, dict[str, float]]:
-  """Test accuracy at each of `quantization.truncate_to`, all else kept, and statistics renewed.
+  """Measures test accuracy with weights truncated to each of `quantization.truncate_to`.
 
   Args:
-    setup: what was trained, an individual network.
-    variables: of the network, trained or frozen.
-    between_batches: called after each batch of an evaluation; what it raises ends it.
+    experiment: Experiment that trained the network; an individual one, if anything is truncated.
+    variables: Variables of the network, trained or frozen.
+    between_batches: Function that is called after each batch of an evaluation; what it raises ends
+      the evaluation.
 
   Returns:
-    `{bits: {'top1': ..., 'top1_reestimated': ...}}`, in [0, 1]: with the batch-norm statistics of
-    the network as it was trained, and with those of its truncated weights on training images.
+    `{bits: {'top1': ..., 'top1_reestimated': ...}}`, in [0, 1]: with the running statistics of the
+    network as it was trained, and with those of its truncated weights on training images.
   """
-  config = setup.config
+  config = experiment.config
   wanted = config.quantization.truncate_to
   if not wanted:
     return {}
-  assert isinstance(setup.network, onion_network.Onion)
-  frozen = variables if 'onion' in variables else jax.jit(setup.network.freeze)(variables)
-  results = {}
+  assert isinstance(experiment.network, onion_network.Onion)
+  frozen = variables if 'onion' in variables else jax.jit(experiment.network.freeze)(variables)
+  results: dict[int, dict[str, float]] = {}
   for bits in wanted:
-    network, cut = baselines.truncated(setup.network, frozen, bits)
-    evaluate = evaluation.Evaluator(network, processes.local_mesh())
-    first_epoch = dataclasses.replace(setup.order, epochs=1)
-    with contextlib.closing(setup.train_set.training_batches(first_epoch)) as batches:
+    network, cut = baselines.truncated(experiment.network, frozen, bits)
+    evaluate = Evaluator(network, processes.local_mesh())
+    first_epoch = dataclasses.replace(experiment.order, epochs=1)
+    with contextlib.closing(experiment.train_set.training_batches(first_epoch)) as batches:
       images = (
-        setup.on_devices({'image': batch['image']})['image']
+        experiment.on_devices({'image': batch['image']})['image']
         for batch in itertools.islice(batches, _BATCHES)
       )
       candidates = {'top1': cut, 'top1_reestimated': baselines.reestimated(network, cut, images)}
-    results[bits] = {
-      name: evaluate(each, setup.test_set, config.data.batch_size, None, between_batches).top1()[
-        bits
-      ]
-      for name, each in candidates.items()
-    }
+    results[bits] = {}
+    for name, each in candidates.items():
+      evaluated = evaluate(
+        each, experiment.test_set, config.data.batch_size, between_batches=between_batches
+      )
+      results[bits][name] = evaluated.top1()[bits]
   return results

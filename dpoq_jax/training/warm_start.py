@@ -1,7 +1,7 @@
-"""Starting from another run: a ring added to a shorter bit list, or all paths from a float network.
+"""Starts a run from another one: adds a ring to its bit list, or starts from its float network.
 
 Adding a ring keeps the paths below as they are, parameters and running statistics (section 5 of the
-paper): afterwards the old precisions' logits are what they were, bit for bit.
+paper): the logits of the old precisions stay what they were, bit for bit.
 """
 
 import dataclasses
@@ -15,44 +15,51 @@ from dpoq_jax import config as config_lib
 from dpoq_jax.core import quantizers
 from dpoq_jax.core.names import path_name, statistics_collection
 from dpoq_jax.runtime import workdir as workdir_lib
-from dpoq_jax.training import experiment, restore
-from dpoq_jax.training import train_step as state_lib
+from dpoq_jax.training import restore
+from dpoq_jax.training.experiment import Experiment
+from dpoq_jax.training.train_step import TrainState
 
-_FLOAT = (quantizers.FLOAT_WIDTH,)
+_FLOAT_BITS = (quantizers.FLOAT_WIDTH,)
 
-# What a path is made of. A float network has no quantized activations, weights or merge.
-_SHARED = ('model.name', 'model.depth', 'model.width', 'quantization.sharing')
-_QUANTIZED = (
+# Config fields that decide what a path is made of, and so must be those of the other run. A float
+# network has no quantized activations, no quantized weights and no merge.
+_FIELDS_OF_ANY_PATH = ('model.name', 'model.depth', 'model.width', 'quantization.sharing')
+_FIELDS_OF_QUANTIZED_PATHS = (
   'quantization.activation_bits',
   'quantization.weight_quantizer',
   'quantization.merge',
 )
 
 
-def check(setup: experiment.Experiment) -> None:
-  """Raises unless `config.init_from` is a run that this one can start from.
+def check(experiment: Experiment) -> None:
+  """Checks that this run can start from the run in `config.init_from`, if that is given.
 
   Raises:
     FileNotFoundError: if there is no run.
-    ConfigError: if its bit list does not begin this one, or its network is another.
+    ConfigError: if its bit list does not begin this one, its network is another, or it was trained
+      on images or classes of another kind.
   """
-  if setup.config.init_from is None:
+  if experiment.config.init_from is None:
     return
-  source = pathlib.Path(setup.config.init_from)
+  source = pathlib.Path(experiment.config.init_from)
   theirs, facts = workdir_lib.read_config(source), workdir_lib.read_dataset(source)
-  bits, wanted = theirs.quantization.bits, setup.network.bits
-  if bits != _FLOAT and (len(bits) >= len(wanted) or wanted[: len(bits)] != bits):
+  bits, wanted = theirs.quantization.bits, experiment.network.bits
+  if bits != _FLOAT_BITS and (len(bits) >= len(wanted) or wanted[: len(bits)] != bits):
     raise config_lib.ConfigError(
       f'config.init_from={source}: its bits {bits} do not begin {wanted}; a ring can only be added '
       'above those there are.'
     )
-  fields = _SHARED if bits == _FLOAT else _SHARED + _QUANTIZED
-  changed = config_lib.differences(theirs, setup.config, apart=workdir_lib.MAY_CHANGE_ON_RESUME)
-  if changed := [each for each in changed if each.partition(':')[0] in fields]:
+  fields = _FIELDS_OF_ANY_PATH
+  if bits != _FLOAT_BITS:
+    fields += _FIELDS_OF_QUANTIZED_PATHS
+  differences = config_lib.differences(
+    theirs, experiment.config, apart=workdir_lib.MAY_CHANGE_ON_RESUME
+  )
+  if changed := [each for each in differences if each.partition(':')[0] in fields]:
     raise config_lib.ConfigError(
       f'config.init_from={source} holds another network ({"; ".join(changed)}).'
     )
-  ours = setup.dataset_facts
+  ours = experiment.dataset_facts
   if (facts.image_shape, len(facts.class_names)) != (ours.image_shape, len(ours.class_names)):
     raise config_lib.ConfigError(
       f'config.init_from={source} was trained on {len(facts.class_names)} classes of images '
@@ -60,35 +67,37 @@ def check(setup: experiment.Experiment) -> None:
     )
 
 
-def initial_state(setup: experiment.Experiment) -> tuple[state_lib.TrainState, int]:
-  """The state at step 0, and how many of the lowest paths are to stay as they are.
+def initial_state(experiment: Experiment) -> tuple[TrainState, int]:
+  """Returns the state at step 0, and the number of the lowest paths that are not trained.
 
   Raises:
-    FileNotFoundError, ConfigError, CheckpointError: see `check`, `trained.load`.
+    FileNotFoundError, ConfigError: if this run cannot start from the other one; see `check`.
+    CheckpointError: if the other one has no checkpoint that can be read.
   """
-  state = setup.create_state()
-  if setup.config.init_from is None:
+  state = experiment.create_state()
+  if experiment.config.init_from is None:
     return state, 0
-  check(setup)
-  source = restore.load_latents(pathlib.Path(setup.config.init_from))
+  check(experiment)
+  source = restore.load_latents(pathlib.Path(experiment.config.init_from))
   variables: dict[str, Any] = {**state.variables, 'params': {**state.params}}
   bits = source.network.bits
-  for precision in setup.network.bits if bits == _FLOAT else bits:
-    of = bits[0] if bits == _FLOAT else precision
+  is_float = bits == _FLOAT_BITS
+  for precision in experiment.network.bits if is_float else bits:
+    theirs = bits[0] if is_float else precision
     name, statistics = path_name(precision), statistics_collection(precision)
-    # What the float network does not have, clips and shifts, starts as in a fresh path.
+    # What a float network does not have, clips and shifts, starts as in a fresh path.
     variables['params'][name] = _overlay(
-      variables['params'][name], source.variables['params'][path_name(of)]
+      variables['params'][name], source.variables['params'][path_name(theirs)]
     )
-    variables[statistics] = jax.tree.map(jnp.copy, source.variables[statistics_collection(of)])
+    variables[statistics] = jax.tree.map(jnp.copy, source.variables[statistics_collection(theirs)])
   params = variables.pop('params')
   started = dataclasses.replace(state, params=params, collections=variables)
-  return setup.on_each_device(started), 0 if bits == _FLOAT else len(bits)
+  return experiment.on_each_device(started), 0 if is_float else len(bits)
 
 
 def _overlay(fresh: Any, known: Any) -> Any:
-  """`fresh` with the leaves that `known` has."""
+  """Returns the tree `fresh`, with the leaves of `known` in place of its own where it has them."""
   if not isinstance(fresh, dict):
-    # Several paths may start from one array; the step takes each for itself.
+    # Copied, since several paths may start from one array and the step donates those of each.
     return jnp.copy(known)
   return {k: _overlay(leaf, known[k]) if k in known else leaf for k, leaf in fresh.items()}

@@ -12,7 +12,7 @@ import pytest
 from dpoq_jax import config as config_lib
 from dpoq_jax.network import from_config, onion_network
 from dpoq_jax.training import optimizer
-from dpoq_jax.training import train_step as state_lib
+from dpoq_jax.training.train_step import create_state, make_train_step
 
 PLATFORMS = ('cuda', 'tpu')
 Dtype = Literal['float32', 'bfloat16']
@@ -35,7 +35,7 @@ def abstract(settings: config_lib.Config, side: int = 8):
     'image': jax.ShapeDtypeStruct((4, side, side, 3), jnp.uint8),
     'label': jax.ShapeDtypeStruct((4,), jnp.int32),
   }
-  create = functools.partial(state_lib.create, network, transform)
+  create = functools.partial(create_state, network, transform)
   return network, transform, jax.eval_shape(create, jax.random.key(0), batch['image']), batch
 
 
@@ -43,7 +43,7 @@ def abstract(settings: config_lib.Config, side: int = 8):
 def test_the_training_step_lowers(dtype: Dtype):
   settings = config(dtype)
   network, transform, state, batch = abstract(settings)
-  step = jax.jit(state_lib.make_train_step(network, transform, settings), donate_argnums=0)
+  step = jax.jit(make_train_step(network, transform, settings), donate_argnums=0)
   lowered = export.export(step, platforms=PLATFORMS)(state, batch)
   assert lowered.platforms == PLATFORMS
   # The first convolution: operands of the dtype asked for, sums in float32.

@@ -64,7 +64,7 @@ def test_every_run_of_every_table_is_a_config(table: str, scale: tables.Scale):
   names = {}
   for cell in cells:
     # Configs are equal only if runs are, and so are names.
-    config = cell.run.expected()
+    config = cell.run.expected_config()
     assert names.setdefault(cell.run.name, config) == config
     assert config.seed == cell.run.seed
     bits = config.quantization.bits

@@ -31,10 +31,10 @@ if 'bits=4' in variant and (folder.parent / 'hang').exists():
   signal.signal(signal.SIGTERM, lambda *_: ((folder / 'saved').touch(), sys.exit(143)))
   (folder.parent / 'hanging').touch()
   time.sleep(60)
-config = run.expected().model_dump()
+config = run.expected_config().model_dump()
 config['data']['dir'] = flags.get('config.data.dir')
 (folder / 'config.json').write_text(json.dumps(config))
-bits = run.expected().quantization.bits
+bits = run.expected_config().quantization.bits
 precisions = {{b: {{'top1': 0.5}} for b in bits}}
 (folder / 'summary.json').write_text(json.dumps({{'precisions': precisions}}))
 """
@@ -170,7 +170,7 @@ def test_a_figure_needs_the_trained_network_itself(trainer):
 def test_names_are_files_and_configs_are_found():
   run = Run('cifar10_resnet8_cpu.py', 'system=scaled,bits=2-4-8', 1)
   assert run.name == 'cifar10_resnet8_cpu-system_scaled-bits_2-4-8-seed_1'
-  assert run.expected().seed == 1
+  assert run.expected_config().seed == 1
   assert run.flags('d')[:2] == [
     '--config=configs/cifar10_resnet8_cpu.py:system=scaled,bits=2-4-8',
     '--config.seed=1',
@@ -178,6 +178,6 @@ def test_names_are_files_and_configs_are_found():
   # Trainings are started in another folder than the user's.
   assert run.flags('d')[2] == f'--config.data.dir={pathlib.Path.cwd() / "d"}'
   with pytest.raises(FileNotFoundError, match='checkout of the repository'):
-    Run('none.py', '', 0).expected()
+    Run('none.py', '', 0).expected_config()
   with pytest.raises(config_lib.ConfigError, match='merge'):
-    Run('digits_resnet8.py', 'merge=foo', 0).expected()
+    Run('digits_resnet8.py', 'merge=foo', 0).expected_config()

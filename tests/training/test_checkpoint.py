@@ -86,3 +86,22 @@ def test_broken_checkpoints_are_set_aside_not_deleted(tmp_path: pathlib.Path):
   names = {path.name for path in (tmp_path / 'checkpoints').iterdir()}
   assert {'1', '2.broken'} <= names
   assert '2' not in names
+
+
+def test_failed_restore_keeps_its_reason_and_prints_nothing(
+  tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
+):
+  many = {str(number): jnp.full((30, 30), number) for number in range(30)}
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints.save(many, META, step=1)
+  checkpoints.wait()
+  meta = tmp_path / 'checkpoints' / '1' / 'meta' / 'metadata'
+  meta.write_text(meta.read_text()[:5])
+  capfd.readouterr()
+  skipped = pytest.warns(UserWarning, match='skipping broken checkpoint')
+  with skipped, pytest.raises(checkpoint.CheckpointError, match='can be read') as error:
+    checkpoints.restore(many)
+  checkpoints.close()
+  assert error.value.__cause__ is not None
+  assert error.value.__cause__.__traceback__ is not None
+  assert 'Traceback' not in capfd.readouterr().err

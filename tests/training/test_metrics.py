@@ -37,7 +37,7 @@ def test_accuracies_of_each_precision_and_of_the_ensembles_below_it():
   # Three examples, two classes, labels 0 0 1; scores are log-probabilities of class 0 and 1.
   probability = np.array([[0.9, 0.4, 0.4], [0.3, 0.8, 0.6]])
   logits = np.log(np.stack([probability, 1 - probability], axis=-1))
-  predictions = evaluation.Predictions((2, 4), logits, np.array([0, 0, 1]), np.arange(3))
+  predictions = evaluation.Evaluation((2, 4), logits, np.array([0, 0, 1]), np.arange(3))
   # 2 bits: right on the first and third; 4 bits: right on the second alone.
   assert predictions.top1() == {2: 2 / 3, 4: 1 / 3}
   # Means of class 0: 0.6, 0.6, 0.5 - a tie, which goes to class 0 and is wrong.

@@ -79,7 +79,7 @@ def test_a_dispatch_never_runs_past_what_comes_between_steps(
   most: int | None, start: int, fields: dict[str, Any], expected: list[int]
 ):
   setup = build(steps_per_dispatch=most, epochs=2, **fields)
-  found = list(steps_per_dispatch.dispatches(setup, start))
+  found = list(steps_per_dispatch.split_into_dispatches(setup, start))
   assert [len(steps) for steps in found] == expected
   assert [step for steps in found for step in steps] == list(range(start, 44))
 

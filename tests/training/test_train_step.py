@@ -12,7 +12,7 @@ from dpoq_jax import models
 from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.network import onion_network
 from dpoq_jax.training import optimizer
-from dpoq_jax.training import train_step as state_lib
+from dpoq_jax.training.train_step import create_state, make_train_step
 
 BATCH = 8
 
@@ -27,9 +27,9 @@ def parts():
     'image': jnp.asarray(rng.integers(0, 256, (BATCH, 8, 8, 1), dtype=np.uint8)),
     'label': jnp.asarray(rng.integers(0, 3, BATCH), jnp.int32),
   }
-  state = state_lib.create(network, transform, jax.random.key(0), batch['image'])
+  state = create_state(network, transform, jax.random.key(0), batch['image'])
   # At most one compilation: a shape, dtype or constant that changes from step to step would show.
-  step = jax.jit(chex.assert_max_traces(state_lib.make_train_step(network, transform, config), n=1))
+  step = jax.jit(chex.assert_max_traces(make_train_step(network, transform, config), n=1))
   return state, step, batch
 
 
@@ -93,11 +93,11 @@ def test_parts_normalised_apart_are_steps_of_their_own(fixed: int):
     'label': jnp.asarray(rng.integers(0, 3, 12), jnp.int32),
   }
   jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-  create = functools.partial(state_lib.create, network, transform)
+  create = functools.partial(create_state, network, transform)
   state = jit(create)(jax.random.key(0), batch['image'])
 
   def step(groups: int):
-    return jit(state_lib.make_train_step(network, transform, config, fixed, groups))
+    return jit(make_train_step(network, transform, config, fixed, groups))
 
   one = step(1)
   parts = [one(state, {k: v[i : i + 4] for k, v in batch.items()}) for i in (0, 4, 8)]
