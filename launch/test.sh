@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # Lints, type-checks and tests; stops at the first stage that fails.
 #
-#   bash launch/test.sh [flags of pytest]
+#   bash launch/test.sh [--all | --nightly-shard=I/N] [flags of pytest]
+#
+# By default the tests marked `nightly` are left out: more runs of several processes, more kills,
+# the deepest networks, all of a table of the paper. --all runs them, too; --nightly-shard=I/N a part
+# of them, the same one each time, I from 1 to N. The ten slowest tests are listed at the end.
 #
 # TEST_WORKERS sets how many processes share the tests (2).
 set -euo pipefail
@@ -24,5 +28,13 @@ stage lint "$bin/ruff" check
 stage format "$bin/ruff" format --check
 stage imports "$bin/lint-imports" --config setup.cfg --no-cache --no-logo
 stage types "$bin/pyright" --pythonpath "$bin/python"
+# The examples in docstrings of the modules that are arithmetic; status 5 says that there is none.
+examples() {
+  "$bin/python" -m pytest -q --doctest-modules dpoq_jax/onion.py dpoq_jax/core \
+    dpoq_jax/inference/curve.py || (($? == 5))
+}
+stage examples examples
 # Last, in place of this process: its closing line, with the time the tests took, ends the output.
-exec "$bin/python" -m pytest -n "${TEST_WORKERS:-2}" "$@"
+# Workers begin at different tests and keep to modules, whose tests share what they compile, until
+# one has nothing left to do.
+exec "$bin/python" -m pytest -n "${TEST_WORKERS:-2}" --dist=worksteal --durations=10 "$@"

@@ -33,6 +33,12 @@ DATA = {
 }
 """By the name of a data set: the fixture that is a data directory with it; None if embedded."""
 
+SMOKE = [
+  # Of 50 layers, which take half a minute to compile.
+  pytest.param(path, id=path.stem, marks=[pytest.mark.nightly] if 'mobilenet' in path.stem else [])
+  for path in CONFIGS
+]
+
 VARIANTS = (
   *(f'system={name}' for name in ('scaled', 'joint', 'separate')),
   *(f'system={name}' for name in ('shared', 'shared_floor', 'truncated')),
@@ -58,18 +64,14 @@ def changed(before: Any, after: Any) -> list[bool]:
   return [bool(np.any(old != new)) for old, new in pairs]
 
 
-@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
-def path(request: pytest.FixtureRequest) -> pathlib.Path:
-  return request.param
-
-
 @pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_every_system_of_the_tables_is_a_variant(path: pathlib.Path, variant: str):
   network = from_config.build(load(path, variant), num_classes=10)
   assert network.bits == load(path, variant).quantization.bits
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize('path', SMOKE)
 def test_a_step_of_the_smoke_variant_trains(path: pathlib.Path, request: pytest.FixtureRequest):
   name = load(path, 'smoke').data.name
   assert name in DATA, f'{path.name} trains on {name}: give DATA a fixture that provides it.'

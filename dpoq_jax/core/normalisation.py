@@ -42,7 +42,7 @@ class Normalised(NamedTuple):
     """Returns the normalised tensor itself, [batch, height, width, channels]."""
     if self.mean is None or self.factor is None:
       return self.tensor
-    return (self.tensor - self.mean) * self.factor
+    return (self.tensor - _per_channel(self.mean)) * _per_channel(self.factor)
 
 
 class _BatchNorm(nn.Module):
@@ -62,8 +62,8 @@ class _BatchNorm(nn.Module):
     mean: nn.Variable[jax.Array] = self.variable(collection, 'mean', jnp.zeros, shape, dtype)
     var: nn.Variable[jax.Array] = self.variable(collection, 'var', jnp.ones, shape, dtype)
     if not train:
-      z = (y.value - mean.value) * jax.lax.rsqrt(var.value + options.epsilon)
-      return Normalised(z)
+      centred = y.value - _per_channel(mean.value)
+      return Normalised(centred * _per_channel(jax.lax.rsqrt(var.value + options.epsilon)))
     batch_mean, batch_var = moments(y.code)
     scaled_var = batch_var * jnp.square(y.scale)
     if self.is_mutable_collection(collection) and not self.is_initializing():
@@ -152,16 +152,21 @@ def merge(terms: Sequence[Normalised], weights: Sequence[jax.Array], bias: jax.A
     [batch, height, width, channels].
   """
   if all(term.mean is None for term in terms):
-    merged = weights[0] * terms[0].tensor
+    merged = _per_channel(weights[0]) * terms[0].tensor
     for weight, term in zip(weights[1:], terms[1:], strict=True):
-      merged += weight * term.tensor
-    return merged + bias
+      merged += _per_channel(weight) * term.tensor
+    return merged + _per_channel(bias)
   means: list[jax.Array] = []
   factors: list[jax.Array] = []
   for term, weight in zip(terms, weights, strict=True):
     means.append(jnp.zeros_like(weight) if term.mean is None else term.mean)
     factors.append(weight if term.factor is None else weight * term.factor)
   return _affine(tuple(term.tensor for term in terms), tuple(means), tuple(factors), bias)
+
+
+def _per_channel(x: jax.Array) -> jax.Array:
+  """Returns [channels] as [1, 1, 1, channels], the rank of what it is combined with."""
+  return x[None, None, None]
 
 
 @jax.custom_vjp
@@ -178,7 +183,7 @@ def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     Mean and variance, [channels] each.
   """
   mean = jnp.mean(x, axis=_ALL_BUT_CHANNELS)
-  return mean, jnp.mean(jnp.square(x - mean), axis=_ALL_BUT_CHANNELS)
+  return mean, jnp.mean(jnp.square(x - _per_channel(mean)), axis=_ALL_BUT_CHANNELS)
 
 
 _Moments = tuple[jax.Array, jax.Array]
@@ -195,7 +200,7 @@ def _moments_backward(
   (x, mean), (to_mean, to_var) = residuals, cotangents
   count = math.prod(x.shape[:-1])
   slope = (2 / count) * to_var
-  return (slope * x + (to_mean / count - slope * mean),)
+  return (_per_channel(slope) * x + _per_channel(to_mean / count - slope * mean),)
 
 
 moments.defvjp(_moments_forward, _moments_backward)
@@ -208,10 +213,10 @@ def _affine(tensors: _Arrays, means: _Arrays, factors: _Arrays, bias: jax.Array)
   """Returns `sum_j (tensors_j - means_j) * factors_j + bias`."""
   for mean, factor in zip(means, factors, strict=True):
     bias -= mean * factor
-  merged = tensors[0] * factors[0]
+  merged = tensors[0] * _per_channel(factors[0])
   for tensor, factor in zip(tensors[1:], factors[1:], strict=True):
-    merged += tensor * factor
-  return merged + bias
+    merged += tensor * _per_channel(factor)
+  return merged + _per_channel(bias)
 
 
 def _affine_forward(
@@ -226,7 +231,7 @@ def _affine_backward(
   tensors, means, factors = residuals
   total = jnp.sum(cotangent, axis=_ALL_BUT_CHANNELS)
   return (
-    tuple(cotangent * factor for factor in factors),
+    tuple(cotangent * _per_channel(factor) for factor in factors),
     tuple(-factor * total for factor in factors),
     tuple(
       jnp.sum(cotangent * tensor, axis=_ALL_BUT_CHANNELS) - mean * total

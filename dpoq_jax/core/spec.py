@@ -45,7 +45,8 @@ class LayerOptions:
   @property
   def parameter_dtype(self) -> Any:
     """Returns the dtype of all but the convolutions' operands: at least float32."""
-    return jnp.promote_types(self.compute_dtype, jnp.float32)
+    is_wide = jnp.finfo(self.compute_dtype).bits > 32
+    return jnp.dtype(self.compute_dtype if is_wide else jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)

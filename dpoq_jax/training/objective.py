@@ -47,7 +47,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     [precisions], in nats.
   """
   targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
-  return jnp.mean(optax.softmax_cross_entropy(logits, targets), axis=-1)
+  return jnp.mean(optax.softmax_cross_entropy(logits, targets[None]), axis=-1)
 
 
 def joint_loss(losses: jax.Array, weights: Sequence[float] = ()) -> jax.Array:

@@ -146,7 +146,7 @@ def make_train_step(
     run = forward if groups == 1 else forward_in_groups
     logits, collections = run(params, collections, images)
     losses = objective.cross_entropy(logits, batch['label'], config.objective.label_smoothing)
-    correct = jnp.sum(jnp.argmax(logits, -1) == batch['label'], axis=-1)
+    correct = jnp.sum(jnp.argmax(logits, -1) == batch['label'][None], axis=-1)
     loss = objective.joint_loss(losses, config.objective.loss_weights)
     return loss, (collections, losses, correct.astype(losses.dtype))
 

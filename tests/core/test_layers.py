@@ -297,11 +297,12 @@ def test_vanilla_merge_convolves_the_whole_weight(bits: tuple[int, ...]):
       laterals[up] = updates[up]
       weight = np.asarray(onion.truncate(packed, bits, precision)).astype(np.float64)
       value = 2 * weight / (2**precision - 1) - 1
-      whole = convolve_values(x.value, value)
+      whole = np.asarray(convolve_values(x.value, value))
       np.testing.assert_allclose(updates[up]['z'], whole, rtol=1e-12, atol=1e-12)
       # Then an ordinary batch norm.
-      normalised = (whole - statistics['mean']) / np.sqrt(statistics['var'] + 1e-5)
-      expected = params['scale'] * normalised + params['bias']
+      mean, var = np.asarray(statistics['mean']), np.asarray(statistics['var'])
+      normalised = (whole - mean) / np.sqrt(var + 1e-5)
+      expected = np.asarray(params['scale']) * normalised + np.asarray(params['bias'])
       np.testing.assert_allclose(out, expected, rtol=1e-11, atol=1e-11)
 
 

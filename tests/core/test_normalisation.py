@@ -31,8 +31,14 @@ def case() -> tuple[list[jax.Array], dict[tuple[int, int], jax.Array], list[jax.
 
 def as_written(tensors, weights, biases):
   """Eq. 8 with every z multiplied out, for autodiff to make what it can of."""
-  zs = [(x - x.mean(AXES)) / jnp.sqrt(x.var(AXES) + EPSILON) for x in tensors]
-  return [sum(weights[k, j] * zs[j] for j in range(k + 1)) + bias for k, bias in enumerate(biases)]
+  zs = [
+    (x - x.mean(AXES, keepdims=True)) / jnp.sqrt(x.var(AXES, keepdims=True) + EPSILON)
+    for x in tensors
+  ]
+  return [
+    sum(weights[k, j][None, None, None] * zs[j] for j in range(k + 1)) + bias[None, None, None]
+    for k, bias in enumerate(biases)
+  ]
 
 
 def by_rule(tensors, weights, biases):
@@ -83,7 +89,8 @@ def test_plain_features_of_fixed_paths_join_those_in_training():
   own = Normalised(x, mean, jax.lax.rsqrt(var + EPSILON))
   terms = [own, Normalised(lower)]
   merged = normalisation.merge(terms, [weights[1, 1], weights[1, 0]], biases[0])
-  expected = weights[1, 1] * own.value + weights[1, 0] * lower + biases[0]
+  factors = [weight[None, None, None] for weight in (weights[1, 1], weights[1, 0], biases[0])]
+  expected = factors[0] * own.value + factors[1] * lower + factors[2]
   np.testing.assert_allclose(merged, expected, rtol=1e-5, atol=1e-4)
 
 

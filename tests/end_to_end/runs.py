@@ -1,24 +1,49 @@
-"""Small training runs in processes of their own, as a user or a scheduler starts them."""
+"""Runs commands, small trainings above all: in a process, as a user starts them, or in this one.
+
+A process takes three seconds to start. What two commands, or a command and a test, compare to the
+last bit they must compile with the same options: all in processes, which compile fast, or all here.
+"""
 
 from collections.abc import Callable
+import contextlib
+import io
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 import time
 from typing import Any
+from unittest import mock
+import warnings
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
-# The embedded job, shrunk: 2 paths, 2 epochs of 22 steps.
-TINY = (
-  '--config.model.width=4',
-  '--config.epochs=2',
-  '--config.optimizer.warmup_epochs=0.5',
-  '--config.log_every=5',
-  '--config.eval_every=1',
-)
+# Two convolutions: most runs are about something else than the network.
+TINY_NET = 'configs/digits_resnet8.py:model=tests.tiny_model:TinyNet,width=4'
+RESNET = 'configs/digits_resnet8.py:width=4'
+
+
+def flags(*changes: str, bits: str = '2,4', model: str = TINY_NET) -> list[str]:
+  """Returns the flags of a run of 2 epochs of 22 steps: of the embedded job, shrunk.
+
+  Args:
+    changes: Further flags, which win.
+    bits: The precisions.
+    model: A config file and its variant, which name the network.
+  """
+  return [
+    # A config file comes before what is changed in it.
+    f'--config={model}',
+    '--config.epochs=2',
+    '--config.optimizer.warmup_epochs=0.5',
+    '--config.log_every=5',
+    '--config.eval_every=1',
+    *changes,
+    # A flag of a tuple given twice adds to it, so this one cannot be changed.
+    f'--config.quantization.bits={bits}',
+  ]
 
 
 def environment(devices: int = 1, *, optimised: bool = False) -> dict[str, str]:
@@ -44,18 +69,46 @@ def command(
   )
 
 
+def call(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+  """Runs `python -m dpoq_jax.NAME` to its end in this process."""
+  argv, out, err = [name, *map(str, arguments)], io.StringIO(), io.StringIO()
+  status: Any = None
+  with (
+    contextlib.chdir(REPOSITORY),
+    contextlib.redirect_stdout(out),
+    contextlib.redirect_stderr(err),
+    mock.patch.object(sys, 'argv', argv),
+    mock.patch.dict(os.environ, COLUMNS='400'),
+    # Third parties' own: a process shows those that concern users alone, and as errors they would
+    # end a command.
+    warnings.catch_warnings(action='ignore'),
+  ):
+    try:
+      runpy.run_module(f'dpoq_jax.{name}', run_name='__main__')
+    except SystemExit as ended:
+      status = ended.code
+  return subprocess.CompletedProcess(argv, status, out.getvalue(), err.getvalue())
+
+
+def refused(name: str, *arguments: object) -> tuple[int, str]:
+  """Returns the exit status and stderr of a command that its flags, or what they name, stop."""
+  done = call(name, *arguments)
+  return done.returncode, done.stderr
+
+
 def start(
-  workdir: pathlib.Path, *flags: str, devices: int = 1, bits: str = '2,4'
+  workdir: pathlib.Path,
+  *changes: str,
+  devices: int = 1,
+  bits: str = '2,4',
+  model: str = TINY_NET,
 ) -> subprocess.Popen[str]:
-  """Starts a tiny `python -m dpoq_jax.train`, its output kept in pipes."""
-  command = [sys.executable, '-m', 'dpoq_jax.train', f'--workdir={workdir}']
-  # A config file comes before what is changed in it.
-  config_file = [flag for flag in flags if flag.startswith('--config=')]
-  overrides = [flag for flag in flags if flag not in config_file]
-  # A flag of a tuple given twice adds to it, so this one cannot be overridden.
-  overrides += [f'--config.quantization.bits={bits}'] if bits else []
+  """Starts a small `python -m dpoq_jax.train`, its output kept in pipes."""
   return subprocess.Popen(
-    [*command, *config_file, *TINY, *overrides],
+    [
+      *(sys.executable, '-m', 'dpoq_jax.train', f'--workdir={workdir}'),
+      *flags(*changes, bits=bits, model=model),
+    ],
     cwd=REPOSITORY,
     env=environment(devices),
     text=True,
@@ -71,10 +124,14 @@ def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, s
 
 
 def train(
-  workdir: pathlib.Path, *flags: str, devices: int = 1, bits: str = '2,4'
+  workdir: pathlib.Path,
+  *changes: str,
+  devices: int = 1,
+  bits: str = '2,4',
+  model: str = TINY_NET,
 ) -> tuple[int, str, str]:
-  """Runs a tiny training to its end."""
-  return finish(start(workdir, *flags, devices=devices, bits=bits))
+  """Runs a small training to its end."""
+  return finish(start(workdir, *changes, devices=devices, bits=bits, model=model))
 
 
 def wait_until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:

@@ -32,7 +32,7 @@ def counted_training(workdir: pathlib.Path, cache: pathlib.Path) -> dict[str, in
   process = subprocess.run(
     [
       *(sys.executable, '-c', COUNTED),
-      *(f'--workdir={workdir}', *runs.TINY, '--config.quantization.bits=2,4'),
+      *(f'--workdir={workdir}', *runs.flags()),
     ],
     cwd=runs.REPOSITORY,
     env={

@@ -1,7 +1,6 @@
 """`calibrate` and `predict`, as a user runs them."""
 
 import csv
-import functools
 import json
 import os
 import pathlib
@@ -18,9 +17,6 @@ from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.training import experiment, restore
 from tests.end_to_end import runs
 
-# What commands say is compared with what this process computes, to the last bit.
-command = functools.partial(runs.command, optimised=True)
-
 
 @pytest.fixture
 def run(uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
@@ -29,7 +25,8 @@ def run(uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 
 def test_calibrate_then_predict(run, tmp_path):
   # Evaluation uses all devices there are.
-  done = command('calibrate', f'--workdir={run}', '--average-bits=3', devices=2)
+  flags = (f'--workdir={run}', '--average-bits=3')
+  done = runs.command('calibrate', *flags, devices=2, optimised=True)
   assert done.returncode == 0, done.stderr
   assert 'chosen on 180 of the 360 test examples' in done.stdout
   point: Any = operating_point.read(run)
@@ -42,7 +39,7 @@ def test_calibrate_then_predict(run, tmp_path):
   np.save(tmp_path / 'digits.npy', test_set.images)
   output = tmp_path / 'rows.jsonl'
   flags = (f'--workdir={run}', f'--images={tmp_path / "digits.npy"}', f'--output={output}')
-  done = command('predict', *flags)
+  done = runs.call('predict', *flags)
   assert done.returncode == 0, done.stderr
   found = [json.loads(line) for line in output.read_text().splitlines()]
   loaded = restore.load(run)
@@ -60,7 +57,7 @@ def test_calibrate_then_predict(run, tmp_path):
   # Parts of it, put one after the other, are the whole.
   whole = ''
   for part in ('1/2', '2/2'):
-    done = command('predict', *flags[:2], f'--shard={part}')
+    done = runs.call('predict', *flags[:2], f'--shard={part}')
     assert done.returncode == 0, done.stderr
     whole += done.stdout
   rows = list(csv.DictReader(whole.splitlines()))
@@ -68,7 +65,7 @@ def test_calibrate_then_predict(run, tmp_path):
     (str(number), row['label'], row['precision']) for number, row in enumerate(found)
   ]
 
-  done = command('predict', *flags, '--max-precision=2')
+  done = runs.call('predict', *flags, '--max-precision=2')
   assert done.returncode == 0, done.stderr
   capped = [json.loads(line) for line in output.read_text().splitlines()]
   assert {row['precision'] for row in capped} == {2}
@@ -90,7 +87,7 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
   output = tmp_path / 'rows.csv'
   # No operating point is needed for one precision.
   flags = (f'--workdir={run}', f'--images={folder}', f'--output={output}')
-  done = command('predict', *flags, '--precision=4')
+  done = runs.call('predict', *flags, '--precision=4')
   assert done.returncode == 0, done.stderr
   assert '2 images labelled, 4.00 bits on average; 1 could not be read.' in done.stderr
   with output.open(newline='') as file:
@@ -100,36 +97,30 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
   logits = restore.load(run).predict(test_set).logits
   assert [int(found[i]['label']) for i in (0, 2)] == [logits[1, i].argmax() for i in (0, 2)]
 
-  done = command('predict', *flags, '--max-precision=3', '--precision=4')
-  assert (done.returncode, done.stderr) == (2, 'error: precision 3: this network has (2, 4).\n')
+  refused = runs.refused('predict', *flags, '--max-precision=3', '--precision=4')
+  assert refused == (2, 'error: precision 3: this network has (2, 4).\n')
   assert sorted(path.name for path in tmp_path.iterdir()) == ['images', 'rows.csv', 'run']
 
   (folder / os.fsdecode(b'caf\xe9.png')).write_bytes((folder / '0.png').read_bytes())
-  done = command('predict', *flags, '--precision=4')
+  done = runs.call('predict', *flags, '--precision=4')
   assert done.returncode == 0, done.stderr
   assert b'\ncaf\xe9.png,' in output.read_bytes()
   (folder / os.fsdecode(b'caf\xe9.png')).unlink()
 
   (run / 'd.csv').mkdir()
-  done = command(
-    'predict',
-    f'--workdir={run}',
-    f'--images={folder}',
-    f'--output={run / "d.csv"}',
-    '--precision=4',
-  )
-  assert done.returncode == 2
-  assert 'd.csv is a directory' in done.stderr
+  status, err = runs.refused('predict', *flags[:2], f'--output={run / "d.csv"}', '--precision=4')
+  assert status == 2
+  assert 'd.csv is a directory' in err
 
   for i in (0, 2):
     (folder / f'{i}.png').unlink()
-  done = command('predict', *flags, '--precision=4')
+  done = runs.call('predict', *flags, '--precision=4')
   assert done.returncode == 1
   assert done.stderr.splitlines()[-1] == 'error: none of 1 images could be read.'
 
 
 def test_an_operating_point_of_another_network_is_refused(run, tmp_path):
-  done = command('calibrate', f'--workdir={run}', '--average-bits=3')
+  done = runs.call('calibrate', f'--workdir={run}', '--average-bits=3')
   assert done.returncode == 0, done.stderr
   np.save(tmp_path / 'x.npy', in_memory.load('digits', 'test').images[:2])
   flags = (f'--workdir={run}', f'--images={tmp_path / "x.npy"}')
@@ -140,19 +131,20 @@ def test_an_operating_point_of_another_network_is_refused(run, tmp_path):
   ):
     other = content | {'data': content['data'] | change}
     (tmp_path / 'other.json').write_text(json.dumps(other))
-    done = command('predict', *flags, f'--operating-point={tmp_path / "other.json"}')
-    assert done.returncode == 2
-    assert message in done.stderr
+    other = f'--operating-point={tmp_path / "other.json"}'
+    status, err = runs.refused('predict', *flags, other)
+    assert status == 2
+    assert message in err
 
 
 def test_a_target_that_cannot_be_met_is_status_3(run):
-  done = command('calibrate', f'--workdir={run}', '--average-bits=1.5')
+  done = runs.call('calibrate', f'--workdir={run}', '--average-bits=1.5')
   assert done.returncode == 3
   assert done.stderr.startswith('error: average_bits=1.5 cannot be met')
   assert not operating_point.read(run).met
   assert json.loads((run / operating_point.FILE).read_text())['met'] is False
   np.save(run / 'x.npy', in_memory.load('digits', 'test').images[:2])
-  done = command('predict', f'--workdir={run}', f'--images={run / "x.npy"}')
+  done = runs.call('predict', f'--workdir={run}', f'--images={run / "x.npy"}')
   assert done.returncode == 0
   assert done.stderr.startswith('warning: this operating point did not meet its target')
   assert done.stdout.startswith('input,label,')
@@ -174,18 +166,19 @@ def test_a_target_that_cannot_be_met_is_status_3(run):
   ],
 )
 def test_bad_flags_are_one_line(uninterrupted, name, flags, message):
-  done = command(name, f'--workdir={uninterrupted}', *flags)
-  assert done.returncode == 2
-  (line,) = done.stderr.splitlines()
+  status, err = runs.refused(name, f'--workdir={uninterrupted}', *flags)
+  assert status == 2
+  (line,) = err.splitlines()
   assert line.startswith('error: ')
   assert message in line
 
 
 def test_predict_without_an_operating_point_says_how_to_choose_one(uninterrupted, tmp_path):
   np.save(tmp_path / 'x.npy', in_memory.load('digits', 'test').images[:2])
-  done = command('predict', f'--workdir={uninterrupted}', f'--images={tmp_path / "x.npy"}')
-  assert done.returncode == 2
-  assert 'choose one with python -m dpoq_jax.calibrate' in done.stderr
+  flags = (f'--workdir={uninterrupted}', f'--images={tmp_path / "x.npy"}')
+  status, err = runs.refused('predict', *flags)
+  assert status == 2
+  assert 'choose one with python -m dpoq_jax.calibrate' in err
 
 
 def test_held_out_examples_calibrate_and_are_not_trained_on(tmp_path):
@@ -196,7 +189,7 @@ def test_held_out_examples_calibrate_and_are_not_trained_on(tmp_path):
   assert (len(setup.train_set), len(setup.holdout_set)) == (len(whole) - 300, 300)
   together = np.concatenate([setup.train_set.images, setup.holdout_set.images])
   assert sorted(map(bytes, together)) == sorted(map(bytes, whole.images))
-  done = command('calibrate', f'--workdir={tmp_path / "run"}')
+  done = runs.call('calibrate', f'--workdir={tmp_path / "run"}')
   assert done.returncode in (0, 3), done.stderr
   point: Any = operating_point.read(tmp_path / 'run')
   assert point.data.calibration == '300 training examples held out of training'

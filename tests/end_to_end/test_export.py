@@ -14,40 +14,40 @@ from dpoq_jax.training import restore
 from tests.end_to_end import runs
 
 
-def test_a_run_is_exported_and_read_back(uninterrupted: pathlib.Path, tmp_path: pathlib.Path):
+def test_a_run_is_exported_and_read_back(resnet_run: pathlib.Path, tmp_path: pathlib.Path):
   folder = tmp_path / 'artifact'
-  flags = (f'--workdir={uninterrupted}', f'--output={folder}')
-  done = runs.command('export', *flags)
+  flags = (f'--workdir={resnet_run}', f'--output={folder}')
+  done = runs.call('export', *flags)
   assert done.returncode == 0, done.stderr
   assert sorted(path.name for path in folder.iterdir()) == [
     'manifest.json', 'ring_2.safetensors', 'ring_4.safetensors',
   ]  # fmt: skip
 
-  read, source = rings.load(folder), restore.load(uninterrupted)
+  read, source = rings.load(folder), restore.load(resnet_run)
   assert in_jax.network_of(read) == source.network
   test_set = in_memory.load('digits', 'test')
   images = jnp.asarray(test_set.images[:9])
   logits = [source.network.apply(v, images) for v in (read.variables, source.variables)]
   np.testing.assert_array_equal(logits[0], logits[1])
   assert read.manifest.class_names == tuple('0123456789')
-  summary = runs.results(uninterrupted)['precisions']
+  summary = runs.results(resnet_run)['precisions']
   assert [ring.top1 for ring in read.manifest.rings] == [summary[b]['top1'] for b in ('2', '4')]
 
   (folder / 'ring_4.safetensors').unlink()
-  done = runs.command('inspect', str(folder))
+  done = runs.call('inspect', str(folder))
   assert done.returncode == 0, done.stderr
   assert f'{100 * summary["4"]["top1"]:.2f}' in done.stdout
   assert 'ring_2.safetensors: here' in done.stdout
   assert 'ring_4.safetensors: not here' in done.stdout
 
-  done = runs.command('export', *flags)
-  assert done.returncode == 2
-  assert 'give another folder' in done.stderr
+  status, err = runs.refused('export', *flags)
+  assert status == 2
+  assert 'give another folder' in err
   (folder / 'manifest.json').write_text('{}')
-  done = runs.command('inspect', str(folder))
-  assert done.returncode == 2
-  assert done.stderr.startswith('error: ')
-  assert len(done.stderr.splitlines()) == 1
+  status, err = runs.refused('inspect', folder)
+  assert status == 2
+  assert err.startswith('error: ')
+  assert len(err.splitlines()) == 1
 
 
 def test_an_operating_point_of_another_network_is_refused(
@@ -56,23 +56,19 @@ def test_an_operating_point_of_another_network_is_refused(
   weights = ((1.0,), (1.0, 1.0))
   point = operating_point.from_key((2, 8), 'normalised', 0.5, 'mean', weights, (1.0, 1.0))
   (tmp_path / 'point.json').write_text(point.to_json())
-  done = runs.command(
+  status, err = runs.refused(
     'export', f'--workdir={uninterrupted}', f'--output={tmp_path / "graphs"}', '--format=onnx',
     f'--operating-point={tmp_path / "point.json"}',
   )  # fmt: skip
-  assert done.returncode == 2
-  assert 'is for bits=(2, 8), the network has (2, 4)' in done.stderr
+  assert status == 2
+  assert f'is for bits=(2, 8), the network in {uninterrupted} has (2, 4)' in err
   assert not (tmp_path / 'graphs').exists()
 
 
 @pytest.mark.parametrize('form', ['onnx', 'stablehlo'])
-def test_a_run_is_exported_as_graphs(
-  form: str, uninterrupted: pathlib.Path, tmp_path: pathlib.Path
-):
+def test_a_run_is_exported_as_graphs(form: str, resnet_run: pathlib.Path, tmp_path: pathlib.Path):
   folder = tmp_path / 'graphs'
-  done = runs.command(
-    'export', f'--workdir={uninterrupted}', f'--output={folder}', f'--format={form}'
-  )
+  done = runs.call('export', f'--workdir={resnet_run}', f'--output={folder}', f'--format={form}')
   assert done.returncode == 0, done.stderr
   manifest = json.loads((folder / 'manifest.json').read_text())
   assert manifest['class_names'] == list('0123456789')

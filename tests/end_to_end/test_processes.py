@@ -90,7 +90,7 @@ def assert_same(workdir: pathlib.Path, other: pathlib.Path) -> None:
     assert row['loss'] == pytest.approx(expected['loss'], abs=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_stopped_and_bereaved_it_ends_as_in_one_process(
   alone: pathlib.Path, tmp_path: pathlib.Path
 ):
@@ -118,7 +118,7 @@ def test_stopped_and_bereaved_it_ends_as_in_one_process(
   assert_same(run, alone)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_of_one_process_goes_on_in_two(alone: pathlib.Path, tmp_path: pathlib.Path):
   run = tmp_path / 'run'
   process = runs.start(run, *FLOAT, bits='32')
@@ -132,7 +132,6 @@ def test_a_run_of_one_process_goes_on_in_two(alone: pathlib.Path, tmp_path: path
   assert len(runs.rows(run)) == len(runs.rows(alone))
 
 
-@pytest.mark.slow
 def test_a_quantized_network_is_trained_alike_several_steps_at_once(tmp_path: pathlib.Path):
   status, _, err = runs.train(tmp_path / 'alone', *SLOW)
   assert status == 0, err
@@ -153,8 +152,14 @@ def test_a_run_of_one_process_that_joined_nobody_stops_as_any(tmp_path: pathlib.
   ('flag', 'said'),
   [
     ('--config.seed=1', 'the processes differ in config.seed: 0 -> 1.'),
-    ('--config.steps_per_dispatch=2', 'config.steps_per_dispatch: None -> 2.'),
-    ('--config.init_from=/nowhere', 'config.init_from: None -> /nowhere'),
+    pytest.param(
+      *('--config.steps_per_dispatch=2', 'config.steps_per_dispatch: None -> 2.'),
+      marks=pytest.mark.nightly,
+    ),
+    pytest.param(
+      *('--config.init_from=/nowhere', 'config.init_from: None -> /nowhere'),
+      marks=pytest.mark.nightly,
+    ),
   ],
 )
 def test_what_fails_in_any_process_fails_in_all(flag: str, said: str, tmp_path: pathlib.Path):
@@ -184,7 +189,7 @@ def test_what_fails_in_the_first_process_fails_in_all(alone: pathlib.Path):
   ],
 )
 def test_flags_that_do_not_fit_are_one_line(flags: list[str], tmp_path: pathlib.Path):
-  done = runs.command('train', f'--workdir={tmp_path / "run"}', *flags)
-  assert done.returncode == 2
-  assert len(done.stderr.splitlines()) == 1
-  assert done.stderr.startswith('error: ')
+  status, err = runs.refused('train', f'--workdir={tmp_path / "run"}', *flags)
+  assert status == 2
+  assert len(err.splitlines()) == 1
+  assert err.startswith('error: ')

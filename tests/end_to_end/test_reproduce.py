@@ -10,11 +10,24 @@ from tests.end_to_end import runs
 
 
 def reproduce(what: str, folder: pathlib.Path, *flags: str) -> subprocess.CompletedProcess[str]:
-  where = (f'--workdir={folder / "work"}', f'--results={folder / "results"}')
-  return runs.command('reproduce', *([what] if what else []), *flags, *where)
+  return runs.command('reproduce', what, *flags, *where(folder))
 
 
-@pytest.mark.slow
+def where(folder: pathlib.Path) -> tuple[str, str]:
+  """Flags that have the runs and the results in a folder."""
+  return f'--workdir={folder / "work"}', f'--results={folder / "results"}'
+
+
+def test_a_figure_trains_what_it_shows_and_is_on_the_page(tmp_path: pathlib.Path):
+  done = reproduce('figure3', tmp_path, '--scale=smoke')
+  assert done.returncode == 0, done.stderr
+  assert '1 runs, 0 of them done' in done.stdout
+  folder = tmp_path / 'results' / 'smoke'
+  assert (folder / 'figure3.png').is_file()
+  assert '## Figure 3' in (folder / 'TABLE.md').read_text()
+
+
+@pytest.mark.nightly
 def test_table_1_and_the_figures(tmp_path: pathlib.Path):
   done = reproduce('table1', tmp_path, '--scale=smoke')
   assert done.returncode == 0, done.stderr
@@ -62,7 +75,7 @@ def test_table_1_and_the_figures(tmp_path: pathlib.Path):
   ],
 )
 def test_bad_requests_are_one_line(what, flags, expected, tmp_path: pathlib.Path):
-  done = reproduce(what, tmp_path, *flags)
-  assert done.returncode == 2
-  assert done.stderr.count('\n') == 1, done.stderr
-  assert expected in done.stderr
+  status, err = runs.refused('reproduce', *([what] if what else []), *flags, *where(tmp_path))
+  assert status == 2
+  assert err.count('\n') == 1, err
+  assert expected in err

@@ -71,7 +71,10 @@ def test_evaluation_cut_short_is_made_up_for(uninterrupted: pathlib.Path, tmp_pa
   assert_same_run(copy, uninterrupted)
 
 
-@pytest.mark.parametrize(('number', 'expected'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+  ('number', 'expected'),
+  [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.nightly)],
+)
 def test_stopped_run_saves_says_how_to_resume_and_resumes_bit_identical(
   uninterrupted: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals, expected: int
 ):
@@ -191,7 +194,10 @@ ONE_STEP = ('--config.data.batch_size=1436', '--config.epochs=1')
 # Devices sum batch statistics and gradients in another order. A quantizer turns such a difference
 # of 1e-7 into a whole level now and then, which later steps amplify: so one step with every
 # quantizer in place, and an epoch's worth of steps without.
-@pytest.mark.parametrize(('bits', 'flags'), [('2,4', ONE_STEP), ('32', FLOAT)])
+@pytest.mark.parametrize(
+  ('bits', 'flags'),
+  [('2,4', ONE_STEP), pytest.param('32', FLOAT, marks=pytest.mark.nightly)],
+)
 def test_four_devices_agree_with_one(tmp_path: pathlib.Path, bits: str, flags: tuple[str, ...]):
   for name, devices in (('one', 1), ('four', 4)):
     status, _, err = runs.train(tmp_path / name, *flags, devices=devices, bits=bits)

@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 import time
 
 import numpy as np
@@ -88,8 +89,7 @@ def wait_until_ended(processes: list[int]) -> None:
     time.sleep(0.02)
 
 
-def command(name: str, *arguments: str) -> str:
-  done = runs.command(name, *arguments)
+def output(done: subprocess.CompletedProcess[str]) -> str:
   assert done.returncode == 0, done.stderr
   return done.stdout
 
@@ -150,12 +150,12 @@ def test_a_trained_network_is_evaluated_calibrated_used_and_shown(
   run = tmp_path / 'run'
   shutil.copytree(uninterrupted, run)
   before = json.loads((run / 'summary.json').read_text())
-  command('evaluate', f'--workdir={run}')
+  output(runs.command('evaluate', f'--workdir={run}'))
   after = json.loads((run / 'summary.json').read_text())
   assert after['precisions'] == before['precisions']
-  out = command('calibrate', f'--workdir={run}', '--average_bits=3')
+  out = output(runs.call('calibrate', f'--workdir={run}', '--average_bits=3'))
   assert 'the other 7 of the 13 test examples' in out
-  command('report', f'--workdir={run}')
+  output(runs.call('report', f'--workdir={run}'))
   assert 'data:image/png' in (run / 'report' / 'report.html').read_text()
   # Files of any size are resized and cropped as in evaluation.
   images = tmp_path / 'images'
@@ -167,6 +167,6 @@ def test_a_trained_network_is_evaluated_calibrated_used_and_shown(
   np.save(tmp_path / 'crops.npy', crops)
   labels = []
   for given in (images, tmp_path / 'crops.npy'):
-    out = command('predict', f'--workdir={run}', f'--images={given}', '--precision=4')
+    out = output(runs.call('predict', f'--workdir={run}', f'--images={given}', '--precision=4'))
     labels.append([row['label'] for row in csv.DictReader(io.StringIO(out))])
   assert labels[0] == labels[1]

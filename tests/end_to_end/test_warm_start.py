@@ -44,12 +44,11 @@ def test_a_ring_is_added_and_the_old_precisions_stay(lower, tmp_path):
 
 
 def test_all_paths_start_from_a_float_network(tmp_path):
-  status, _, err = runs.train(
-    tmp_path / 'float', '--config.quantization.activation_bits=32', bits='32'
-  )
+  floats = '--config.quantization.activation_bits=32'
+  status, _, err = runs.train(tmp_path / 'float', floats, bits='32', model=runs.RESNET)
   assert status == 0, err
   flags = (f'--config.init_from={tmp_path / "float"}', '--config.optimizer.learning_rate=1e-6')
-  status, _, err = runs.train(tmp_path / 'run', *flags)
+  status, _, err = runs.train(tmp_path / 'run', *flags, model=runs.RESNET)
   assert status == 0, err
   source = restore.load_latents(tmp_path / 'float').variables['params']['path_32']
   ours = restore.load_latents(tmp_path / 'run').variables['params']
@@ -77,8 +76,8 @@ def test_all_paths_start_from_a_float_network(tmp_path):
   ],
 )
 def test_a_run_that_does_not_fit_is_refused(uninterrupted, tmp_path, bits, flags, message):
-  flags = (f'--config.init_from={uninterrupted}', *flags)
-  status, _, err = runs.train(tmp_path / 'run', *flags, bits=bits)
+  flags = runs.flags(f'--config.init_from={uninterrupted}', *flags, bits=bits)
+  status, err = runs.refused('train', f'--workdir={tmp_path / "run"}', *flags)
   assert status == 2
   (line,) = err.splitlines()
   assert message in line
@@ -86,6 +85,7 @@ def test_a_run_that_does_not_fit_is_refused(uninterrupted, tmp_path, bits, flags
 
 
 def test_no_run_to_start_from_is_one_line(tmp_path):
-  status, _, err = runs.train(tmp_path / 'run', '--config.init_from=nowhere')
+  flags = runs.flags('--config.init_from=nowhere')
+  status, err = runs.refused('train', f'--workdir={tmp_path / "run"}', *flags)
   assert status == 2
   assert err == 'error: nowhere holds no run: there is no config.json in it.\n'

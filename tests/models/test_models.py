@@ -47,6 +47,8 @@ SMALL = {
   'imagenet_resnet': ({'depth': 18, 'width': 4}, 32),
   'bottlenecks': ({'depth': 50, 'width': 4}, 32),
 }
+# Of 50 layers, which take half a minute and more to compile.
+DEEP = ('mobilenet', 'bottlenecks')
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
@@ -71,8 +73,10 @@ def small(name: str) -> tuple[Onion, Any, jax.Array]:
   return network, jit(network.init)(jax.random.key(0), images), images
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize(
+  'name',
+  [pytest.param(name, marks=pytest.mark.nightly) if name in DEEP else name for name in SMALL],
+)
 def test_a_model_is_an_onion(name):
   network, variables, images = small(name)
   params, labels = variables.pop('params'), jnp.array([0, 1, 2, 0])

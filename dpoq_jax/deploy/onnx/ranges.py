@@ -204,7 +204,7 @@ def _run(
         case 'pact':
           result = [_Term(_clipped(network, variables, index, step, terms, uses))]
         case 'image':
-          pixels = (images - _f32(step.options['offset'])) * _f32(step.options['factor'])
+          pixels = (_f32(images) - _f32(step.options['offset'])) * _f32(step.options['factor'])
           result = [_Term(pixels)]
         case _:
           result = [_Term(_plain(step, terms[0].value, network, variables, index))]
@@ -249,22 +249,22 @@ def _terms(
   layer = integer_layers.layer(network, variables, index, step.name)
   kernel = jnp.asarray(layer.kernel * layer.step, jnp.float32)
   y = quantizers.convolve(x, kernel, step.options['strides'], jnp.float32)
-  z = (y - _f32(layer.mean)) / _f32(layer.deviation)
+  z = (y - _per_channel(layer.mean)) / _per_channel(layer.deviation)
   normalised[index, step.name] = z
 
   def read_of(lower: int, factor: np.ndarray) -> _Read:
     """Describes how what path `lower` hands up becomes `factor * z`."""
     below = integer_layers.layer(network, variables, lower, step.name)
-    up = _f32(below.multiplier) * normalised[lower, step.name] + _f32(below.beta)
+    up = _per_channel(below.multiplier) * normalised[lower, step.name] + _per_channel(below.beta)
     ratio = _f32(integer_layers.ratio(factor, below.multiplier))
     return _Read(handed_up(lower, step.name), up, ratio)
 
   one = np.float32(1)
-  mine = _f32(layer.gamma) * z + _f32(layer.beta)
+  mine = _per_channel(layer.gamma) * z + _per_channel(layer.beta)
   reads = (_Read(own(index, step.name), mine, one), read_of(index, layer.gamma))
   terms = [_Term(mine, reads)]
   for lower, shift in layer.shifts.items():
-    term = _f32(shift) * normalised[lower, step.name]
+    term = _per_channel(shift) * normalised[lower, step.name]
     key = lateral(index, step.name, lower)
     terms.append(_Term(term, (_Read(key, term, one), read_of(lower, shift))))
   return terms
@@ -298,7 +298,7 @@ def _plain(
       return x.mean(axis=(1, 2))
     case 'dense':
       kernel, bias = integer_layers.dense(network, variables, index, step.name)
-      return x @ kernel + bias
+      return x @ kernel + bias[None]
     case _:
       raise AssertionError(step.kind)
 
@@ -306,3 +306,8 @@ def _plain(
 def _f32(array: Any) -> jax.Array:
   """Returns a float32 array of numbers of any kind."""
   return jnp.asarray(array, jnp.float32)
+
+
+def _per_channel(array: Any) -> jax.Array:
+  """Returns numbers [channels] as float32 [1, 1, 1, channels], the rank of a batch."""
+  return _f32(array).reshape(1, 1, 1, -1)
