@@ -14,15 +14,13 @@ CHECKERS = ('ruff', 'lint-imports', 'pyright')
 
 def test_hooks_run_the_checks_of_the_test_script():
   script = (ROOT / 'launch' / 'test.sh').read_text().replace('$bin', '.venv/bin')
-  stages = {
-    name: shlex.split(command)
-    for name, command in re.findall(r'^stage (\w+) (.*)$', script, re.MULTILINE)
-  }
-  checks = {
-    name: command for name, command in stages.items() if pathlib.Path(command[0]).name in CHECKERS
-  }
+  checks: dict[str, list[str]] = {}
+  for stage in re.findall(r'^stage (.*)$', script, re.MULTILINE):
+    name, *command = shlex.split(stage)
+    if pathlib.Path(command[0]).name in CHECKERS:
+      checks[name] = command
   hooks = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos'][0]['hooks']
-  assert {hook['id']: shlex.split(hook['entry']) for hook in hooks} == checks
+  assert {hook['name']: shlex.split(hook['entry']) for hook in hooks} == checks
   assert all(hook['language'] == 'system' and not hook['pass_filenames'] for hook in hooks)
 
 
