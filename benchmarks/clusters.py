@@ -11,16 +11,16 @@ class Cluster:
   """Describes devices that share a batch evenly, and the links between them.
 
   Attributes:
-    name: Name in the tables.
-    devices: Number of devices.
-    batch_sizes: Images per device that estimates are made for.
+    name: name in the tables.
+    devices: number of devices.
+    batch_sizes: images per device that estimates are made for.
     peak: FLOP/s of a device in bfloat16.
-    memory: Bytes/s of a device's memory.
-    measured_images: Images/s of a device in a published training of ResNet-50.
-    measured_on: Device that this was measured on.
-    measured_memory: Bytes/s of that device's memory.
-    bandwidth: Bytes/s that each device sends in a ring over all devices.
-    latency: Seconds of an all-reduce of a few bytes.
+    memory: bytes/s of a device's memory.
+    measured_images: images/s of a device in a published training of ResNet-50.
+    measured_on: device that this was measured on.
+    measured_memory: bytes/s of that device's memory.
+    bandwidth: bytes/s that each device sends in a ring over all devices.
+    latency: seconds of an all-reduce of a few bytes.
   """
 
   name: str

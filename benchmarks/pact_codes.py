@@ -48,9 +48,9 @@ class TrainingStep:
   """Holds a compiled training step and takes steps with it.
 
   Attributes:
-    peak_bytes: Memory of the step at its peak, by XLA's count.
-    bytes_accessed: Bytes that the step reads and writes, by XLA's count.
-    seconds: Seconds per step, one entry for each round.
+    peak_bytes: memory of the step at its peak, by XLA's count.
+    bytes_accessed: bytes that the step reads and writes, by XLA's count.
+    seconds: seconds per step, one entry for each round.
   """
 
   def __init__(self, experiment: Experiment) -> None:

@@ -128,11 +128,11 @@ def training_step(
   """Returns a training step on random images, on a GPU if PyTorch sees one.
 
   Args:
-    depth: Depth of the CIFAR ResNet.
-    bits: Bits of each precision; 32 is the float network.
-    classes: Number of classes.
-    batch_size: Images per step.
-    compiled: Whether the network is compiled by `torch.compile`.
+    depth: depth of the CIFAR ResNet.
+    bits: bits of each precision; 32 is the float network.
+    classes: number of classes.
+    batch_size: images per step.
+    compiled: whether the network is compiled by `torch.compile`.
   """
   device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
   torch.manual_seed(0)

@@ -43,10 +43,10 @@ class Step:
 
   Attributes:
     flops: FLOPs of one image, forward and backward, in convolutions and classifiers of all paths.
-    parameters: Number of parameters, each of which has a gradient.
-    statistics: Number of means and variances of all paths.
-    normalisations: Number of layers of all paths that compute them.
-    paths: Number of paths.
+    parameters: number of parameters, each of which has a gradient.
+    statistics: number of means and variances of all paths.
+    normalisations: number of layers of all paths that compute them.
+    paths: number of paths.
   """
 
   flops: int
@@ -113,12 +113,12 @@ class Estimate:
   """Holds the estimated times of a step on a cluster.
 
   Attributes:
-    cluster: Cluster that it runs on.
-    batch_size: Images per device.
-    arithmetic: Seconds that one device computes.
-    gradients: Seconds of the all-reduce of gradients.
-    statistics: Seconds of the all-reduces of the whole batch's statistics, one after the other.
-    joined_statistics: The same seconds if those of all paths at one layer are one message.
+    cluster: cluster that it runs on.
+    batch_size: images per device.
+    arithmetic: seconds that one device computes.
+    gradients: seconds of the all-reduce of gradients.
+    statistics: seconds of the all-reduces of the whole batch's statistics, one after the other.
+    joined_statistics: the same seconds if those of all paths at one layer are one message.
   """
 
   cluster: clusters.Cluster
@@ -132,9 +132,9 @@ class Estimate:
     """Returns the time of a device alone, with its part of the batch, over that of all together.
 
     Args:
-      global_statistics: Whether statistics are those of the whole batch. They are always waited
+      global_statistics: whether statistics are those of the whole batch. They are always waited
         for, since the next layer needs them.
-      best: Whether gradients are all-reduced during the backward pass and messages of statistics
+      best: whether gradients are all-reduced during the backward pass and messages of statistics
         are joined.
     """
     waiting = self.gradients
@@ -156,11 +156,11 @@ def estimate(
   """Estimates the times of a step.
 
   Args:
-    step: Step of the network.
-    resnet50: Step of the network whose speed was published.
-    cluster: Cluster that it runs on.
-    batch_size: Images per device.
-    speed: Factor on the FLOP/s that devices achieve.
+    step: step of the network.
+    resnet50: step of the network whose speed was published.
+    cluster: cluster that it runs on.
+    batch_size: images per device.
+    speed: factor on the FLOP/s that devices achieve.
   """
   rate = speed * cluster.flops_per_second(resnet50.flops)
   return Estimate(

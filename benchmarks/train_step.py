@@ -59,11 +59,11 @@ class System:
   """Describes a system that is timed, and holds its times.
 
   Attributes:
-    run: Function that takes some steps and returns when they are done.
-    count: Number of those steps.
-    memory: Bytes of XLA's arguments, results and temporaries at their peak; None without XLA.
-    moved: Bytes that XLA's program reads and writes.
-    seconds: Seconds per step, one entry for each round.
+    run: function that takes some steps and returns when they are done.
+    count: number of those steps.
+    memory: bytes of XLA's arguments, results and temporaries at their peak; None without XLA.
+    moved: bytes that XLA's program reads and writes.
+    seconds: seconds per step, one entry for each round.
   """
 
   run: Callable[[], None]

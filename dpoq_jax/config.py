@@ -47,19 +47,19 @@ class Data(_Section):
   """Describes the examples that are trained and reported on.
 
   Attributes:
-    name: Data set: `digits`, `cifar10` or `cifar100`, kept in memory; any other is streamed: a TFDS
+    name: data set: `digits`, `cifar10` or `cifar100`, kept in memory; any other is streamed: a TFDS
       data set (`imagenet2012`, `name/config`), or the path of a version directory of one.
-    dir: Data directory of TFDS; None is TFDS's own. May change on resume.
-    test_split: Split of a streamed set that is reported on; None is `validation` or else `test`.
-    batch_size: Examples per step, over all devices.
-    image_size: Side of the square crops of a streamed set: random ones in training, central ones in
+    dir: data directory of TFDS; None is TFDS's own. May change on resume.
+    test_split: split of a streamed set that is reported on; None is `validation` or else `test`.
+    batch_size: examples per step, over all devices.
+    image_size: side of the square crops of a streamed set: random ones in training, central ones in
       evaluation; None for a set in memory.
-    resize: Shorter side to which evaluation resizes images of a streamed set, before the crop.
-    workers: Processes that decode a streamed set; 0 decodes in threads. May change on resume.
-    max_corrupt: Corrupt records of a streamed set that a process may skip. May change on resume.
-    pad: Pixels of padding for random crops; 0 crops nothing.
-    flip: Whether images are flipped at random, left to right.
-    holdout: Training examples held out for `calibrate`; if 0, it takes half of the test split.
+    resize: shorter side to which evaluation resizes images of a streamed set, before the crop.
+    workers: processes that decode a streamed set; 0 decodes in threads. May change on resume.
+    max_corrupt: corrupt records of a streamed set that a process may skip. May change on resume.
+    pad: pixels of padding for random crops; 0 crops nothing.
+    flip: whether images are flipped at random, left to right.
+    holdout: training examples held out for `calibrate`; if 0, it takes half of the test split.
   """
 
   name: str = 'digits'
@@ -85,11 +85,11 @@ class Model(_Section):
   """Describes the network of one path.
 
   Attributes:
-    name: Architecture: `resnet` (the CIFAR family), `vgg` (with batch norm) or `mobilenet` (V2) for
+    name: architecture: `resnet` (the CIFAR family), `vgg` (with batch norm) or `mobilenet` (V2) for
       small images; `imagenet_resnet`; or a model of your own, as `MODULE:CLASS`.
-    depth: Number of weighted layers: 6n+2, 11, None (MobileNetV2 has one depth), 18, 34 or 50. Your
+    depth: number of weighted layers: 6n+2, 11, None (MobileNetV2 has one depth), 18, 34 or 50. Your
       own model is given depth and width as attributes, unless they are None.
-    width: Channels of the first stage (MobileNetV2: of the stem); None is as published.
+    width: channels of the first stage (MobileNetV2: of the stem); None is as published.
   """
 
   name: str = 'resnet'
@@ -123,17 +123,17 @@ class Quantization(_Section):
   """Describes how weights and activations become integers.
 
   Attributes:
-    bits: Bit list; one entry is an individual network, (32,) the float network.
-    activation_bits: Bits of every activation; 32 is a plain ReLU.
-    weight_quantizer: Quantizer of the weights; the paper's is `dorefa`.
-    merge: How lower paths' features are merged: `psbn` or `vanilla`.
+    bits: bit list; one entry is an individual network, (32,) the float network.
+    activation_bits: bits of every activation; 32 is a plain ReLU.
+    weight_quantizer: quantizer of the weights; the paper's is `dorefa`.
+    merge: how lower paths' features are merged: `psbn` or `vanilla`.
     clip_init: PACT's alpha before training.
-    shift_init: Precision shifts gamma_{j->k} before training.
-    compute_dtype: Type of the operands of convolutions.
-    sharing: What precisions share: `rings` of one integer (the onion), or, for comparison, one
+    shift_init: precision shifts gamma_{j->k} before training.
+    compute_dtype: type of the operands of convolutions.
+    sharing: what precisions share: `rings` of one integer (the onion), or, for comparison, one
       float kernel that is `rounded` or `floored` anew for each precision.
-    match_activations: Whether activations get their precision's bits; for shared float kernels.
-    truncate_to: Precisions that an individual network is truncated to after it was trained.
+    match_activations: whether activations get their precision's bits; for shared float kernels.
+    truncate_to: precisions that an individual network is truncated to after it was trained.
   """
 
   bits: Annotated[tuple[int, ...], AfterValidator(onion.check_bits)] = (2, 4, 8, 16)
@@ -171,9 +171,9 @@ class Objective(_Section):
   """Describes the joint loss.
 
   Attributes:
-    mode: Gradients that reach lower paths: `scaled` (eq. 6), `joint` (whole) or `separate` (none).
+    mode: gradients that reach lower paths: `scaled` (eq. 6), `joint` (whole) or `separate` (none).
     loss_weights: alpha_k of eq. 5, one for each precision; if empty, all are 1.
-    label_smoothing: Share of the target that is spread over all classes.
+    label_smoothing: share of the target that is spread over all classes.
   """
 
   mode: GradientMode = 'scaled'
@@ -185,15 +185,15 @@ class Optimizer(_Section):
   """Describes SGD with momentum, L2 decay and a schedule.
 
   Attributes:
-    learning_rate: Learning rate at its peak.
-    momentum: Share of the velocity that is kept from step to step.
+    learning_rate: learning rate at its peak.
+    momentum: share of the velocity that is kept from step to step.
     weight_decay: L2 decay, which is added to the gradient of every parameter.
-    clip_learning_rate: Factor on the learning rate of the PACT clips.
+    clip_learning_rate: factor on the learning rate of the PACT clips.
     clip_weight_decay: L2 decay of the PACT clips; None is `weight_decay`.
     schedule: `steps` (times `decay_factor` after each of `decay_epochs`) or `cosine` (down to 0).
-    decay_epochs: Increasing epochs after which the learning rate drops.
-    decay_factor: Factor of each drop.
-    warmup_epochs: Epochs over which the learning rate rises linearly from 0.
+    decay_epochs: increasing epochs after which the learning rate drops.
+    decay_factor: factor of each drop.
+    warmup_epochs: epochs over which the learning rate rises linearly from 0.
   """
 
   learning_rate: Positive = 0.1
@@ -218,17 +218,17 @@ class Config(_Section):
   """Describes a training run.
 
   Attributes:
-    seed: Seed of initialisation, data order and augmentation.
-    epochs: Passes over the training examples.
-    log_every: Steps between rows of training metrics.
-    eval_every: Epochs between evaluations; the last epoch is always evaluated.
-    checkpoint_every: Steps between checkpoints; None saves after every epoch.
-    steps_per_dispatch: Most steps that run without the host, on devices that hold the training set;
+    seed: seed of initialisation, data order and augmentation.
+    epochs: passes over the training examples.
+    log_every: steps between rows of training metrics.
+    eval_every: epochs between evaluations; the last epoch is always evaluated.
+    checkpoint_every: steps between checkpoints; None saves after every epoch.
+    steps_per_dispatch: most steps that run without the host, on devices that hold the training set;
       None is 50 on accelerators, 1 on CPU. A streamed set takes 1. May change on resume.
-    max_skipped_steps: Steps that may be skipped as not finite before the run stops.
-    init_from: Directory of a run to start from: one whose bits begin this bit list, whose paths are
+    max_skipped_steps: steps that may be skipped as not finite before the run stops.
+    init_from: directory of a run to start from: one whose bits begin this bit list, whose paths are
       kept as they are, or one of a float network, from which all paths start.
-    batch_statistics: Examples that are normalised together: the whole batch (`global`), or the part
+    batch_statistics: examples that are normalised together: the whole batch (`global`), or the part
       of each device (`per_device`); docs/scaling.md says what each costs and when to choose it.
   """
 

@@ -10,8 +10,8 @@ def apply(config: Any, variant: str) -> Any:
   """Changes a config by the text after the colon of `--config=FILE.py:VARIANT`.
 
   Args:
-    config: Config as `get_config` returns it; it is changed in place.
-    variant: Any of these, separated by commas:
+    config: config as `get_config` returns it; it is changed in place.
+    variant: any of these, separated by commas:
 
         system=NAME    scaled, joint, separate: an onion, trained with these gradients
                        individual: a network of one precision

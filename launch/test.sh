@@ -28,6 +28,8 @@ stage lint "$bin/ruff" check
 stage format "$bin/ruff" format --check
 stage imports "$bin/lint-imports" --config setup.cfg --no-cache --no-logo
 stage types "$bin/pyright" --pythonpath "$bin/python"
+# What users import, and the arithmetic under it, have to be typed in full.
+stage "strict types" "$bin/pyright" --project pyrightconfig.strict.json --pythonpath "$bin/python"
 # The examples in docstrings of the modules that are arithmetic; status 5 says that there is none.
 examples() {
   "$bin/python" -m pytest -q --doctest-modules dpoq_jax/onion.py dpoq_jax/core \

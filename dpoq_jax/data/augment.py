@@ -25,8 +25,8 @@ def pad_crop_flip(
   Args:
     key: PRNG key; the result depends on `key` and `images` alone.
     images: uint8 [batch, height, width, channels].
-    padding: Pixels of value 128 added on every side before the crop; 0 crops nothing.
-    flip: Whether to mirror images at random.
+    padding: pixels of value 128 added on every side before the crop; 0 crops nothing.
+    flip: whether to mirror images at random.
 
   Returns:
     uint8 [batch, height, width, channels].

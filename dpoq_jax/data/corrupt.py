@@ -19,8 +19,8 @@ class CorruptRecord:
   """Describes a record that could not be read or decoded.
 
   Attributes:
-    name: Split, number and, where it could be read, file name of the record.
-    reason: Message of the exception that it caused.
+    name: split, number and, where it could be read, file name of the record.
+    reason: message of the exception that it caused.
   """
 
   name: str
@@ -31,8 +31,8 @@ class Tally:
   """Holds the corrupt records that a run has met, each counted once.
 
   Attributes:
-    limit: Most corrupt records that a run may skip.
-    records: Reason why each of them could not be read, by its name.
+    limit: most corrupt records that a run may skip.
+    records: reason why each of them could not be read, by its name.
   """
 
   def __init__(self, limit: int) -> None:
@@ -68,8 +68,8 @@ def positions_to_try(position: int, length: int) -> Iterator[int]:
   it in the epoch's order, which starts anew at its end: for position 2 of 4, these are 2, 3, 0, 1.
 
   Args:
-    position: Position in the epoch's order that the place belongs to.
-    length: Number of records in the epoch's order.
+    position: position in the epoch's order that the place belongs to.
+    length: number of records in the epoch's order.
   """
   for number in range(position, position + length):
     yield number % length

@@ -36,9 +36,9 @@ def random_crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[
   the largest central crop of an allowed ratio.
 
   Args:
-    width: Width of the image, pixels.
-    height: Height of the image, pixels.
-    rng: Random generator of this example alone.
+    width: width of the image, pixels.
+    height: height of the image, pixels.
+    rng: random generator of this example alone.
 
   Returns:
     (left, upper, right, lower), pixels.
@@ -60,9 +60,9 @@ def training_crop(encoded: bytes, size: int, rng: np.random.Generator) -> np.nda
   """Decodes an image and resizes a random crop of it (bilinear, with antialiasing).
 
   Args:
-    encoded: Image file of any kind that pillow reads.
-    size: Side of the result, pixels.
-    rng: Random generator of this example alone; what is drawn depends on the image's size only.
+    encoded: image file of any kind that pillow reads.
+    size: side of the result, pixels.
+    rng: random generator of this example alone; what is drawn depends on the image's size only.
 
   Returns:
     uint8 [size, size, 3].
@@ -94,9 +94,9 @@ def evaluation_crop(encoded: bytes, size: int, shorter_side: int) -> np.ndarray:
   """Decodes an image, resizes its shorter side and takes the central square.
 
   Args:
-    encoded: Image file of any kind that pillow reads.
-    size: Side of the result, pixels.
-    shorter_side: Shorter side of the resized image, pixels, at least `size`.
+    encoded: image file of any kind that pillow reads.
+    size: side of the result, pixels.
+    shorter_side: shorter side of the resized image, pixels, at least `size`.
 
   Returns:
     uint8 [size, size, 3].
@@ -116,9 +116,9 @@ def central_crop(image: 'Image.Image', size: int, shorter_side: int) -> 'Image.I
   """Resizes an image's shorter side (bilinear, with antialiasing) and takes the central square.
 
   Args:
-    image: Decoded image.
-    size: Side of the square, pixels.
-    shorter_side: Shorter side of the resized image, pixels, at least `size`.
+    image: decoded image.
+    size: side of the square, pixels.
+    shorter_side: shorter side of the resized image, pixels, at least `size`.
 
   Raises:
     ValueError: if the image is so long that it would have too many pixels after resizing.

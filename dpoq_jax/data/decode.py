@@ -15,8 +15,8 @@ def as_bytes(image: 'Image.Image', channels: int) -> 'Image.Image':
   """Converts an image to eight bits a channel, grey or RGB; its transparency is dropped.
 
   Args:
-    image: Image of any mode; pixels of 16 bits are scaled to eight.
-    channels: Channels of the result, 1 for grey or 3 for RGB.
+    image: image of any mode; pixels of 16 bits are scaled to eight.
+    channels: channels of the result, 1 for grey or 3 for RGB.
 
   Raises:
     ValueError: for modes I and F, whose pixels have no fixed range.

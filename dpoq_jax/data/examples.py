@@ -55,8 +55,8 @@ class ExampleSet(Protocol):
     """Yields this process's share of each batch from step `start` to the end of the run.
 
     Args:
-      order: Order of a run on this set.
-      start: First step; a run that stopped after `n` steps resumes with `start=n`.
+      order: order of a run on this set.
+      start: first step; a run that stopped after `n` steps resumes with `start=n`.
 
     Returns:
       An iterator over {'image': uint8 [share, height, width, channels], 'label': int32 [share]},
@@ -74,7 +74,7 @@ class ExampleSet(Protocol):
     all batches; the mask says which examples count.
 
     Args:
-      batch_size: Examples per batch.
+      batch_size: examples per batch.
 
     Returns:
       An iterator over {'image': uint8 [batch, height, width, channels], 'label': int32 [batch],
@@ -94,12 +94,12 @@ class Order:
   end are left out, others in each epoch.
 
   Attributes:
-    num_examples: Number of examples in the training set.
-    batch_size: Examples per step, over all processes.
-    seed: Seed of the run, 0 or more.
-    epochs: Number of epochs of the run.
-    process: Number of this process, from 0.
-    processes: Number of processes that share each batch, in contiguous parts of one size.
+    num_examples: number of examples in the training set.
+    batch_size: examples per step, over all processes.
+    seed: seed of the run, 0 or more.
+    epochs: number of epochs of the run.
+    process: number of this process, from 0.
+    processes: number of processes that share each batch, in contiguous parts of one size.
 
   Raises:
     ValueError: if one of these is out of range.

@@ -23,9 +23,9 @@ class DatasetSpec:
   """Describes a data set before it is read.
 
   Attributes:
-    num_classes: Number of classes.
+    num_classes: number of classes.
     image_shape: (height, width, channels) of every image.
-    tfds_version: Version of the TFDS data set; None for one that needs no files.
+    tfds_version: version of the TFDS data set; None for one that needs no files.
   """
 
   num_classes: int
@@ -48,7 +48,7 @@ class ImageSet:
   Attributes:
     images: uint8 [examples, height, width, channels].
     labels: int32 [examples], each in [0, num_classes).
-    class_names: One name per class.
+    class_names: one name per class.
 
   Raises:
     ValueError: if a shape, a dtype or a label differs from these.
@@ -123,10 +123,10 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
   """Reads one split of a data set into memory.
 
   Args:
-    name: One of `DATASETS`. `digits` are scikit-learn's 1,797 handwritten digits, which need no
+    name: one of `DATASETS`. `digits` are scikit-learn's 1,797 handwritten digits, which need no
       files; the others are read from where `dpoq_jax.data.prepare` (or TFDS) wrote them.
     split: 'train' or 'test'.
-    data_dir: Directory of all TFDS data sets; None for TFDS's own default, $TFDS_DATA_DIR or
+    data_dir: directory of all TFDS data sets; None for TFDS's own default, $TFDS_DATA_DIR or
       ~/tensorflow_datasets.
 
   Returns:

@@ -34,11 +34,11 @@ class Archive:
   """Describes an official archive of binary batches, with the published sha256 of its files.
 
   Attributes:
-    url: Address at which the archive is published.
-    sha256: Checksum of the archive.
-    folder: Name of the folder that it unpacks to.
-    batches: Checksum of every file of binary records, by file name.
-    label_names: Number of classes in every file of class names, one name a line, by file name.
+    url: address at which the archive is published.
+    sha256: checksum of the archive.
+    folder: name of the folder that it unpacks to.
+    batches: checksum of every file of binary records, by file name.
+    label_names: number of classes in every file of class names, one name a line, by file name.
   """
 
   url: str
@@ -112,9 +112,9 @@ def prepare(name: str, data_dir: str | None = None, source: str | None = None) -
   called `incomplete.*` and may be deleted.
 
   Args:
-    name: One of `in_memory.DATASETS`.
-    data_dir: Directory of all TFDS data sets; None for TFDS's default.
-    source: Folder of the official binary batches or its parent; None downloads the archive, which
+    name: one of `in_memory.DATASETS`.
+    data_dir: directory of all TFDS data sets; None for TFDS's default.
+    source: folder of the official binary batches or its parent; None downloads the archive, which
       is kept in `data_dir`/downloads.
 
   Returns:

@@ -18,7 +18,7 @@ class Example(NamedTuple):
 
   Attributes:
     image: uint8 [height, width, channels].
-    label: Number of its class.
+    label: number of its class.
   """
 
   image: np.ndarray
@@ -32,8 +32,8 @@ class Records:
   Their files are opened at the first read, so that an instance can be sent to worker processes.
 
   Attributes:
-    path: Version directory.
-    split: Name of the split.
+    path: version directory.
+    split: name of the split.
   """
 
   path: str
@@ -51,8 +51,8 @@ class Records:
     """Reads and decodes a record, or returns what is wrong with it.
 
     Args:
-      index: Number of the record in the split.
-      crop_image: Function that decodes and crops an encoded image.
+      index: number of the record in the split.
+      crop_image: function that decodes and crops an encoded image.
     """
     name = f'{self.split} record {index}'
     try:

@@ -28,9 +28,9 @@ class Options:
   """Describes how images are made of records.
 
   Attributes:
-    image_size: Side of the square that the network gets, pixels.
-    resize: Shorter side of an image in evaluation before its centre is taken, pixels.
-    workers: Number of processes that decode; 0 decodes in threads of this process.
+    image_size: side of the square that the network gets, pixels.
+    resize: shorter side of an image in evaluation before its centre is taken, pixels.
+    workers: number of processes that decode; 0 decodes in threads of this process.
   """
 
   image_size: int
@@ -46,11 +46,11 @@ class StreamedSet:
   epoch's order (`corrupt.positions_to_try`), in an evaluation batch it is masked out.
 
   Attributes:
-    records: All records of the split.
-    chosen: Indices of the records in this set, in its order, int64 [examples].
-    class_names: One name per class.
-    options: How images are made of the records.
-    tally: Corrupt records met so far, shared with the other sets of a run.
+    records: all records of the split.
+    chosen: indices of the records in this set, in its order, int64 [examples].
+    class_names: one name per class.
+    options: how images are made of the records.
+    tally: corrupt records met so far, shared with the other sets of a run.
   """
 
   records: Records
@@ -150,9 +150,9 @@ def load(
       newest version there is; or the path of a version directory.
     split: 'train', 'test', or another name that the data set has. 'test' is the validation split
       of a data set that has one, as the labels of its test split may be secret.
-    data_dir: Directory of all TFDS data sets, unless `name` is a path; None for TFDS's default.
-    options: How images are made of the records.
-    tally: Corrupt records met so far.
+    data_dir: directory of all TFDS data sets, unless `name` is a path; None for TFDS's default.
+    options: how images are made of the records.
+    tally: corrupt records met so far.
 
   Raises:
     FileNotFoundError: if the data set is not there or not whole.
@@ -231,9 +231,9 @@ class _TrainingBatch:
     """Loads the record at a position of an epoch, or the next one there that is intact.
 
     Args:
-      epoch: Number of the epoch.
-      position: Position in its order; the random crop depends on it, whichever record is found.
-      corrupted: Corrupt records of this batch, by index; those met here are added.
+      epoch: number of the epoch.
+      position: position in its order; the random crop depends on it, whichever record is found.
+      corrupted: corrupt records of this batch, by index; those met here are added.
 
     Returns:
       The index of the record in the split, and the record; None if more records than the limit are

@@ -22,9 +22,9 @@ def prepared_dir(name: str, version: str, data_dir: str | os.PathLike[str] | Non
   """Returns where TFDS keeps a version of a data set, whether or not it is there.
 
   Args:
-    name: Name of a TFDS data set without configs, `cifar10` for example.
-    version: Version number, `3.0.2` for example.
-    data_dir: Directory of all TFDS data sets; see `root_dir`.
+    name: name of a TFDS data set without configs, `cifar10` for example.
+    version: version number, `3.0.2` for example.
+    data_dir: directory of all TFDS data sets; see `root_dir`.
   """
   return root_dir(data_dir) / name / version
 
@@ -37,8 +37,8 @@ def newest_version(
   Args:
     name: `name`, `name/config` or `name/config/version` of a TFDS data set (a colon may stand for
       a slash), or the path of a version directory.
-    data_dir: Directory of all TFDS data sets, unless `name` is a path; see `root_dir`.
-    allowed: What a name may be; ends the message of the error.
+    data_dir: directory of all TFDS data sets, unless `name` is a path; see `root_dir`.
+    allowed: what a name may be; ends the message of the error.
 
   Raises:
     FileNotFoundError: if there is no such directory.
@@ -61,10 +61,10 @@ def check_directory(name: str, path: pathlib.Path, *, repair: str, convert: str)
   """Checks that a version directory is whole and readable without TensorFlow.
 
   Args:
-    name: Name of the data set, for messages.
-    path: Version directory.
-    repair: What to do about a directory that is not whole; ends the message of that error.
-    convert: What to do about one in another format than array_record; ends the message of that
+    name: name of the data set, for messages.
+    path: version directory.
+    repair: what to do about a directory that is not whole; ends the message of that error.
+    convert: what to do about one in another format than array_record; ends the message of that
       error.
 
   Raises:
@@ -94,8 +94,8 @@ def check_prepared(name: str, path: pathlib.Path) -> None:
   """Checks the version directory of a data set that `dpoq_jax.data.prepare` can write.
 
   Args:
-    name: Name of the data set.
-    path: Its directory, as `prepared_dir` gives it.
+    name: name of the data set.
+    path: its directory, as `prepared_dir` gives it.
 
   Raises:
     FileNotFoundError: if it is absent or files are missing; the message holds the command that

@@ -26,7 +26,7 @@ class Input:
   Attributes:
     name: Path relative to the folder, or position in the array.
     image: uint8 [height, width, channels]; None if it could not be read.
-    error: Reason why it could not be read; None if it could.
+    error: reason why it could not be read; None if it could.
   """
 
   name: str
@@ -41,11 +41,11 @@ class Inputs:
   Attributes:
     shape: (height, width, channels) of every image once it is read.
     array: uint8 [examples, height, width, channels]; None if the images are files.
-    files: Paths of the files, sorted; empty if the images are an array.
-    root: Folder that the names of files are relative to.
-    shorter_side: Shorter side to which files are resized before their centre is taken, pixels; None
+    files: paths of the files, sorted; empty if the images are an array.
+    root: folder that the names of files are relative to.
+    shorter_side: shorter side to which files are resized before their centre is taken, pixels; None
       resizes them to `shape`.
-    first: Position of the first image in the whole array, if these are a part of it.
+    first: position of the first image in the whole array, if these are a part of it.
   """
 
   shape: tuple[int, ...]
@@ -116,7 +116,7 @@ def find(path: pathlib.Path, shape: Sequence[int], shorter_side: int | None = No
       uint8 [examples, height, width, channels], where an axis of one channel, or of one example,
       may be left out.
     shape: (height, width, channels) that the network takes, one channel or three.
-    shorter_side: Shorter side to which files are resized before their centre is taken, pixels, as
+    shorter_side: shorter side to which files are resized before their centre is taken, pixels, as
       in the evaluation of a streamed set; None resizes them to `shape`, whatever their proportions.
 
   Raises:

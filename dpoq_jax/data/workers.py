@@ -28,9 +28,9 @@ def run(function: Callable[[int], T], numbers: range, workers: int) -> Generator
   """Yields `function(number)` for each number, in order, computed ahead of time.
 
   Args:
-    function: Function to run; it is pickled, and its results must not depend on the process.
-    numbers: Arguments of the calls, a range with a step of 1.
-    workers: Most processes to start; 0 runs threads of this process instead. Grain spawns them, so
+    function: function to run; it is pickled, and its results must not depend on the process.
+    numbers: arguments of the calls, a range with a step of 1.
+    workers: most processes to start; 0 runs threads of this process instead. Grain spawns them, so
       that a script which starts them needs `if __name__ == '__main__'`.
 
   Yields:

@@ -21,6 +21,7 @@ from dpoq_jax import onion
 from dpoq_jax.core.names import ONION, path_name
 from dpoq_jax.deploy import export_folder
 from dpoq_jax.network import onion_network
+from dpoq_jax.network.trainable import Variables
 
 FORMAT = 1
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -46,7 +47,7 @@ class Programs(NamedTuple):
 def write(
   folder: pathlib.Path,
   network: onion_network.Onion,
-  variables: onion_network.Variables,
+  variables: Variables,
   image_shape: Sequence[int],
   **known: Any,
 ) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def read(folder: pathlib.Path) -> Programs:
 
 
 def _paths(
-  network: onion_network.Onion, variables: onion_network.Variables, images: jax.ShapeDtypeStruct
+  network: onion_network.Onion, variables: Variables, images: jax.ShapeDtypeStruct
 ) -> Iterator[export.Exported]:
   """Exports a program for each path, the lowest first, since the next one takes its laterals."""
   (batch, *_) = images.shape
@@ -145,7 +146,7 @@ def _paths(
 
 
 def _precisions(
-  network: onion_network.Onion, variables: onion_network.Variables, images: jax.ShapeDtypeStruct
+  network: onion_network.Onion, variables: Variables, images: jax.ShapeDtypeStruct
 ) -> Iterator[export.Exported]:
   """Exports a program for each precision, the lowest first."""
   for index, precision in enumerate(network.bits):
@@ -158,9 +159,7 @@ def _precisions(
     yield export.export(run, platforms=PLATFORMS)(images)
 
 
-def _held(
-  network: onion_network.Onion, variables: onion_network.Variables, index: int
-) -> dict[str, Any]:
+def _held(network: onion_network.Onion, variables: Variables, index: int) -> dict[str, Any]:
   """Returns the variables without the bits of higher precisions, so that no program holds them."""
   precision, top = network.bits[index], network.bits[-1]
   if precision == top:

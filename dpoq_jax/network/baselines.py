@@ -15,15 +15,12 @@ import jax.numpy as jnp
 
 from dpoq_jax import onion
 from dpoq_jax.core.names import ONION, path_name, statistics_collection
-from dpoq_jax.network.onion_network import (
+from dpoq_jax.network.onion_network import Onion, check_latents, check_precisions, flatten
+from dpoq_jax.network.trainable import (
   GradientScale,
   Laterals,
-  Onion,
   PathOutput,
   Variables,
-  check_latents,
-  check_precisions,
-  flatten,
   whole_gradient,
 )
 

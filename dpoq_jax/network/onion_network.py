@@ -4,9 +4,9 @@ Cutting to k precisions is running the first k paths; upgrading an input is runn
 with the laterals kept; a gradient mode is a scale at the hand-over.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from flax import traverse_util
 import flax.linen as nn
@@ -18,35 +18,13 @@ from dpoq_jax import onion
 from dpoq_jax.core import quantizers
 from dpoq_jax.core.names import ONION, lateral_collection, path_name, statistics_collection
 from dpoq_jax.core.spec import LayerOptions, PathSpec
-
-Variables = Mapping[str, Any]
-"""Flax collections: `params`, one `psbn_B` per precision and, once frozen, `onion`."""
-
-Laterals = Mapping[str, Any]
-"""Collections `lateral_B`: what the paths run so far handed up, per layer."""
-
-GradientScale = Callable[[int, int], float]
-"""lambda(b_j, b_k): factor on what the loss of precision b_k sends down to path b_j (eq. 6)."""
-
-
-def whole_gradient(lower: int, higher: int) -> float:
-  """Returns lambda = 1: every loss reaches every path below it unscaled."""
-  del lower, higher
-  return 1.0
-
-
-class PathOutput(NamedTuple):
-  """Holds what running one path gives.
-
-  Attributes:
-    logits: [batch, num_classes].
-    laterals: `{lateral_B: ...}`, what this path (alone) hands up.
-    statistics: `{psbn_B: ...}`, this path's running statistics, updated if it ran in training.
-  """
-
-  logits: jax.Array
-  laterals: dict[str, Any]
-  statistics: dict[str, Any]
+from dpoq_jax.network.trainable import (
+  GradientScale,
+  Laterals,
+  PathOutput,
+  Variables,
+  whole_gradient,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,38 @@
-"""Says what training, evaluation and baselines need of a network."""
+"""Says what training, evaluation and baselines need of a network, and names what it takes."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from dpoq_jax.network.onion_network import (
-  GradientScale,
-  Laterals,
-  PathOutput,
-  Variables,
-  whole_gradient,
-)
+Variables = Mapping[str, Any]
+"""Flax collections: `params`, one `psbn_B` per precision and, once frozen, `onion`."""
+
+Laterals = Mapping[str, Any]
+"""Collections `lateral_B`: what the paths run so far handed up, per layer."""
+
+GradientScale = Callable[[int, int], float]
+"""lambda(b_j, b_k): factor on what the loss of precision b_k sends down to path b_j (eq. 6)."""
+
+
+def whole_gradient(lower: int, higher: int) -> float:
+  """Returns lambda = 1: every loss reaches every path below it unscaled."""
+  del lower, higher
+  return 1.0
+
+
+class PathOutput(NamedTuple):
+  """Holds what running one path gives.
+
+  Attributes:
+    logits: [batch, num_classes].
+    laterals: `{lateral_B: ...}`, what this path (alone) hands up.
+    statistics: `{psbn_B: ...}`, this path's running statistics, updated if it ran in training.
+  """
+
+  logits: jax.Array
+  laterals: dict[str, Any]
+  statistics: dict[str, Any]
 
 
 class TrainableNetwork(Protocol):

@@ -36,10 +36,10 @@ def measure(
   Thresholds and weights are chosen on one half of the test set; accuracies are those on the other.
 
   Args:
-    figure: One of `FIGURES`.
-    part: Name of network and data, for the table.
-    workdir: Directory of the finished run.
-    data_dir: Directory of the data set; None is that of the run.
+    figure: one of `FIGURES`.
+    part: name of network and data, for the table.
+    workdir: directory of the finished run.
+    data_dir: directory of the data set; None is that of the run.
 
   Returns:
     The numbers of the figure, and its plot as a PNG file.

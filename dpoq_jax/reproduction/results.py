@@ -30,14 +30,14 @@ class Entry:
   """Holds one number of a table or figure.
 
   Attributes:
-    table: Name of the table or figure.
-    part: Comparison in it, named by network, data and activations.
-    system: System that was measured: the row.
-    at: Precision or cost at which it was measured: the column.
-    ours: Mean over seeds, in percent.
-    spread: Standard deviation over seeds; None if there is one seed.
-    seeds: Number of seeds.
-    paper: Number of the paper, in percent; None if it has none.
+    table: name of the table or figure.
+    part: comparison in it, named by network, data and activations.
+    system: system that was measured: the row.
+    at: precision or cost at which it was measured: the column.
+    ours: mean over seeds, in percent.
+    spread: standard deviation over seeds; None if there is one seed.
+    seeds: number of seeds.
+    paper: number of the paper, in percent; None if it has none.
   """
 
   table: str
@@ -67,9 +67,9 @@ def write(folder: pathlib.Path, table: str, entries: Sequence[Entry]) -> None:
   """Replaces one table in `TABLE.csv`, draws it, and writes the page of all tables anew.
 
   Args:
-    folder: Folder of the results of one scale.
-    table: Name of the table or figure.
-    entries: Its numbers, in the order of rows.
+    folder: folder of the results of one scale.
+    table: name of the table or figure.
+    entries: its numbers, in the order of rows.
   """
   folder.mkdir(parents=True, exist_ok=True)
   others = [each for each in read(folder) if each.table != table]

@@ -39,9 +39,9 @@ class Run:
   """Describes a training run.
 
   Attributes:
-    config: Name of its config file, in `configs/`.
-    variant: Variant of that config; see `variants.apply`.
-    seed: Seed of the run.
+    config: name of its config file, in `configs/`.
+    variant: variant of that config; see `variants.apply`.
+    seed: seed of the run.
   """
 
   config: str
@@ -93,8 +93,8 @@ def read_summary(run: Run, stored: pathlib.Path) -> dict[str, Any] | None:
   """Reads the result of a run.
 
   Args:
-    run: Run whose result is wanted.
-    stored: Directory of results.
+    run: run whose result is wanted.
+    stored: directory of results.
 
   Returns:
     Its summary; None if there is none, it belongs to another config, or it cannot be read.
@@ -118,12 +118,12 @@ class Trainer:
   """Trains the runs whose results are missing.
 
   Attributes:
-    stored: Directory of results.
-    workdir: Directory that the directories of runs are in.
-    data_dir: Directory of data sets; None is TFDS's own.
-    environment: Environment variables of the training processes, beside those of this one.
-    say: Function that shows a line.
-    stopping: Function that tells whether the user wants to stop.
+    stored: directory of results.
+    workdir: directory that the directories of runs are in.
+    data_dir: directory of data sets; None is TFDS's own.
+    environment: environment variables of the training processes, beside those of this one.
+    say: function that shows a line.
+    stopping: function that tells whether the user wants to stop.
   """
 
   stored: pathlib.Path
@@ -137,8 +137,8 @@ class Trainer:
     """Trains those of `runs` whose results are missing, one after the other.
 
     Args:
-      runs: Runs to have results of; one that is named twice is trained once.
-      checkpoints: Whether the trained network itself is needed as well.
+      runs: runs to have results of; one that is named twice is trained once.
+      checkpoints: whether the trained network itself is needed as well.
 
     Returns:
       The runs that failed, each with the reason in one line.

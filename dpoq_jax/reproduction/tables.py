@@ -22,10 +22,10 @@ class Scale:
   """Describes how large the runs are, and how many.
 
   Attributes:
-    name: Name of the scale, as the command is given it.
-    seeds: Number of seeds of individual networks and of the paper's own system.
-    other_seeds: Number of seeds of all other systems.
-    environment: Environment variables of the training processes.
+    name: name of the scale, as the command is given it.
+    seeds: number of seeds of individual networks and of the paper's own system.
+    other_seeds: number of seeds of all other systems.
+    environment: environment variables of the training processes.
   """
 
   name: str
@@ -48,12 +48,12 @@ class Cell:
 
   Attributes:
     table: `table1`, `table2` or `table3`.
-    part: Comparison in the table, named by network, data and activations.
-    system: System that is trained: the row.
-    bits: Precision: the column; 32 is a float network.
-    run: Training run of the system.
-    read: Keys that lead from the summary of the run to the number, a fraction.
-    paper: Number of the paper, in percent; None if it has none.
+    part: comparison in the table, named by network, data and activations.
+    system: system that is trained: the row.
+    bits: precision: the column; 32 is a float network.
+    run: training run of the system.
+    read: keys that lead from the summary of the run to the number, a fraction.
+    paper: number of the paper, in percent; None if it has none.
   """
 
   table: str
@@ -87,8 +87,8 @@ def measured(wanted: Sequence[Cell], stored: pathlib.Path) -> list[results.Entry
   """Returns an entry for each place of a table that has results, with all its seeds.
 
   Args:
-    wanted: Cells of the table.
-    stored: Directory of results.
+    wanted: cells of the table.
+    stored: directory of results.
   """
   values: dict[tuple[str, str, str, int], list[float]] = {}
   paper: dict[tuple[str, str, str, int], float | None] = {}
@@ -294,14 +294,14 @@ class _Network:
   """Describes a network of Table 2.
 
   Attributes:
-    name: Name in the table.
-    config: Name in the names of config files.
-    small: Name of the network that stands in for it at small scales.
-    model: Name of that network in variants.
-    width: Channels of its first stage.
-    activations: Bits of the activations.
-    bits: Bit list.
-    numbers: Numbers of the paper, by data set: those of the individual networks, of DPOQ and of its
+    name: name in the table.
+    config: name in the names of config files.
+    small: name of the network that stands in for it at small scales.
+    model: name of that network in variants.
+    width: channels of its first stage.
+    activations: bits of the activations.
+    bits: bit list.
+    numbers: numbers of the paper, by data set: those of the individual networks, of DPOQ and of its
       ensembles (the lowest precision's ensemble is the precision alone).
   """
 

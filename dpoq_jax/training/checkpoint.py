@@ -35,9 +35,9 @@ class Restored(NamedTuple):
   """Holds what was read from a checkpoint.
 
   Attributes:
-    step: The step of training at which it was saved, which is its number.
-    state: The arrays, in the structure, shardings and dtypes asked for.
-    meta: The JSON object saved with them.
+    step: the step of training at which it was saved, which is its number.
+    state: the arrays, in the structure, shardings and dtypes asked for.
+    meta: the JSON object saved with them.
   """
 
   step: int
@@ -70,9 +70,9 @@ class Checkpoints:
     """Opens the checkpoints of the run in `workdir`.
 
     Args:
-      workdir: Directory of the run.
-      top1: Mean top-1 of the steps evaluated before.
-      read_only: Whether to leave the directory as it is, since another process may be saving.
+      workdir: directory of the run.
+      top1: mean top-1 of the steps evaluated before.
+      read_only: whether to leave the directory as it is, since another process may be saving.
     """
     self.top1 = dict(top1 or {})
     self._directory = workdir.absolute() / 'checkpoints'
@@ -89,9 +89,9 @@ class Checkpoints:
     """Starts to save a checkpoint: returns once the arrays are copied, before they are on disk.
 
     Args:
-      state: Pytree of arrays.
+      state: pytree of arrays.
       meta: JSON object that is saved with it.
-      step: Number of the checkpoint. If there is one of that number, it is left as it is.
+      step: number of the checkpoint. If there is one of that number, it is left as it is.
 
     Raises:
       Exception: if the save before this one failed, of a full disk for example.
@@ -112,8 +112,8 @@ class Checkpoints:
     """Reads the newest intact checkpoint, skipping broken ones with a warning.
 
     Args:
-      like: Structure to restore: a pytree of arrays, or of `jax.ShapeDtypeStruct` with shardings.
-      step: Number of the only checkpoint to try; None tries all of them.
+      like: structure to restore: a pytree of arrays, or of `jax.ShapeDtypeStruct` with shardings.
+      step: number of the only checkpoint to try; None tries all of them.
 
     Returns:
       What it held; None if there are no checkpoints.

@@ -23,12 +23,12 @@ class Measurement:
   """Holds what a run will take.
 
   Attributes:
-    parameters: Number of parameters, by path.
+    parameters: number of parameters, by path.
     flops: FLOPs of a step, by XLA's count.
-    peak_bytes: Memory that a step takes on a device at its peak, by XLA's count.
-    compile_seconds: Seconds that compiling the step took.
-    examples_per_second: Speed of training.
-    train_seconds: Seconds that all steps of the run will take, without compiling, evaluating and
+    peak_bytes: memory that a step takes on a device at its peak, by XLA's count.
+    compile_seconds: seconds that compiling the step took.
+    examples_per_second: speed of training.
+    train_seconds: seconds that all steps of the run will take, without compiling, evaluating and
       saving.
   """
 
@@ -44,7 +44,7 @@ def measure(experiment: Experiment) -> Measurement:
   """Compiles the training step and takes it a few times, without keeping anything.
 
   Args:
-    experiment: Experiment that would be run.
+    experiment: experiment that would be run.
 
   Raises:
     FileNotFoundError, ConfigError, CheckpointError: if the run cannot start from

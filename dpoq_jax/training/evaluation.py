@@ -13,8 +13,7 @@ import numpy as np
 import scipy.special
 
 from dpoq_jax.data import examples
-from dpoq_jax.network import onion_network
-from dpoq_jax.network.trainable import TrainableNetwork
+from dpoq_jax.network.trainable import Laterals, PathOutput, TrainableNetwork, Variables
 from dpoq_jax.runtime import compiler
 
 
@@ -23,10 +22,10 @@ class Evaluation:
   """Holds the logits of a set of examples at every precision, and their labels.
 
   Attributes:
-    precisions: Bits of each precision, from the lowest of the network up.
-    logits: Logits, float32 [precisions, examples, classes].
-    labels: Right classes, int32 [examples].
-    indices: Places of the examples in the set that was evaluated, increasing, int64 [examples];
+    precisions: bits of each precision, from the lowest of the network up.
+    logits: logits, float32 [precisions, examples, classes].
+    labels: right classes, int32 [examples].
+    indices: places of the examples in the set that was evaluated, increasing, int64 [examples];
       only corrupt records are left out.
   """
 
@@ -79,14 +78,14 @@ class Evaluator:
     self._batch_sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     self._freeze = jax.jit(network.freeze)
     options = compiler.options(mesh.devices.flat[0].platform)
-    self._paths: list[Callable[..., onion_network.PathOutput]] = [
+    self._paths: list[Callable[..., PathOutput]] = [
       jax.jit(functools.partial(_run_path, network, index), compiler_options=options)
       for index in range(len(network.bits))
     ]
 
   def __call__(
     self,
-    variables: onion_network.Variables,
+    variables: Variables,
     image_set: examples.ExampleSet,
     batch_size: int,
     highest: int | None = None,
@@ -95,12 +94,12 @@ class Evaluator:
     """Evaluates the network on a set of images, which are run in order.
 
     Args:
-      variables: Variables of the network, trained or frozen; trained ones are frozen first.
-      image_set: Images and labels.
-      batch_size: Images per batch over all devices, rounded up to a multiple of their number; the
+      variables: variables of the network, trained or frozen; trained ones are frozen first.
+      image_set: images and labels.
+      batch_size: images per batch over all devices, rounded up to a multiple of their number; the
         last batch is padded.
-      highest: Bits of the last precision to run; None runs all.
-      between_batches: Function that is called after each batch; what it raises ends the evaluation.
+      highest: bits of the last precision to run; None runs all.
+      between_batches: function that is called after each batch; what it raises ends the evaluation.
         Of several processes none calls it, since the others would wait for one that it ends.
 
     Raises:
@@ -123,7 +122,7 @@ class Evaluator:
 
   def _run(
     self,
-    variables: onion_network.Variables,
+    variables: Variables,
     image_set: examples.ExampleSet,
     batch_size: int,
     highest: int | None,
@@ -178,8 +177,8 @@ def _of_all_processes(own: Evaluation, size: int) -> Evaluation:
 def _run_path(
   network: TrainableNetwork,
   index: int,
-  frozen: onion_network.Variables,
+  frozen: Variables,
   images: jax.Array,
-  laterals: onion_network.Laterals,
-) -> onion_network.PathOutput:
+  laterals: Laterals,
+) -> PathOutput:
   return network.run_path(frozen, index, images, laterals)

@@ -28,17 +28,17 @@ class Experiment:
   """Holds a config and what it describes.
 
   Attributes:
-    config: Validated config.
-    train_set: Examples that are trained on.
-    test_set: Examples that accuracies are reported on.
-    holdout_set: Training examples that are held out of training, `config.data.holdout` of them.
-    corrupt: Records of the three sets that could not be read.
-    network: Network to train.
-    optimizer: Optimizer of all paths at once.
-    learning_rate: Learning rate as a function of the step.
-    mesh: All devices of all processes along one axis, over which batches are split; the state is
+    config: validated config.
+    train_set: examples that are trained on.
+    test_set: examples that accuracies are reported on.
+    holdout_set: training examples that are held out of training, `config.data.holdout` of them.
+    corrupt: records of the three sets that could not be read.
+    network: network to train.
+    optimizer: optimizer of all paths at once.
+    learning_rate: learning rate as a function of the step.
+    mesh: all devices of all processes along one axis, over which batches are split; the state is
       whole on each.
-    steps_per_epoch: Number of full batches in the training set.
+    steps_per_epoch: number of full batches in the training set.
   """
 
   config: config_lib.Config

@@ -44,12 +44,12 @@ def train(
   """Trains to the end, from the newest intact checkpoint in `workdir` if there is one.
 
   Args:
-    experiment: Experiment to run.
-    workdir: Directory of the run, for checkpoints, `metrics.jsonl`, TensorBoard events and, at the
+    experiment: experiment to run.
+    workdir: directory of the run, for checkpoints, `metrics.jsonl`, TensorBoard events and, at the
       end, `summary.json`.
-    stop: Request to stop, which is looked at after every dispatch of steps and, in an evaluation,
+    stop: request to stop, which is looked at after every dispatch of steps and, in an evaluation,
       after every batch.
-    display: Display of the progress.
+    display: display of the progress.
 
   Returns:
     The summary, as written to `summary.json`.

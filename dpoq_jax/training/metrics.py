@@ -20,7 +20,7 @@ class MetricsLog:
   uninterrupted one; speeds go to TensorBoard alone.
 
   Attributes:
-    evaluated: Steps of the rows of evaluation that were there when the log was opened.
+    evaluated: steps of the rows of evaluation that were there when the log was opened.
   """
 
   def __init__(self, workdir: pathlib.Path, step: int) -> None:
@@ -42,7 +42,7 @@ class MetricsLog:
 
     Args:
       row: JSON object of `step`, `kind` and metrics; a metric is a number or `{precision: number}`.
-      speed: Examples/s, for TensorBoard alone.
+      speed: examples/s, for TensorBoard alone.
     """
     self._file.write(json.dumps(row) + '\n')
     self._file.flush()
@@ -71,7 +71,7 @@ class ReadOnlyLog:
   """Stands in for `MetricsLog` in all processes but the first, which writes for them.
 
   Attributes:
-    evaluated: Steps of the rows of evaluation that were there when the log was opened.
+    evaluated: steps of the rows of evaluation that were there when the log was opened.
   """
 
   def __init__(self, workdir: pathlib.Path, step: int) -> None:

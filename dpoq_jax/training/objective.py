@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from dpoq_jax import config as config_lib
-from dpoq_jax.network.onion_network import GradientScale, whole_gradient
+from dpoq_jax.network.trainable import GradientScale, whole_gradient
 
 
 def bit_ratio(lower: int, higher: int) -> float:
@@ -41,7 +41,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
   Args:
     logits: [precisions, batch, classes].
     labels: int [batch].
-    label_smoothing: Share of the target that is spread over all classes, in [0, 1).
+    label_smoothing: share of the target that is spread over all classes, in [0, 1).
 
   Returns:
     [precisions], in nats.

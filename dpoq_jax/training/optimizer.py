@@ -12,9 +12,9 @@ def learning_rate_schedule(
   """Returns the learning rate as a function of the step.
 
   Args:
-    config: Peak, schedule and warm-up.
-    epochs: Epochs of the whole run.
-    steps_per_epoch: Steps of one epoch.
+    config: peak, schedule and warm-up.
+    epochs: epochs of the whole run.
+    steps_per_epoch: steps of one epoch.
   """
   warmup = round(config.warmup_epochs * steps_per_epoch)
   if config.schedule == 'cosine':
@@ -39,8 +39,8 @@ def sgd(
   """Returns SGD with momentum and L2 decay; PACT clips have a rate and a decay of their own.
 
   Args:
-    config: Momentum, decays, and the factor on the learning rate of the clips.
-    learning_rate: Learning rate, or the schedule that `learning_rate_schedule` returns.
+    config: momentum, decays, and the factor on the learning rate of the clips.
+    learning_rate: learning rate, or the schedule that `learning_rate_schedule` returns.
   """
   clip_decay = config.clip_weight_decay
   return optax.chain(

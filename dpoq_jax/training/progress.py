@@ -17,7 +17,7 @@ class Progress:
   """Shows a run on a console: a bar if it is a terminal, else lines.
 
   Attributes:
-    console: The console.
+    console: the console.
   """
 
   def __init__(self, console: rich.console.Console | None = None) -> None:

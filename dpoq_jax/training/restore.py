@@ -14,8 +14,8 @@ import numpy as np
 from dpoq_jax import config as config_lib
 from dpoq_jax.data import corrupt, examples
 from dpoq_jax.network import from_config
-from dpoq_jax.network.onion_network import Onion, Variables
-from dpoq_jax.network.trainable import TrainableNetwork
+from dpoq_jax.network.onion_network import Onion
+from dpoq_jax.network.trainable import TrainableNetwork, Variables
 from dpoq_jax.runtime import processes
 from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.training import checkpoint, evaluation, metrics, splits
@@ -33,11 +33,11 @@ class Trained(Generic[Network]):
   """Holds a trained network, as it was read from its run.
 
   Attributes:
-    config: Config of the run.
-    network: The network.
-    variables: Its variables: frozen by `load`, as they were trained by `load_latents`.
-    step: Step of the checkpoint.
-    facts: Image shape and class names of the data set.
+    config: config of the run.
+    network: the network.
+    variables: its variables: frozen by `load`, as they were trained by `load_latents`.
+    step: step of the checkpoint.
+    facts: image shape and class names of the data set.
   """
 
   config: config_lib.Config
@@ -62,7 +62,7 @@ class Trained(Generic[Network]):
     """Returns images of the training set, drawn by the run's seed, as evaluation sees them.
 
     Args:
-      count: Number of images; if there are fewer, all are returned.
+      count: number of images; if there are fewer, all are returned.
 
     Returns:
       Images, uint8 [count, height, width, channels], without records that cannot be read.
@@ -97,8 +97,8 @@ def load(workdir: pathlib.Path, step: Step | None = None) -> Trained[Onion]:
   """Reads the onion of the run in `workdir` from a checkpoint, and freezes it.
 
   Args:
-    workdir: Directory of the run.
-    step: Checkpoint to read; None is the newest intact one.
+    workdir: directory of the run.
+    step: checkpoint to read; None is the newest intact one.
 
   Raises:
     FileNotFoundError: if there is no run, or no such checkpoint; see `read_checkpoint`.
@@ -139,9 +139,9 @@ def read_checkpoint(
   """Reads a checkpoint of the run in `workdir`, and leaves the directory as it is.
 
   Args:
-    workdir: Directory of the run.
-    like: Structure, shapes, dtypes and shardings to restore.
-    step: Checkpoint to read; None is the newest intact one.
+    workdir: directory of the run.
+    like: structure, shapes, dtypes and shardings to restore.
+    step: checkpoint to read; None is the newest intact one.
 
   Raises:
     FileNotFoundError: if the run has no checkpoint yet, or the best one is asked for and none has

@@ -12,8 +12,8 @@ def load_train(
   """Loads the training split in two: what is trained on, and the examples held out of it.
 
   Args:
-    config: Config of the run.
-    tally: Counter of corrupt records.
+    config: config of the run.
+    tally: counter of corrupt records.
 
   Returns:
     The examples that are trained on, and those held out (`config.data.holdout`, drawn by the seed).

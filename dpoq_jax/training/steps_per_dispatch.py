@@ -24,9 +24,9 @@ class _Program(NamedTuple):
   """Describes a program that takes the steps of one dispatch, before it is compiled.
 
   Attributes:
-    advance: Function of (state, held, batch) that returns the next state and the losses.
-    held: Arrays that the devices hold throughout: the training set, or none.
-    batch: Shapes, dtypes and shardings of what the host sends with each dispatch.
+    advance: function of (state, held, batch) that returns the next state and the losses.
+    held: arrays that the devices hold throughout: the training set, or none.
+    batch: shapes, dtypes and shardings of what the host sends with each dispatch.
   """
 
   advance: Callable[[TrainState, Batch, Any], tuple[TrainState, jax.Array]]
@@ -39,11 +39,11 @@ class CompiledSteps:
   """Holds the compiled training step and the arrays that it reads; see `compile_steps`.
 
   Attributes:
-    experiment: Experiment whose steps are taken.
-    program: Compiled function of (state, held, batch) that returns the state after the steps of
+    experiment: experiment whose steps are taken.
+    program: compiled function of (state, held, batch) that returns the state after the steps of
       `batch` and the losses of the last of them, [precisions]. The state that it is given is
       donated, and cannot be used afterwards.
-    held: Arrays that the devices hold throughout: the training set, or none.
+    held: arrays that the devices hold throughout: the training set, or none.
   """
 
   experiment: Experiment
@@ -85,10 +85,10 @@ def compile_steps(
   """Compiles the training step ahead of time, so that no step is timed with its compilation.
 
   Args:
-    experiment: Experiment to run.
-    state: State of the run, for its shapes.
-    fixed: Number of the lowest paths that are not trained.
-    options: Options of the compiler, beside those of `compiler.options`.
+    experiment: experiment to run.
+    state: state of the run, for its shapes.
+    fixed: number of the lowest paths that are not trained.
+    options: options of the compiler, beside those of `compiler.options`.
   """
   step = make_train_step(
     experiment.network, experiment.optimizer, experiment.config, fixed, experiment.statistics_groups

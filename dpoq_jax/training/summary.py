@@ -30,13 +30,13 @@ def summarise(
   """Returns the content of `summary.json`.
 
   Args:
-    experiment: Experiment that was run.
-    evaluation: Evaluation on the test set.
-    step: Steps taken.
-    train_seconds: Seconds that the steps took, without compiling, evaluating and saving.
-    best: Highest top-1 accuracy of each precision in the evaluations so far.
-    truncated: Accuracies that `truncated_accuracy.measure` returns.
-    only: Bits of the only precision to report; None reports all.
+    experiment: experiment that was run.
+    evaluation: evaluation on the test set.
+    step: steps taken.
+    train_seconds: seconds that the steps took, without compiling, evaluating and saving.
+    best: highest top-1 accuracy of each precision in the evaluations so far.
+    truncated: accuracies that `truncated_accuracy.measure` returns.
+    only: bits of the only precision to report; None reports all.
 
   Returns:
     A JSON object. Accuracies are in [0, 1]; `relative_bitops` is relative to the lowest precision,
@@ -80,10 +80,10 @@ def evaluate_checkpoint(
   `summary_step_N_B_bits.json` for what is not the whole newest state.
 
   Args:
-    experiment: Experiment that was run.
-    workdir: Directory of the run.
-    precision: Bits of the only precision to report; None reports all.
-    step: Step of the checkpoint, or `best` for the one evaluated best; None is the newest.
+    experiment: experiment that was run.
+    workdir: directory of the run.
+    precision: bits of the only precision to report; None reports all.
+    step: step of the checkpoint, or `best` for the one evaluated best; None is the newest.
 
   Returns:
     The summary, as written.

@@ -26,9 +26,9 @@ class MetricSums:
   They are part of the state, so that a resumed run writes the same rows.
 
   Attributes:
-    loss: Cross-entropy summed over steps, [precisions].
-    correct: Right answers summed over examples, [precisions].
-    steps: Steps summed over; skipped ones do not count.
+    loss: cross-entropy summed over steps, [precisions].
+    correct: right answers summed over examples, [precisions].
+    steps: steps summed over; skipped ones do not count.
   """
 
   loss: jax.Array
@@ -46,12 +46,12 @@ class TrainState:
   """Holds all arrays of a run that a checkpoint keeps.
 
   Attributes:
-    step: Steps taken, skipped ones included, int32.
-    params: Parameters, `{path_B: ...}`.
-    collections: Running statistics, `{psbn_B: ...}`.
-    opt_state: State of the optimizer.
-    skipped: Steps whose loss, gradient or update was not finite, int32.
-    metrics: Sums since the last row of metrics.
+    step: steps taken, skipped ones included, int32.
+    params: parameters, `{path_B: ...}`.
+    collections: running statistics, `{psbn_B: ...}`.
+    opt_state: state of the optimizer.
+    skipped: steps whose loss, gradient or update was not finite, int32.
+    metrics: sums since the last row of metrics.
   """
 
   step: jax.Array
@@ -80,10 +80,10 @@ def create_state(
   """Returns the state at step 0, with fresh parameters.
 
   Args:
-    network: Network to train.
-    optimizer: Optimizer of its parameters.
-    key: Key that the parameters are drawn with.
-    images: Images of the shape to train on, uint8 [batch, height, width, channels].
+    network: network to train.
+    optimizer: optimizer of its parameters.
+    key: key that the parameters are drawn with.
+    images: images of the shape to train on, uint8 [batch, height, width, channels].
   """
   collections = network.init(key, images)
   params = collections.pop('params')
@@ -110,11 +110,11 @@ def make_train_step(
   nor running statistics; it is counted in `skipped`.
 
   Args:
-    network: Network to train.
-    optimizer: Optimizer of all paths at once.
-    config: Config of the run, for its seed, augmentation and objective.
-    fixed: Number of the lowest paths whose parameters and statistics stay as they are.
-    groups: Number of contiguous parts of the batch, each normalised by statistics of its own; the
+    network: network to train.
+    optimizer: optimizer of all paths at once.
+    config: config of the run, for its seed, augmentation and objective.
+    fixed: number of the lowest paths whose parameters and statistics stay as they are.
+    groups: number of contiguous parts of the batch, each normalised by statistics of its own; the
       running statistics follow the mean of theirs.
 
   Returns:

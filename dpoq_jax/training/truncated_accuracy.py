@@ -11,6 +11,7 @@ import itertools
 import jax
 
 from dpoq_jax.network import baselines, onion_network
+from dpoq_jax.network.trainable import Variables
 from dpoq_jax.runtime import processes
 from dpoq_jax.training.evaluation import Evaluator
 from dpoq_jax.training.experiment import Experiment
@@ -21,15 +22,15 @@ _BATCHES = 50
 
 def measure(
   experiment: Experiment,
-  variables: onion_network.Variables,
+  variables: Variables,
   between_batches: Callable[[], None] = lambda: None,
 ) -> dict[int, dict[str, float]]:
   """Measures test accuracy with weights truncated to each of `quantization.truncate_to`.
 
   Args:
-    experiment: Experiment that trained the network; an individual one, if anything is truncated.
-    variables: Variables of the network, trained or frozen.
-    between_batches: Function that is called after each batch of an evaluation; what it raises ends
+    experiment: experiment that trained the network; an individual one, if anything is truncated.
+    variables: variables of the network, trained or frozen.
+    between_batches: function that is called after each batch of an evaluation; what it raises ends
       the evaluation.
 
   Returns:

@@ -12,6 +12,7 @@ from dpoq_jax import config, models
 from dpoq_jax.core.names import path_name
 from dpoq_jax.core.spec import LayerOptions, Merge
 from dpoq_jax.network import onion_network
+from dpoq_jax.network.trainable import whole_gradient
 from dpoq_jax.training import objective
 
 BITS = (2, 4, 8)
@@ -65,10 +66,7 @@ def test_one_backward_pass_gives_equation_6(merge: Merge, dtype: Any, tolerance:
       return objective.cross_entropy(logits, LABELS)
 
     # Every dL_k/dtheta_j apart. Not jitted: compiling these programs takes longer than running.
-    rows = [
-      jax.grad(lambda p, k=k: losses(p, onion_network.whole_gradient)[k])(params)
-      for k in range(len(BITS))
-    ]
+    rows = [jax.grad(lambda p, k=k: losses(p, whole_gradient)[k])(params) for k in range(len(BITS))]
     for mode in get_args(config.GradientMode):
       scale = objective.gradient_scale(mode)
       one_pass = jax.grad(lambda p, scale=scale: jnp.sum(losses(p, scale)))(params)
