@@ -58,9 +58,9 @@ from dpoq_jax import config as config_lib
 from dpoq_jax.inference import calibration, curve, operating_point
 from dpoq_jax.runtime import signals
 from dpoq_jax.runtime import workdir as workdir_lib
-from dpoq_jax.training import experiment, loop, metrics, progress, restore
+from dpoq_jax.training import experiment, loop, metrics, progress
 
-# Checkpoints are read without a remark.
+# Orbax logs a line for every checkpoint that it reads.
 logging.set_verbosity(logging.ERROR)
 
 INK, WRONG = '#1f2328', '#d1495b'
@@ -265,20 +265,20 @@ plt.show()
 # %% [markdown]
 # ## 4. What ships: the integers
 #
-# `trained.load` restores the run and *freezes* it: what was trained in floating point becomes one
-# unsigned integer per weight, shared by all precisions. Accuracy is measured on these integers, so
-# what is reported is what ships. Beside them each path has some floats of its own: normalisation,
-# clipping of activations, classifier.
+# `from_run.open_network` restores the run and *freezes* it: what was trained in floating point
+# becomes one unsigned integer per weight, shared by all precisions. Accuracy is measured on these
+# integers, so what is reported is what ships. Beside them each path has some floats of its own:
+# normalisation, clipping of activations, classifier.
 #
 # A precision can predict alone, or as an *ensemble*: the mean of its probabilities and those of the
 # lower ones, which had to be computed anyway.
 
 # %%
-network = restore.load(workdir)
-predictions = network.predict(setup.test_set)
+trained = from_run.open_network(workdir)
+predictions = trained.predict(setup.test_set)
 alone, ensemble = predictions.top1(), predictions.ensemble_top1()
-size = network.onion.stored_bytes(network.variables)
-count = sum(kernel.size for kernel in jax.tree.leaves(network.variables['onion']))
+size = trained.network.stored_bytes(trained.variables)
+count = sum(kernel.size for kernel in jax.tree.leaves(trained.variables['onion']))
 
 print(f'{count:,} weights; as float32 they alone would take {4 * count:,} bytes\n')
 print('cut at   top-1 alone   ensemble      bytes   of them integers')
@@ -311,11 +311,11 @@ plt.show()
 # bit, as no path ever reads anything from a higher one.
 
 # %%
-smaller, variables = network.onion.cut(network.variables, precision=4)
-cut = dataclasses.replace(network, onion=smaller, variables=variables)
+smaller, variables = trained.network.cut(trained.variables, precision=4)
+cut = dataclasses.replace(trained, network=smaller, variables=variables)
 cut_logits = cut.predict(setup.test_set).logits
 assert np.array_equal(cut_logits, predictions.logits[:2])
-assert cut.onion.stored_bytes(cut.variables) == {b: size[b] for b in (2, 4)}
+assert smaller.stored_bytes(variables) == {b: size[b] for b in (2, 4)}
 print(f'{cut_logits.size:,} logits at 2 and 4 bits: bit-identical before and after the cut')
 
 # %% [markdown]
@@ -331,7 +331,7 @@ print(f'{cut_logits.size:,} logits at 2 and 4 bits: bit-identical before and aft
 # It is chosen on the images held out of training, and reported on the test images.
 
 # %%
-examples = from_run.run(network)
+examples = from_run.held_out(trained)
 settings = calibration.Settings(operating_point.Target(kind='max_accuracy_drop', value=0.005))
 point, *_ = calibration.choose(
   examples.calibration,
@@ -339,7 +339,7 @@ point, *_ = calibration.choose(
   bits,
   settings,
   dataset=setup.config.data.name,
-  step=network.step,
+  step=trained.step,
 )
 
 for b in bits[:-1]:
@@ -388,7 +388,7 @@ plt.show()
 # enough of them to fill a program, so that the higher paths run full too.
 
 # %%
-cascade = Cascade(network.onion, network.variables, point)
+cascade = Cascade(trained.network, trained.variables, point)
 result = cascade(examples.images)
 
 correct = result.labels == examples.reported.labels
@@ -408,9 +408,9 @@ axes.legend(loc='upper center', bbox_to_anchor=(0.5, 0), ncols=3)
 plt.show()
 
 # %% [markdown]
-# Who leaves early? Mostly digits that are plain to see. Those that need the most bits tend to be
-# the ones a person would look at twice. Below each image is the answer, with the bits that it took;
-# wrong answers are red.
+# Which images leave early? Mostly digits that are plain to see. Those that need the most bits tend
+# to be the ones a person would look at twice. Below each image is the answer, with the bits that it
+# took; wrong answers are red.
 
 # %%
 early = np.flatnonzero(result.precisions == bits[0])[:24]
@@ -452,4 +452,4 @@ for cap in reversed(bits):
 # | `python -m dpoq_jax.predict --workdir=DIR --images=FOLDER` | labels images with it |
 #
 # In the repository, `configs/` has CIFAR-10 and CIFAR-100, `README.md` says how to prepare them,
-# and `docs/architecture.md` shows how the code is built and why.
+# and `docs/architecture.md` shows how the code is built, why, and which file decides what.
