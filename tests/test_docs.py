@@ -21,7 +21,6 @@ def blocks(page: pathlib.Path) -> list[str]:
   return ['\n' * text.count('\n', 0, match.start(1)) + match[1] for match in _BLOCK.finditer(text)]
 
 
-@pytest.mark.slow
 def test_own_model_runs(capsys: pytest.CaptureFixture[str]):
   namespace = {'__name__': 'your_own_model'}
   for block in blocks(OWN_MODEL):
@@ -30,7 +29,6 @@ def test_own_model_runs(capsys: pytest.CaptureFixture[str]):
   assert re.search(r'% at \d\.\d\d bits on average\n$', capsys.readouterr().out)
 
 
-@pytest.mark.slow
 def test_own_model_is_trained_by_the_command(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
