@@ -61,7 +61,6 @@ def readme_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   return conftest.once(tmp_path_factory, 'readme', make)
 
 
-@pytest.mark.slow
 def test_readme_runs(readme_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
   monkeypatch.chdir(readme_folder)
   left = run_blocks(README)
@@ -73,7 +72,6 @@ def test_readme_runs(readme_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatc
   assert left['held'].bits == (2, 4, 8)
 
 
-@pytest.mark.slow
 def test_own_model_runs(capsys: pytest.CaptureFixture[str]):
   run_blocks(OWN_MODEL)
   # It got to the end, and its asserts hold.
@@ -87,7 +85,6 @@ def test_own_model_is_made_of_public_names():
   assert not re.findall(r'^from dpoq_jax\.(?:core|models)\b', others, re.MULTILINE)
 
 
-@pytest.mark.slow
 def test_own_model_is_trained_by_the_command(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -139,7 +139,7 @@ def test_diverging_run_stops_with_a_clear_error(tmp_path: pathlib.Path):
 
 def test_a_dry_run_says_what_training_takes_and_writes_nothing(tmp_path: pathlib.Path):
   workdir = tmp_path / 'run'
-  # Optax's schedules add integer steps to floats.
+  # Optax's schedules compare integer steps with floats.
   with jax.numpy_dtype_promotion('standard'):
     done = runs.call('train', '--dry_run', f'--workdir={workdir}', *runs.flags())
   assert done.returncode == 0, done.stderr

@@ -86,7 +86,6 @@ def test_bad_input_and_altered_files_are_refused(folder: pathlib.Path, tmp_path:
     export.write(tmp_path / 'new', made().network, {}, made().images, class_names=())
 
 
-@pytest.mark.slow
 def test_the_folder_runs_with_numpy_and_onnxruntime_alone(
   folder: pathlib.Path, tmp_path: pathlib.Path
 ):
