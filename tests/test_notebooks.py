@@ -89,7 +89,7 @@ def test_a_checkout_needs_no_installation(path: pathlib.Path):
   assert ran.stdout.splitlines() == [str(ROOT / 'dpoq_jax' / '__init__.py')]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_ten_minutes_run_and_show_what_they_say(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -117,7 +117,7 @@ def test_real_cifar10_is_identical_to_its_binaries(
   check_against_records('cifar10', cifar10_data_dir, records)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_real_cifar100_is_identical_to_its_binaries(
   cifar100_binaries: pathlib.Path, cifar100_data_dir: pathlib.Path
 ):

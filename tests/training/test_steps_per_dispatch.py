@@ -13,10 +13,10 @@ from dpoq_jax.training import experiment, steps_per_dispatch
 
 
 def build(bits: tuple[int, ...] = (2,), **fields: Any) -> experiment.Experiment:
-  """The embedded job, shrunk: 22 steps an epoch."""
+  """The embedded job with the tests' own network: 22 steps an epoch."""
   return experiment.build(
     config_lib.Config(
-      model=config_lib.Model(width=4),
+      model=config_lib.Model(name='tests.tiny_model:TinyNet', depth=None, width=4),
       quantization=config_lib.Quantization(bits=bits),
       optimizer=config_lib.Optimizer(learning_rate=1e-3),
       **fields,

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import models
 from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.network import onion_network
 from dpoq_jax.training import optimizer
 from dpoq_jax.training.train_step import create_state, make_train_step
+from tests.tiny_model import TinyNet
 
 BATCH = 8
 
 
 @pytest.fixture(scope='module')
 def parts():
-  network = onion_network.Onion(models.CifarResNet(num_classes=3, depth=8, width=4), bits=(2, 4))
+  network = onion_network.Onion(TinyNet(num_classes=3), bits=(2, 4))
   config = config_lib.Config(data=config_lib.Data(pad=1, flip=True))
   transform = optimizer.sgd(config.optimizer, 0.05)
   rng = np.random.default_rng(0)
@@ -81,9 +81,7 @@ def test_every_parameter_and_statistic_is_trained(parts):
 @pytest.mark.parametrize('fixed', [0, 1])
 def test_parts_normalised_apart_are_steps_of_their_own(fixed: int):
   network = onion_network.Onion(
-    models.CifarResNet(num_classes=3, depth=8, width=4),
-    bits=(2, 4),
-    options=LayerOptions(shift_init=0.5),
+    TinyNet(num_classes=3), bits=(2, 4), options=LayerOptions(shift_init=0.5)
   )
   config = config_lib.Config(data=config_lib.Data(pad=0))
   transform = optimizer.sgd(config.optimizer, 0.1)
