@@ -31,10 +31,10 @@ import rich.table
 
 from dpoq_jax.data import in_memory
 from dpoq_jax.inference import cascade as cascade_lib
-from dpoq_jax.inference import engine, operating_point
+from dpoq_jax.inference import operating_point, pools
 from dpoq_jax.runtime import compiler
 from dpoq_jax.runtime.workdir import read_config
-from dpoq_jax.training import restore
+from dpoq_jax.training import trained_network
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run', required=True)
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
@@ -101,12 +101,12 @@ def measure(
 def timed_compaction(run: Callable[[], Any]) -> tuple[float, float]:
   """Returns the seconds spent on copies into pools, and in all, in a pass without overlap."""
   spent = 0.0
-  add, run_path = engine.Pool.add, engine.Paths.run
+  add, run_path = pools.Pool.add, pools.Paths.run
 
   def alone(*arguments: Any) -> Any:
     return jax.block_until_ready(run_path(*arguments))
 
-  def timed(pool: engine.Pool, *arguments: Any) -> int:
+  def timed(pool: pools.Pool, *arguments: Any) -> int:
     nonlocal spent
     started = time.perf_counter()
     taken = add(pool, *arguments)
@@ -115,8 +115,8 @@ def timed_compaction(run: Callable[[], Any]) -> tuple[float, float]:
     return taken
 
   with (
-    mock.patch.object(engine.Pool, 'add', timed),
-    mock.patch.object(engine.Paths, 'run', alone),
+    mock.patch.object(pools.Pool, 'add', timed),
+    mock.patch.object(pools.Paths, 'run', alone),
   ):
     started = time.perf_counter()
     run()
@@ -150,7 +150,9 @@ def main(_: list[str]) -> None:
   logging.set_verbosity(logging.ERROR)
   workdir = pathlib.Path(_WORKDIR.value)
   point = operating_point.read(workdir)
-  trained = restore.load(workdir, point.checkpoint_for(read_config(workdir).data.name, None))
+  trained = trained_network.load(
+    workdir, point.checkpoint_for(read_config(workdir).data.name, None)
+  )
   data = trained.config.data
   images = in_memory.load(data.name, 'test', _DATA_DIR.value or data.dir).images[: _IMAGES.value]
   cascade = cascade_lib.Cascade(trained.network, trained.variables, point)

@@ -29,6 +29,7 @@ import rich.table
 import tensorflow_datasets as tfds
 
 from dpoq_jax.data import corrupt, examples, streamed
+from dpoq_jax.data.order import Order
 
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'rounds that are measured')
@@ -112,7 +113,7 @@ def systems(data_dir: str) -> dict[str, tuple[int, Callable[[], float]]]:
     where = f'{workers} worker{"s" * (workers > 1)}' if workers else 'threads'
     cores = min(workers or available, available)
     # Three epochs, so that no worker is done before the measurement is.
-    order = examples.Order(len(data), _BATCH_SIZE.value, 0, 3)
+    order = Order(len(data), _BATCH_SIZE.value, 0, 3)
     many = data.take(np.tile(np.arange(len(data)), 3))
     measured[f'training, {where}'] = (
       cores,

@@ -24,7 +24,7 @@ from dpoq_jax.cli.flags import required_path
 from dpoq_jax.data import in_memory
 from dpoq_jax.deploy.onnx import export, predict
 from dpoq_jax.inference import operating_point
-from dpoq_jax.training import restore
+from dpoq_jax.training import trained_network
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run with an operating point')
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
@@ -38,7 +38,7 @@ def main(_: list[str]) -> None:
   """Exports the network, predicts by both, prints the table and writes the figures."""
   logging.set_verbosity(logging.ERROR)
   workdir = required_path(flags.FLAGS, 'workdir')
-  run = restore.load(workdir).with_data_in(_DATA_DIR.value)
+  run = trained_network.load(workdir).with_data_in(_DATA_DIR.value)
   point = operating_point.read(workdir)
   network = run.network
   test = in_memory.load(run.config.data.name, 'test', run.config.data.dir)

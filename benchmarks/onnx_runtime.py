@@ -35,7 +35,7 @@ from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.inference import operating_point
 from dpoq_jax.network import onion_network
 from dpoq_jax.runtime import compiler
-from dpoq_jax.training import restore
+from dpoq_jax.training import trained_network
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run with an operating point')
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
@@ -52,7 +52,7 @@ def main(_: list[str]) -> None:
   """Times all graphs, prints the table and writes the figures."""
   logging.set_verbosity(logging.ERROR)
   if _WORKDIR.value:
-    run = restore.load(pathlib.Path(_WORKDIR.value)).with_data_in(_DATA_DIR.value)
+    run = trained_network.load(pathlib.Path(_WORKDIR.value)).with_data_in(_DATA_DIR.value)
     assert isinstance(run.network, onion_network.Onion)
     network, variables = run.network, jax.device_get(run.variables)
     data = run.config.data

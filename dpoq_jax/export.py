@@ -24,7 +24,7 @@ from dpoq_jax.cli.run import run
 
 if TYPE_CHECKING:
   from dpoq_jax.network.onion_network import Onion
-  from dpoq_jax.training.restore import Trained
+  from dpoq_jax.training.trained_network import Trained
 
 
 def define_flags(flags: shared.FlagValues) -> None:

@@ -13,8 +13,8 @@ from dpoq_jax.inference.calibration import Examples, split
 from dpoq_jax.inference.operating_point import OperatingPoint
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.runtime import workdir as workdir_lib
-from dpoq_jax.training import restore, splits
-from dpoq_jax.training.restore import Step, Trained
+from dpoq_jax.training import splits, trained_network
+from dpoq_jax.training.trained_network import Step, Trained
 
 
 def read_operating_point(
@@ -59,7 +59,7 @@ def open_network(
         f'the operating point is for bits={point.bits}, the network in {workdir} has '
         f'{config.quantization.bits}.'
       )
-  return restore.load(workdir, step)
+  return trained_network.load(workdir, step)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from dpoq_jax.data import examples, tfds_directory
+from dpoq_jax.data.order import Order, evaluation_slices
 
 SPLITS = ('train', 'test')
 
@@ -95,17 +96,17 @@ class ImageSet:
     """Returns the set of the examples with these indices, in this order."""
     return ImageSet(self.images[chosen], self.labels[chosen], self.class_names)
 
-  def training_batches(self, order: examples.Order, start: int = 0) -> examples.Batches:
+  def training_batches(self, order: Order, start: int = 0) -> examples.Batches:
     """Yields training batches; see `examples.ExampleSet`."""
     order.check_start(start)
     return (self._training_batch(order, step) for step in range(start, order.steps))
 
   def evaluation_batches(self, batch_size: int) -> examples.Batches:
     """Yields evaluation batches; see `examples.ExampleSet`."""
-    slices = examples.evaluation_slices(len(self), batch_size)
+    slices = evaluation_slices(len(self), batch_size)
     return (self._padded(chosen, batch_size) for chosen in slices)
 
-  def _training_batch(self, order: examples.Order, step: int) -> examples.Batch:
+  def _training_batch(self, order: Order, step: int) -> examples.Batch:
     chosen = order.examples(step)
     return {'image': self.images[chosen], 'label': self.labels[chosen]}
 

@@ -1,6 +1,6 @@
 """Streams data sets from disk, decoded as they are needed: ImageNet, any TFDS directory of images.
 
-A batch is a function of (seed, step), as in memory: `examples.Order` says which examples it has,
+A batch is a function of (seed, step), as in memory: `Order` says which examples it has,
 and a random crop is drawn from (seed, epoch, position in the epoch's order). Grain calls that
 function for one step after another, in worker processes or threads, and hands the batches over in
 order; so the number of workers changes nothing.
@@ -17,6 +17,7 @@ import numpy as np
 
 from dpoq_jax.data import corrupt, crop, examples, in_memory, tfds_directory, workers
 from dpoq_jax.data.corrupt import CorruptRecord
+from dpoq_jax.data.order import Order, evaluation_slices
 from dpoq_jax.data.records import Example, Records
 
 # A batch, and the corrupt records met while it was loaded.
@@ -82,7 +83,7 @@ class StreamedSet:
     """Returns the set of the examples with these indices, in this order."""
     return dataclasses.replace(self, chosen=self.chosen[chosen])
 
-  def training_batches(self, order: examples.Order, start: int = 0) -> examples.Batches:
+  def training_batches(self, order: Order, start: int = 0) -> examples.Batches:
     """Yields training batches; see `examples.ExampleSet`.
 
     A batch has one more entry, 'index', int64 [share]: the number of each record in the split.
@@ -96,7 +97,7 @@ class StreamedSet:
 
     Corrupt records are masked out. A batch has one more entry, 'index', as in training.
     """
-    slices = examples.evaluation_slices(len(self), batch_size)
+    slices = evaluation_slices(len(self), batch_size)
     load = _EvaluationBatch(self.records, self.chosen, self.options, self.tally.limit, batch_size)
     return self._counted(workers.run(load, range(len(slices)), self.options.workers))
 
@@ -211,7 +212,7 @@ class _TrainingBatch:
   chosen: np.ndarray
   options: Options
   limit: int
-  order: examples.Order
+  order: Order
 
   def __call__(self, step: int) -> _Loaded:
     batch = _blank(self.order.share, self.options.image_size)

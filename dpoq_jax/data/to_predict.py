@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from dpoq_jax.data import crop, decode, examples
+from dpoq_jax.data import crop, decode
+from dpoq_jax.data.order import shard
 
 if TYPE_CHECKING:
   from PIL import Image
@@ -61,7 +62,7 @@ class Inputs:
 
   def shard(self, index: int, count: int) -> 'Inputs':
     """Returns part `index` of `count` contiguous parts of nearly one size; it may be empty."""
-    part = examples.shard(len(self), index, count)
+    part = shard(len(self), index, count)
     chosen = slice(part.start, part.stop)
     array = None if self.array is None else self.array[chosen]
     return dataclasses.replace(

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from dpoq_jax.inference import path_programs
-from dpoq_jax.inference.engine import Counts, Engine, Paths, Result, result_of
 from dpoq_jax.inference.operating_point import OperatingPoint
+from dpoq_jax.inference.pools import Counts, Engine, Paths, Result, result_of
 
 # Measured with ResNet-8: two CPU cores take the least time per image at 32, where a path still fits
 # their cache. An accelerator is busy only with many.

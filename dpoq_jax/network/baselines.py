@@ -15,14 +15,9 @@ import jax.numpy as jnp
 
 from dpoq_jax import onion
 from dpoq_jax.core.names import ONION, path_name, statistics_collection
+from dpoq_jax.network.gradient_scale import GradientScale, whole_gradient
 from dpoq_jax.network.onion_network import Onion, check_latents, check_precisions, flatten
-from dpoq_jax.network.trainable import (
-  GradientScale,
-  Laterals,
-  PathOutput,
-  Variables,
-  whole_gradient,
-)
+from dpoq_jax.network.trainable import Laterals, PathOutput, Variables
 
 _SHARED = 'shared'
 

@@ -18,13 +18,8 @@ from dpoq_jax import onion
 from dpoq_jax.core import quantizers
 from dpoq_jax.core.names import ONION, lateral_collection, path_name, statistics_collection
 from dpoq_jax.core.spec import LayerOptions, PathSpec
-from dpoq_jax.network.trainable import (
-  GradientScale,
-  Laterals,
-  PathOutput,
-  Variables,
-  whole_gradient,
-)
+from dpoq_jax.network.gradient_scale import GradientScale, whole_gradient
+from dpoq_jax.network.trainable import Laterals, PathOutput, Variables
 
 
 @dataclasses.dataclass(frozen=True)

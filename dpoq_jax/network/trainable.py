@@ -1,24 +1,17 @@
 """Says what training, evaluation and baselines need of a network, and names what it takes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+
+from dpoq_jax.network.gradient_scale import GradientScale, whole_gradient
 
 Variables = Mapping[str, Any]
 """Flax collections: `params`, one `psbn_B` per precision and, once frozen, `onion`."""
 
 Laterals = Mapping[str, Any]
 """Collections `lateral_B`: what the paths run so far handed up, per layer."""
-
-GradientScale = Callable[[int, int], float]
-"""lambda(b_j, b_k): factor on what the loss of precision b_k sends down to path b_j (eq. 6)."""
-
-
-def whole_gradient(lower: int, higher: int) -> float:
-  """Returns lambda = 1: every loss reaches every path below it unscaled."""
-  del lower, higher
-  return 1.0
 
 
 class PathOutput(NamedTuple):

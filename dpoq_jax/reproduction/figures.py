@@ -10,7 +10,7 @@ from dpoq_jax.inference.operating_point import OperatingPoint, Target
 from dpoq_jax.reporting import choices, plots
 from dpoq_jax.reproduction import results, tables
 from dpoq_jax.reproduction.runs import Run
-from dpoq_jax.training import restore
+from dpoq_jax.training import trained_network
 
 FIGURES = ('figure3', 'figure5')
 
@@ -44,7 +44,7 @@ def measure(
   Returns:
     The numbers of the figure, and its plot as a PNG file.
   """
-  trained = restore.load(workdir)
+  trained = trained_network.load(workdir)
   examples = from_run.held_out(trained, data_dir)
   bits = trained.network.bits
 

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.special
 
 from dpoq_jax.data import examples
+from dpoq_jax.data.order import shard
 from dpoq_jax.network.trainable import Laterals, PathOutput, TrainableNetwork, Variables
 from dpoq_jax.runtime import compiler
 
@@ -113,7 +114,7 @@ class Evaluator:
     own = jax.device_put(jax.device_get(variables), self._replicated)
     if len(image_set) < processes:
       raise ValueError(f'{len(image_set)} images cannot be shared by {processes} processes.')
-    share = np.array(examples.shard(len(image_set), jax.process_index(), processes))
+    share = np.array(shard(len(image_set), jax.process_index(), processes))
     size = -(-len(image_set) // processes)
     found = self._run(
       own, image_set.take(share), -(-batch_size // processes), highest, lambda: None

@@ -11,6 +11,7 @@ import optax
 
 from dpoq_jax import config as config_lib
 from dpoq_jax.data import corrupt, examples, in_memory
+from dpoq_jax.data.order import Order, steps_per_epoch
 from dpoq_jax.network import from_config
 from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.runtime import compiler, processes, workdir
@@ -58,9 +59,9 @@ class Experiment:
     return self.config.epochs * self.steps_per_epoch
 
   @property
-  def order(self) -> examples.Order:
+  def order(self) -> Order:
     """Returns the order of the training examples, as far as this process gets them."""
-    return examples.Order(
+    return Order(
       len(self.train_set),
       self.config.data.batch_size,
       self.config.seed,
@@ -173,7 +174,7 @@ def assemble(
   tally: corrupt.Tally,
 ) -> Experiment:
   """Builds what a config describes on data that is loaded already; see `build`."""
-  steps = examples.steps_per_epoch(len(train_set), config.data.batch_size)
+  steps = steps_per_epoch(len(train_set), config.data.batch_size)
   schedule = learning_rate_schedule(config.optimizer, epochs=config.epochs, steps_per_epoch=steps)
   return Experiment(
     config=config,

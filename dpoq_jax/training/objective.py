@@ -1,38 +1,10 @@
-"""Computes the joint loss (eq. 5), and scales its gradients towards lower paths (eq. 6)."""
+"""Computes the joint loss (eq. 5)."""
 
 from collections.abc import Sequence
-from typing import assert_never
 
 import jax
 import jax.numpy as jnp
 import optax
-
-from dpoq_jax import config as config_lib
-from dpoq_jax.network.trainable import GradientScale, whole_gradient
-
-
-def bit_ratio(lower: int, higher: int) -> float:
-  """Returns lambda(j, k) = b_j / b_k: the scaled gradients of the paper."""
-  return lower / higher
-
-
-def no_gradient(lower: int, higher: int) -> float:
-  """Returns lambda(j, k) = 0: every path is trained by its own loss alone."""
-  del lower, higher
-  return 0.0
-
-
-def gradient_scale(mode: config_lib.GradientMode) -> GradientScale:
-  """Returns lambda(j, k) of the gradient mode that a config names."""
-  match mode:
-    case 'scaled':
-      return bit_ratio
-    case 'joint':
-      return whole_gradient
-    case 'separate':
-      return no_gradient
-    case _:
-      assert_never(mode)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:

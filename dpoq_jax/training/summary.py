@@ -10,7 +10,7 @@ import rich.table
 
 from dpoq_jax.runtime import processes
 from dpoq_jax.runtime.files import write_whole
-from dpoq_jax.training import metrics, restore, truncated_accuracy
+from dpoq_jax.training import metrics, trained_network, truncated_accuracy
 from dpoq_jax.training.evaluation import Evaluation, Evaluator
 from dpoq_jax.training.experiment import Experiment
 
@@ -95,7 +95,7 @@ def evaluate_checkpoint(
     ValueError: if the network does not have that precision.
   """
   rows = metrics.read_rows(workdir)
-  restored = restore.read_checkpoint(workdir, experiment.abstract_state(), step)
+  restored = trained_network.read_checkpoint(workdir, experiment.abstract_state(), step)
   evaluate = Evaluator(experiment.network, processes.local_mesh())
   evaluation = evaluate(
     restored.state.variables, experiment.test_set, experiment.config.data.batch_size, precision

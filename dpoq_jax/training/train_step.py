@@ -12,6 +12,7 @@ import optax
 from dpoq_jax import config as config_lib
 from dpoq_jax.core.names import path_name, statistics_collection
 from dpoq_jax.data import augment
+from dpoq_jax.network.gradient_scale import scale_of_mode
 from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.training import objective
 
@@ -120,7 +121,7 @@ def make_train_step(
   Returns:
     A pure function of (state, batch), to be jitted by the caller.
   """
-  gradient_scale = objective.gradient_scale(config.objective.mode)
+  gradient_scale = scale_of_mode(config.objective.mode)
   fixed_paths = [path_name(precision) for precision in network.bits[:fixed]]
   fixed_statistics = list(map(statistics_collection, network.bits[:fixed]))
 

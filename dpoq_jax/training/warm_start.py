@@ -15,7 +15,7 @@ from dpoq_jax import config as config_lib
 from dpoq_jax.core import quantizers
 from dpoq_jax.core.names import path_name, statistics_collection
 from dpoq_jax.runtime import workdir as workdir_lib
-from dpoq_jax.training import restore
+from dpoq_jax.training import trained_network
 from dpoq_jax.training.experiment import Experiment
 from dpoq_jax.training.train_step import TrainState
 
@@ -78,7 +78,7 @@ def initial_state(experiment: Experiment) -> tuple[TrainState, int]:
   if experiment.config.init_from is None:
     return state, 0
   check(experiment)
-  source = restore.load_latents(pathlib.Path(experiment.config.init_from))
+  source = trained_network.load_latents(pathlib.Path(experiment.config.init_from))
   variables: dict[str, Any] = {**state.variables, 'params': {**state.params}}
   bits = source.network.bits
   is_float = bits == _FLOAT_BITS

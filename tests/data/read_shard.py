@@ -8,6 +8,7 @@ import signal
 import sys
 
 from dpoq_jax.data import corrupt, examples, streamed
+from dpoq_jax.data.order import Order
 
 BATCH_SIZE = 8
 EPOCHS = 2
@@ -15,11 +16,11 @@ EPOCHS = 2
 
 def read(
   data_dir: str, process: int, processes: int, start: int, workers: int
-) -> tuple[examples.Order, examples.Batches]:
+) -> tuple[Order, examples.Batches]:
   """The order of the run, and the batches of a process from `start`."""
   options = streamed.Options(image_size=32, resize=36, workers=workers)
   train = streamed.load('tiny_imagenet', 'train', data_dir, options, corrupt.Tally(0))
-  order = examples.Order(len(train), BATCH_SIZE, 1, EPOCHS, process, processes)
+  order = Order(len(train), BATCH_SIZE, 1, EPOCHS, process, processes)
   return order, train.training_batches(order, start)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dpoq_jax.data import examples, in_memory
+from dpoq_jax.data.order import Order, steps_per_epoch
 
 
 def numbered(num_examples: int) -> in_memory.ImageSet:
@@ -32,7 +33,7 @@ def training_batches(
   num_examples: int, *, batch_size: int, seed: int, epoch: int, start: int = 0
 ) -> examples.Batches:
   """The batches of one epoch, from `start`: a run of so many epochs, resumed in its last one."""
-  order = examples.Order(num_examples, batch_size, seed, epoch + 1)
+  order = Order(num_examples, batch_size, seed, epoch + 1)
   steps = num_examples // batch_size
   return numbered(num_examples).training_batches(order, epoch * steps + start)
 
@@ -46,13 +47,13 @@ def order_of(num_examples: int, **arguments) -> list[list[int]]:
   ('num_examples', 'batch_size', 'steps'), [(50_000, 128, 390), (10, 10, 1), (19, 10, 1), (3, 1, 3)]
 )
 def test_steps_per_epoch_drops_the_remainder(num_examples, batch_size, steps):
-  assert examples.steps_per_epoch(num_examples, batch_size) == steps
+  assert steps_per_epoch(num_examples, batch_size) == steps
 
 
 @pytest.mark.parametrize('batch_size', [0, -1, 11])
 def test_steps_per_epoch_refuses(batch_size):
   with pytest.raises(ValueError, match=f'batch_size={batch_size}: .* 1 to 10 examples'):
-    examples.steps_per_epoch(10, batch_size)
+    steps_per_epoch(10, batch_size)
 
 
 @hypothesis.given(strategies.data())
@@ -144,11 +145,10 @@ def test_processes_share_out_each_batch(data):
   share, processes = data.draw(strategies.tuples(*[strategies.integers(1, 5)] * 2))
   batch_size = share * processes
   num_examples = data.draw(strategies.integers(batch_size, 60))
-  whole = examples.Order(num_examples, batch_size, 3, 2)
+  whole = Order(num_examples, batch_size, 3, 2)
   start = data.draw(strategies.integers(0, whole.steps))
   parts = [
-    examples.Order(num_examples, batch_size, 3, 2, process, processes)
-    for process in range(processes)
+    Order(num_examples, batch_size, 3, 2, process, processes) for process in range(processes)
   ]
   shares = [numbered(num_examples).training_batches(part, start) for part in parts]
   expected = list(numbered(num_examples).training_batches(whole, start))
@@ -164,4 +164,4 @@ def test_processes_share_out_each_batch(data):
 )
 def test_processes_that_cannot_share_are_refused(process, processes, message):
   with pytest.raises(ValueError, match=message):
-    examples.Order(10, 4, 0, 1, process, processes)
+    Order(10, 4, 0, 1, process, processes)

@@ -16,7 +16,8 @@ from PIL import Image
 import pytest
 import tensorflow_datasets as tfds
 
-from dpoq_jax.data import corrupt, crop, examples, streamed
+from dpoq_jax.data import corrupt, crop, streamed
+from dpoq_jax.data.order import Order
 from tests import conftest
 from tests.data import jpegs, read_shard
 
@@ -73,7 +74,7 @@ class TestTraining:
     self, jpeg_data_dir: pathlib.Path
   ):
     train = load(jpeg_data_dir)
-    order = examples.Order(60, 7, 3, 2)
+    order = Order(60, 7, 3, 2)
     batches = list(train.training_batches(order))
     expected = [order.epoch(epoch)[:56].reshape(8, 7) for epoch in range(2)]
     np.testing.assert_array_equal([batch['index'] for batch in batches], np.concatenate(expected))
@@ -87,8 +88,8 @@ class TestTraining:
 
   def test_crops_follow_from_seed_epoch_and_position(self, jpeg_data_dir: pathlib.Path):
     train = load(jpeg_data_dir)
-    one = list(train.training_batches(examples.Order(60, 20, 0, 2)))
-    same = list(train.training_batches(examples.Order(60, 10, 0, 2)))
+    one = list(train.training_batches(Order(60, 20, 0, 2)))
+    same = list(train.training_batches(Order(60, 10, 0, 2)))
     images = np.concatenate([batch['image'] for batch in one])
     np.testing.assert_array_equal(images, np.concatenate([batch['image'] for batch in same]))
     # Another epoch, other crops of the same images.
@@ -100,7 +101,7 @@ class TestTraining:
     assert not any(np.array_equal(by_index[0][i], by_index[1][i]) for i in common)
 
   def test_workers_change_nothing_and_do_not_hear_signals(self, jpeg_data_dir: pathlib.Path):
-    order = examples.Order(60, 8, 0, 2)
+    order = Order(60, 8, 0, 2)
     expected = list(load(jpeg_data_dir).training_batches(order, 3))
     batches = load(jpeg_data_dir, workers=2).training_batches(order, 3)
     first = next(batches)
@@ -113,21 +114,21 @@ class TestTraining:
     assert not multiprocessing.active_children()
 
   def test_closed_before_its_end_it_leaves_no_worker(self, jpeg_data_dir: pathlib.Path):
-    batches = load(jpeg_data_dir, workers=2).training_batches(examples.Order(60, 8, 0, 20))
+    batches = load(jpeg_data_dir, workers=2).training_batches(Order(60, 8, 0, 20))
     next(batches)
     batches.close()
     assert not multiprocessing.active_children()
 
   @pytest.mark.parametrize('start', [0, 1, 6, 7, 13, 14])
   def test_resumes_anywhere(self, jpeg_data_dir: pathlib.Path, start: int):
-    order = examples.Order(60, 8, 0, 2)
+    order = Order(60, 8, 0, 2)
     whole = list(load(jpeg_data_dir).training_batches(order))
     assert_same(load(jpeg_data_dir).training_batches(order, start), whole[start:])
 
   def test_two_processes_share_out_the_batches_of_one(self, jpeg_data_dir: pathlib.Path):
     train = load(jpeg_data_dir)
-    whole = list(train.training_batches(examples.Order(60, 8, 0, 2)))
-    shares = [train.training_batches(examples.Order(60, 8, 0, 2, p, 2)) for p in range(2)]
+    whole = list(train.training_batches(Order(60, 8, 0, 2)))
+    shares = [train.training_batches(Order(60, 8, 0, 2, p, 2)) for p in range(2)]
     together = [
       {name: np.concatenate([share[name] for share in pieces]) for name in pieces[0]}
       for pieces in zip(*shares, strict=True)
@@ -166,7 +167,7 @@ class TestTraining:
   def test_a_part_of_a_set_keeps_its_own_records(self, jpeg_data_dir: pathlib.Path):
     part = load(jpeg_data_dir).take(np.array([5, 50, 7, 9]))
     assert len(part) == 4
-    (batch,) = part.training_batches(examples.Order(4, 4, 0, 1))
+    (batch,) = part.training_batches(Order(4, 4, 0, 1))
     assert set(batch['index']) == {5, 50, 7, 9}
 
 
@@ -216,7 +217,7 @@ class TestCorruptRecords:
   def test_training_goes_on_with_the_next_intact_one(self, damaged, workers: int):
     data_dir, (one, two, _) = damaged
     train = load(data_dir, workers=workers, max_corrupt=2)
-    order = examples.Order(60, 10, 0, 2)
+    order = Order(60, 10, 0, 2)
     with pytest.warns(UserWarning, match='skipping corrupt record train record') as caught:
       batches = list(train.training_batches(order))
     # Once each, though each is met in both epochs.
@@ -251,11 +252,11 @@ class TestCorruptRecords:
         rf'record ({one}|{two}): .*hash mismatch',
       ),
     ):
-      list(train.training_batches(examples.Order(60, 10, 0, 1)))
+      list(train.training_batches(Order(60, 10, 0, 1)))
 
   def test_a_resumed_run_has_met_what_it_had_met(self, damaged):
     data_dir, _ = damaged
-    train, order = load(data_dir, max_corrupt=2), examples.Order(60, 10, 0, 1)
+    train, order = load(data_dir, max_corrupt=2), Order(60, 10, 0, 1)
     with pytest.warns(UserWarning, match='skipping'):
       list(train.training_batches(order))
     resumed = load(data_dir, max_corrupt=2)
@@ -289,7 +290,7 @@ class TestCorruptRecords:
         corrupt.CorruptRecordsError, match='none of 4 records of split train is intact'
       ),
     ):
-      list(train.training_batches(examples.Order(4, 2, 0, 1)))
+      list(train.training_batches(Order(4, 2, 0, 1)))
 
 
 class TestErrors:

@@ -14,7 +14,7 @@ import pytest
 from dpoq_jax.data import in_memory
 from dpoq_jax.inference import cascade, operating_point
 from dpoq_jax.runtime import workdir as workdir_lib
-from dpoq_jax.training import experiment, restore
+from dpoq_jax.training import experiment, trained_network
 from tests.end_to_end import runs
 
 
@@ -42,7 +42,7 @@ def test_calibrate_then_predict(run, tmp_path):
   done = runs.call('predict', *flags)
   assert done.returncode == 0, done.stderr
   found = [json.loads(line) for line in output.read_text().splitlines()]
-  loaded = restore.load(run)
+  loaded = trained_network.load(run)
   expected = cascade.Cascade(loaded.network, loaded.variables, point)(test_set.images)
   assert [row['label'] for row in found] == expected.labels.tolist()
   assert [row['precision'] for row in found] == expected.precisions.tolist()
@@ -94,7 +94,7 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
     found = list(csv.DictReader(file))
   assert [row['input'] for row in found] == ['0.png', '1.png', '2.png']
   assert [bool(row['error']) for row in found] == [False, True, False]
-  logits = restore.load(run).predict(test_set).logits
+  logits = trained_network.load(run).predict(test_set).logits
   assert [int(found[i]['label']) for i in (0, 2)] == [logits[1, i].argmax() for i in (0, 2)]
 
   refused = runs.refused('predict', *flags, '--max-precision=3', '--precision=4')

@@ -10,7 +10,7 @@ import pytest
 from dpoq_jax.data import in_memory
 from dpoq_jax.deploy.artifact import in_jax, rings
 from dpoq_jax.inference import operating_point
-from dpoq_jax.training import restore
+from dpoq_jax.training import trained_network
 from tests.end_to_end import runs
 
 
@@ -23,7 +23,7 @@ def test_a_run_is_exported_and_read_back(resnet_run: pathlib.Path, tmp_path: pat
     'manifest.json', 'ring_2.safetensors', 'ring_4.safetensors',
   ]  # fmt: skip
 
-  read, source = rings.load(folder), restore.load(resnet_run)
+  read, source = rings.load(folder), trained_network.load(resnet_run)
   assert in_jax.network_of(read) == source.network
   test_set = in_memory.load('digits', 'test')
   images = jnp.asarray(test_set.images[:9])

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from dpoq_jax.training import restore
+from dpoq_jax.training import trained_network
 from tests import conftest
 from tests.end_to_end import runs
 
@@ -78,7 +78,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def assert_same(workdir: pathlib.Path, other: pathlib.Path) -> None:
-  found, wanted = restore.load_latents(workdir), restore.load_latents(other)
+  found, wanted = trained_network.load_latents(workdir), trained_network.load_latents(other)
   assert found.step == wanted.step >= 20
   for a, b in zip(jax.tree.leaves(found.variables), jax.tree.leaves(wanted.variables), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -9,7 +9,7 @@ import pytest
 
 from dpoq_jax.data import in_memory
 from dpoq_jax.network import onion_network
-from dpoq_jax.training import restore
+from dpoq_jax.training import trained_network
 from tests.end_to_end import runs
 
 
@@ -21,7 +21,7 @@ def lower(uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 
 def test_a_ring_is_added_and_the_old_precisions_stay(lower, tmp_path):
   test_set = in_memory.load('digits', 'test')
-  before = restore.load(lower).predict(test_set).logits
+  before = trained_network.load(lower).predict(test_set).logits
   flags = (f'--config.init_from={lower}', '--config.checkpoint_every=5')
   process = runs.start(tmp_path / 'added', *flags, bits='2,4,8')
   runs.wait_until(process, lambda: bool(runs.steps_saved(tmp_path / 'added')))
@@ -32,7 +32,7 @@ def test_a_ring_is_added_and_the_old_precisions_stay(lower, tmp_path):
   status, out, err = runs.train(tmp_path / 'added', *flags, bits='2,4,8')
   assert status == 0, err
   assert 'resuming from step' in out
-  added = restore.load(tmp_path / 'added')
+  added = trained_network.load(tmp_path / 'added')
   after = added.predict(test_set).logits
   np.testing.assert_array_equal(after[:2], before)
   # The new path has learned.
@@ -50,8 +50,8 @@ def test_all_paths_start_from_a_float_network(tmp_path):
   flags = (f'--config.init_from={tmp_path / "float"}', '--config.optimizer.learning_rate=1e-6')
   status, _, err = runs.train(tmp_path / 'run', *flags, model=runs.RESNET)
   assert status == 0, err
-  source = restore.load_latents(tmp_path / 'float').variables['params']['path_32']
-  ours = restore.load_latents(tmp_path / 'run').variables['params']
+  source = trained_network.load_latents(tmp_path / 'float').variables['params']['path_32']
+  ours = trained_network.load_latents(tmp_path / 'run').variables['params']
   for path in ('path_2', 'path_4'):
     for layer in ('stem', 'stage2_block1/conv2'):
       one, other = ours[path], source

@@ -15,6 +15,7 @@ from dpoq_jax import models
 from dpoq_jax.core import layers
 from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.network import costs
+from dpoq_jax.network.gradient_scale import scale_of_mode
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.training import objective
 
@@ -84,7 +85,7 @@ def test_a_model_is_an_onion(name):
   def loss(params):
     logits, statistics = network.apply_and_update(
       {'params': params, **variables}, images,
-      gradient_scale=objective.gradient_scale('scaled'),
+      gradient_scale=scale_of_mode('scaled'),
     )  # fmt: skip
     return jnp.sum(objective.cross_entropy(logits, labels, 0.0)), statistics
 

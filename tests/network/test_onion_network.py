@@ -12,7 +12,7 @@ from dpoq_jax import config, models
 from dpoq_jax.core.names import path_name
 from dpoq_jax.core.spec import LayerOptions, Merge
 from dpoq_jax.network import onion_network
-from dpoq_jax.network.trainable import whole_gradient
+from dpoq_jax.network.gradient_scale import scale_of_mode, whole_gradient
 from dpoq_jax.training import objective
 
 BITS = (2, 4, 8)
@@ -68,7 +68,7 @@ def test_one_backward_pass_gives_equation_6(merge: Merge, dtype: Any, tolerance:
     # Every dL_k/dtheta_j apart. Not jitted: compiling these programs takes longer than running.
     rows = [jax.grad(lambda p, k=k: losses(p, whole_gradient)[k])(params) for k in range(len(BITS))]
     for mode in get_args(config.GradientMode):
-      scale = objective.gradient_scale(mode)
+      scale = scale_of_mode(mode)
       one_pass = jax.grad(lambda p, scale=scale: jnp.sum(losses(p, scale)))(params)
       for j, lower in enumerate(BITS):
         factors = [0.0] * j + [1.0] + [scale(lower, higher) for higher in BITS[j + 1 :]]
@@ -107,7 +107,7 @@ def test_separate_sends_exactly_nothing_down():
     logits, _ = network.apply_and_update(
       {'params': params, **collections},
       IMAGES,
-      gradient_scale=objective.gradient_scale('separate'),
+      gradient_scale=scale_of_mode('separate'),
     )
     return objective.cross_entropy(logits, LABELS)[k]
 

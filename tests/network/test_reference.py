@@ -12,7 +12,7 @@ import pytest
 from dpoq_jax import config, models
 from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.network import onion_network
-from dpoq_jax.training import objective
+from dpoq_jax.network.gradient_scale import scale_of_mode
 
 CLASSES = 5
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
@@ -119,7 +119,7 @@ def test_bfloat16_logits_equal_float32_ones():
 def test_gradient_scales_are_those_of_equation_6():
   modes = get_args(config.GradientMode)
   assert set(modes) == {'scaled', 'joint', 'separate'}
-  scales = {mode: objective.gradient_scale(mode) for mode in modes}
+  scales = {mode: scale_of_mode(mode) for mode in modes}
   pairs = [(2, 4), (2, 16), (4, 8), (8, 16)]
   assert [scales['scaled'](*pair) for pair in pairs] == [0.5, 0.125, 0.5, 0.5]
   assert [scales['joint'](*pair) for pair in pairs] == [1.0] * 4

@@ -10,9 +10,9 @@ import onnx
 
 from dpoq_jax.core.names import lateral_collection, path_name
 from dpoq_jax.deploy.onnx import integer_layers
+from dpoq_jax.deploy.onnx.operators import TO_NCHW, TO_NHWC, Tensor, Writer
 from dpoq_jax.deploy.onnx.path_writer import PathWriter, handed_up_scale
 from dpoq_jax.deploy.onnx.source import Source
-from dpoq_jax.deploy.onnx.writer import TO_NCHW, TO_NHWC, Tensor, Writer
 
 IMAGES, LOGITS = 'images', 'logits'
 """Names of the first input and the first output of a graph."""

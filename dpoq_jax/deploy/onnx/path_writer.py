@@ -16,8 +16,8 @@ from dpoq_jax import onion
 from dpoq_jax.deploy.onnx import integer_layers
 from dpoq_jax.deploy.onnx import ranges as ranges_lib
 from dpoq_jax.deploy.onnx import steps as steps_lib
+from dpoq_jax.deploy.onnx.operators import TO_NHWC, Scale, Tensor, Writer, scale_of
 from dpoq_jax.deploy.onnx.source import Source
-from dpoq_jax.deploy.onnx.writer import TO_NHWC, Scale, Tensor, Writer, scale_of
 
 # From height, width, channels to channels, height, width.
 _CHANNELS_FIRST = (2, 0, 1)

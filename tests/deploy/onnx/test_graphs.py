@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from dpoq_jax.core.spec import LayerOptions, Merge
-from dpoq_jax.deploy.onnx import graphs, integer_layers, ranges, writer
+from dpoq_jax.deploy.onnx import graphs, integer_layers, operators, ranges
 from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.network import onion_network
 from tests.deploy.onnx.conftest import chain, expected, made, relative_error, session
@@ -52,8 +52,8 @@ def test_what_the_first_layer_hands_up_is_right_to_half_a_step():
   layer = integer_layers.layer(network, variables, 0, 'stem')
   z = np.asarray(run.laterals['lateral_2']['stem']['norm']['z'])
   wanted = layer.multiplier * z + layer.beta
-  scale = writer.scale_of(*source.ranges[ranges.handed_up(0, 'stem')])
-  bounds = (np.array([0, writer.LEVELS]) - scale.zero) * scale.step
+  scale = operators.scale_of(*source.ranges[ranges.handed_up(0, 'stem')])
+  bounds = (np.array([0, operators.LEVELS]) - scale.zero) * scale.step
   found = (outputs['lateral_2/stem'].astype(np.float64) - scale.zero) * scale.step
   # Half a step of rounding, and a little for the rounding of the bias.
   np.testing.assert_allclose(found, np.clip(wanted, *bounds), atol=0.53 * scale.step)

@@ -6,13 +6,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from dpoq_jax.deploy.onnx import writer as writer_lib
-from dpoq_jax.deploy.onnx.writer import Scale, Tensor, Writer
+from dpoq_jax.deploy.onnx import operators as operators
+from dpoq_jax.deploy.onnx.operators import Scale, Tensor, Writer
 
 
 def run(writer: Writer, result: Tensor, x: np.ndarray, features: int) -> Any:
   """Runs a graph of one input `x`; its result has the same size, and both are channels last."""
-  last = writer.node('Transpose', result.name, perm=writer_lib.TO_NHWC)
+  last = writer.node('Transpose', result.name, perm=operators.TO_NHWC)
   writer.output(last, 'y', np.uint8, (*x.shape[1:3], features))
   session = onnxruntime.InferenceSession(
     writer.model('test').SerializeToString(), providers=['CPUExecutionProvider']
@@ -23,7 +23,7 @@ def run(writer: Writer, result: Tensor, x: np.ndarray, features: int) -> Any:
 def given(writer: Writer, x: np.ndarray) -> Tensor:
   """Declares the graph's input."""
   name = writer.input('x', np.uint8, x.shape[1:])
-  return Tensor(writer.node('Transpose', name, perm=writer_lib.TO_NCHW), Scale(0.02, 117))
+  return Tensor(writer.node('Transpose', name, perm=operators.TO_NCHW), Scale(0.02, 117))
 
 
 @pytest.mark.parametrize('channels', [1, 2, 3])

@@ -1,0 +1,39 @@
+"""Scales what the loss of a higher precision sends down to a lower path (eq. 6)."""
+
+from collections.abc import Callable
+from typing import assert_never
+
+from dpoq_jax import config as config_lib
+
+GradientScale = Callable[[int, int], float]
+"""lambda(b_j, b_k): factor on what the loss of precision b_k sends down to path b_j (eq. 6)."""
+
+
+def whole_gradient(lower: int, higher: int) -> float:
+  """Returns lambda = 1: every loss reaches every path below it unscaled."""
+  del lower, higher
+  return 1.0
+
+
+def bit_ratio(lower: int, higher: int) -> float:
+  """Returns lambda(j, k) = b_j / b_k: the scaled gradients of the paper."""
+  return lower / higher
+
+
+def no_gradient(lower: int, higher: int) -> float:
+  """Returns lambda(j, k) = 0: every path is trained by its own loss alone."""
+  del lower, higher
+  return 0.0
+
+
+def scale_of_mode(mode: config_lib.GradientMode) -> GradientScale:
+  """Returns lambda(j, k) of the gradient mode that a config names."""
+  match mode:
+    case 'scaled':
+      return bit_ratio
+    case 'joint':
+      return whole_gradient
+    case 'separate':
+      return no_gradient
+    case _:
+      assert_never(mode)
