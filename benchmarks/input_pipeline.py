@@ -28,7 +28,7 @@ import rich.console
 import rich.table
 import tensorflow_datasets as tfds
 
-from dpoq_jax.data import corrupt, examples, streamed
+from dpoq_jax.data import corrupt_records, examples, streamed
 from dpoq_jax.data.order import Order
 
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
@@ -109,7 +109,7 @@ def systems(data_dir: str) -> dict[str, tuple[int, Callable[[], float]]]:
   measured: dict[str, tuple[int, Callable[[], float]]] = {}
   for workers in map(int, _WORKERS.value):
     options = streamed.Options(OPTIONS.image_size, OPTIONS.resize, workers)
-    data = streamed.load('photographs', 'train', data_dir, options, corrupt.Tally(0))
+    data = streamed.load('photographs', 'train', data_dir, options, corrupt_records.Tally(0))
     where = f'{workers} worker{"s" * (workers > 1)}' if workers else 'threads'
     cores = min(workers or available, available)
     # Three epochs, so that no worker is done before the measurement is.
@@ -158,7 +158,9 @@ def main(argv: list[str]) -> None:
       Photographs(data_dir=data_dir, file_format='array_record').download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
-    source = streamed.load('photographs', 'train', data_dir, OPTIONS, corrupt.Tally(0)).records
+    source = streamed.load(
+      'photographs', 'train', data_dir, OPTIONS, corrupt_records.Tally(0)
+    ).records
     encoded = [record['image'] for record in source.source]
     measured = systems(data_dir)
     speeds: dict[str, list[float]] = {name: [] for name in ('pillow alone', *measured)}

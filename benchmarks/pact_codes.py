@@ -28,7 +28,7 @@ import rich.table
 
 from dpoq_jax import config as config_lib
 from dpoq_jax.core import quantizers
-from dpoq_jax.data import corrupt, in_memory
+from dpoq_jax.data import corrupt_records, in_memory
 from dpoq_jax.network import costs
 from dpoq_jax.training import steps_per_dispatch
 from dpoq_jax.training.experiment import Experiment, assemble
@@ -97,7 +97,7 @@ def build() -> Experiment:
     rng.integers(0, CLASSES, size, dtype=np.int32),
     tuple(map(str, range(CLASSES))),
   )
-  return assemble(config, images, images, images, corrupt.Tally(0))
+  return assemble(config, images, images, images, corrupt_records.Tally(0))
 
 
 def as_they_are(codes: jax.Array, x: jax.Array) -> jax.Array:

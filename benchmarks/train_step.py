@@ -33,7 +33,7 @@ import rich.table
 
 from dpoq_jax import config as config_lib
 from dpoq_jax.core import quantizers
-from dpoq_jax.data import corrupt, in_memory
+from dpoq_jax.data import corrupt_records, in_memory
 from dpoq_jax.network import costs, from_config, onion_network
 from dpoq_jax.runtime import compiler
 from dpoq_jax.training import steps_per_dispatch
@@ -100,7 +100,7 @@ def training(bits: tuple[int, ...], activation_bits: int) -> System:
     rng.integers(0, CLASSES, size, dtype=np.int32),
     tuple(map(str, range(CLASSES))),
   )
-  experiment = assemble(config, data, data, data, corrupt.Tally(0))
+  experiment = assemble(config, data, data, data, corrupt_records.Tally(0))
   state = experiment.create_state()
   take_steps = steps_per_dispatch.compile_steps(experiment, state, options=options())
   batches = list(take_steps.batches(experiment.total_steps - BATCHES))

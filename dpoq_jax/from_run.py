@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dpoq_jax.data import corrupt
+from dpoq_jax.data import corrupt_records
 from dpoq_jax.data.examples import ExampleSet
 from dpoq_jax.inference import operating_point
 from dpoq_jax.inference.calibration import Examples, split
@@ -95,7 +95,7 @@ def held_out(trained: Trained[Onion], data_dir: str | None = None, seed: int = 0
     CorruptRecordsError: if more of its records than may be skipped cannot be read.
   """
   config = trained.with_data_in(data_dir).config
-  tally = corrupt.Tally(config.data.max_corrupt)
+  tally = corrupt_records.Tally(config.data.max_corrupt)
   test_set = splits.load_test(config, tally)
   facts = trained.facts
   if (test_set.image_shape, test_set.class_names) != (facts.image_shape, facts.class_names):

@@ -11,7 +11,7 @@ from absl import flags as absl_flags
 from absl import logging
 
 from dpoq_jax.cli.errors import fail
-from dpoq_jax.data import corrupt
+from dpoq_jax.data import corrupt_records
 from dpoq_jax.runtime import compilation_cache
 
 FlagValues = absl_flags.FlagValues
@@ -67,7 +67,7 @@ def _run(main: Callable[..., None], flags: FlagValues, words: Sequence[str]) -> 
     sys.stdout.flush()
   except KeyboardInterrupt:
     fail('interrupted.', status=130)
-  except corrupt.CorruptRecordsError as error:
+  except corrupt_records.CorruptRecordsError as error:
     # No fault of the flags.
     fail(error, status=1)
   except BrokenPipeError:

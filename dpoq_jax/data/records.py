@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from dpoq_jax.data.corrupt import CorruptRecord
+from dpoq_jax.data.corrupt_records import CorruptRecord
 
 # Features in which data sets keep the name of the file that a record was made of.
 _FILE_NAMES = ('file_name', 'filename', 'image/filename')

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from dpoq_jax.data import corrupt, crop, examples, in_memory, tfds_directory, workers
-from dpoq_jax.data.corrupt import CorruptRecord
+from dpoq_jax.data import corrupt_records, crop, examples, in_memory, tfds_directory, workers
+from dpoq_jax.data.corrupt_records import CorruptRecord
 from dpoq_jax.data.order import Order, evaluation_slices
 from dpoq_jax.data.records import Example, Records
 
@@ -44,7 +44,7 @@ class StreamedSet:
   """Holds a labelled set of images that stay on disk; an `examples.ExampleSet`.
 
   A corrupt record is skipped: its place in a training batch goes to the next intact one in the
-  epoch's order (`corrupt.positions_to_try`), in an evaluation batch it is masked out.
+  epoch's order (`corrupt_records.positions_to_try`), in an evaluation batch it is masked out.
 
   Attributes:
     records: all records of the split.
@@ -58,7 +58,7 @@ class StreamedSet:
   chosen: np.ndarray
   class_names: tuple[str, ...]
   options: Options
-  tally: corrupt.Tally
+  tally: corrupt_records.Tally
 
   def __len__(self) -> int:
     """Returns the number of examples, corrupt ones included."""
@@ -142,7 +142,7 @@ def load(
   split: str,
   data_dir: str | os.PathLike[str] | None,
   options: Options,
-  tally: corrupt.Tally,
+  tally: corrupt_records.Tally,
 ) -> StreamedSet:
   """Opens one split of a TFDS data set.
 
@@ -248,7 +248,7 @@ class _TrainingBatch:
     rng = np.random.default_rng((self.order.seed, epoch, 1, position))
     crop_image = functools.partial(crop.training_crop, size=self.options.image_size, rng=rng)
     shuffled = self.order.epoch(epoch)
-    for candidate in corrupt.positions_to_try(position, len(shuffled)):
+    for candidate in corrupt_records.positions_to_try(position, len(shuffled)):
       index = int(self.chosen[shuffled[candidate]])
       loaded = corrupted.get(index) or self.records.load(index, crop_image)
       if not isinstance(loaded, CorruptRecord):
@@ -256,7 +256,7 @@ class _TrainingBatch:
       corrupted[index] = loaded
       if len(corrupted) > self.limit:
         return None
-    raise corrupt.CorruptRecordsError(
+    raise corrupt_records.CorruptRecordsError(
       f'none of {len(shuffled)} records of split {self.records.split} is intact: '
       f'{next(iter(corrupted.values())).reason}.'
     )

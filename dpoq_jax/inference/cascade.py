@@ -1,6 +1,6 @@
 """Runs a network so that every input goes through the paths up to its exit, and no further.
 
-In which batches inputs go through the paths is decided in `engine`. A single input is run by one
+In which batches inputs go through the paths is decided in `pools`. A single input is run by one
 program of its own.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 from dpoq_jax.inference import path_programs
 from dpoq_jax.inference.operating_point import OperatingPoint
 from dpoq_jax.inference.pools import Counts, Engine, Paths, Result, result_of
+from dpoq_jax.inference.single_input import run_single_input
 
 # Measured with ResNet-8: two CPU cores take the least time per image at 32, where a path still fits
 # their cache. An accelerator is busy only with many.
@@ -145,7 +146,7 @@ class Cascade:
     in float64. Returns None if the program stopped below the exit, which rounding does not explain.
     """
     limits = [(point.thresholds[b], point.temperatures[b]) for b in point.bits[:-1]]
-    logits, reached = path_programs.run_single(
+    logits, reached = run_single_input(
       self._paths.network,
       self._paths.variables,
       image,

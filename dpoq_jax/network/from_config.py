@@ -10,8 +10,8 @@ from dpoq_jax import config as config_lib
 from dpoq_jax import models
 from dpoq_jax.core import quantizers
 from dpoq_jax.core.spec import LayerOptions, Merge
-from dpoq_jax.network.baselines import SharedNetwork
 from dpoq_jax.network.onion_network import Onion
+from dpoq_jax.network.shared_kernels import SharedNetwork
 
 
 def build(

@@ -1,4 +1,4 @@
-"""Says what training, evaluation and baselines need of a network, and names what it takes."""
+"""Says what training, evaluation and shared kernels need of a network, and names what it takes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -31,7 +31,7 @@ class PathOutput(NamedTuple):
 class TrainableNetwork(Protocol):
   """Describes a network of several precisions that can be trained, frozen and evaluated.
 
-  `Onion` is one; so is `baselines.SharedNetwork`, whose precisions share whole kernels. The
+  `Onion` is one; so is `shared_kernels.SharedNetwork`, whose precisions share whole kernels. The
   methods are those of `Onion`, which says what each does.
   """
 

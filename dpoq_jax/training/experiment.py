@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from dpoq_jax import config as config_lib
-from dpoq_jax.data import corrupt, examples, in_memory
+from dpoq_jax.data import corrupt_records, examples, in_memory
 from dpoq_jax.data.order import Order, steps_per_epoch
 from dpoq_jax.network import from_config
 from dpoq_jax.network.trainable import TrainableNetwork
@@ -46,7 +46,7 @@ class Experiment:
   train_set: examples.ExampleSet
   test_set: examples.ExampleSet
   holdout_set: examples.ExampleSet
-  corrupt: corrupt.Tally
+  corrupt: corrupt_records.Tally
   network: TrainableNetwork
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
@@ -161,7 +161,7 @@ def build(config: config_lib.Config) -> Experiment:
     ValueError: if a batch is larger than the data set, or the network cannot have these bits.
     FileNotFoundError: if there is no such data set; the message says how to get it.
   """
-  tally = corrupt.Tally(config.data.max_corrupt)
+  tally = corrupt_records.Tally(config.data.max_corrupt)
   train_set, holdout_set = splits.load_train(config, tally)
   return assemble(config, train_set, splits.load_test(config, tally), holdout_set, tally)
 
@@ -171,7 +171,7 @@ def assemble(
   train_set: examples.ExampleSet,
   test_set: examples.ExampleSet,
   holdout_set: examples.ExampleSet,
-  tally: corrupt.Tally,
+  tally: corrupt_records.Tally,
 ) -> Experiment:
   """Builds what a config describes on data that is loaded already; see `build`."""
   steps = steps_per_epoch(len(train_set), config.data.batch_size)

@@ -3,11 +3,11 @@
 import numpy as np
 
 from dpoq_jax import config as config_lib
-from dpoq_jax.data import corrupt, examples, in_memory, streamed
+from dpoq_jax.data import corrupt_records, examples, in_memory, streamed
 
 
 def load_train(
-  config: config_lib.Config, tally: corrupt.Tally
+  config: config_lib.Config, tally: corrupt_records.Tally
 ) -> tuple[examples.ExampleSet, examples.ExampleSet]:
   """Loads the training split in two: what is trained on, and the examples held out of it.
 
@@ -35,12 +35,12 @@ def load_train(
   return whole.take(np.sort(order[holdout:])), whole.take(np.sort(order[:holdout]))
 
 
-def load_test(config: config_lib.Config, tally: corrupt.Tally) -> examples.ExampleSet:
+def load_test(config: config_lib.Config, tally: corrupt_records.Tally) -> examples.ExampleSet:
   """Loads the examples that accuracies are reported on; see `load_train`."""
   return _load(config.data, config.data.test_split or 'test', tally)
 
 
-def _load(data: config_lib.Data, split: str, tally: corrupt.Tally) -> examples.ExampleSet:
+def _load(data: config_lib.Data, split: str, tally: corrupt_records.Tally) -> examples.ExampleSet:
   """Loads a split into memory, or opens it to be streamed, as its data set is one or the other."""
   if data.name in in_memory.DATASETS:
     if data.image_size is not None:

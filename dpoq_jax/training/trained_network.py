@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from dpoq_jax import config as config_lib
-from dpoq_jax.data import corrupt, examples
+from dpoq_jax.data import corrupt_records, examples
 from dpoq_jax.network import from_config
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.network.trainable import TrainableNetwork, Variables
@@ -74,7 +74,9 @@ class Trained(Generic[Network]):
     """
     if count < 1:
       raise ValueError(f'{count} images asked for: 1 is the least.')
-    train_set, _ = splits.load_train(self.config, corrupt.Tally(self.config.data.max_corrupt))
+    train_set, _ = splits.load_train(
+      self.config, corrupt_records.Tally(self.config.data.max_corrupt)
+    )
     # Drawn at random, since a data set may be sorted by class.
     order = np.random.default_rng(self.config.seed).permutation(len(train_set))
     chosen = train_set.take(np.sort(order[:count]))

@@ -10,7 +10,7 @@ import itertools
 
 import jax
 
-from dpoq_jax.network import baselines, onion_network
+from dpoq_jax.network import onion_network, truncation
 from dpoq_jax.network.trainable import Variables
 from dpoq_jax.runtime import processes
 from dpoq_jax.training.evaluation import Evaluator
@@ -45,7 +45,7 @@ def measure(
   frozen = variables if 'onion' in variables else jax.jit(experiment.network.freeze)(variables)
   results: dict[int, dict[str, float]] = {}
   for bits in wanted:
-    network, cut = baselines.truncated(experiment.network, frozen, bits)
+    network, cut = truncation.truncated(experiment.network, frozen, bits)
     evaluate = Evaluator(network, processes.local_mesh())
     first_epoch = dataclasses.replace(experiment.order, epochs=1)
     with contextlib.closing(experiment.train_set.training_batches(first_epoch)) as batches:
@@ -53,7 +53,7 @@ def measure(
         experiment.on_devices({'image': batch['image']})['image']
         for batch in itertools.islice(batches, _BATCHES)
       )
-      candidates = {'top1': cut, 'top1_reestimated': baselines.reestimated(network, cut, images)}
+      candidates = {'top1': cut, 'top1_reestimated': truncation.reestimated(network, cut, images)}
     results[bits] = {}
     for name, each in candidates.items():
       evaluated = evaluate(

@@ -7,7 +7,7 @@ import multiprocessing
 import signal
 import sys
 
-from dpoq_jax.data import corrupt, examples, streamed
+from dpoq_jax.data import corrupt_records, examples, streamed
 from dpoq_jax.data.order import Order
 
 BATCH_SIZE = 8
@@ -19,7 +19,7 @@ def read(
 ) -> tuple[Order, examples.Batches]:
   """The order of the run, and the batches of a process from `start`."""
   options = streamed.Options(image_size=32, resize=36, workers=workers)
-  train = streamed.load('tiny_imagenet', 'train', data_dir, options, corrupt.Tally(0))
+  train = streamed.load('tiny_imagenet', 'train', data_dir, options, corrupt_records.Tally(0))
   order = Order(len(train), BATCH_SIZE, 1, EPOCHS, process, processes)
   return order, train.training_batches(order, start)
 

@@ -16,7 +16,7 @@ from PIL import Image
 import pytest
 import tensorflow_datasets as tfds
 
-from dpoq_jax.data import corrupt, crop, streamed
+from dpoq_jax.data import corrupt_records, crop, streamed
 from dpoq_jax.data.order import Order
 from tests import conftest
 from tests.data import jpegs, read_shard
@@ -29,7 +29,7 @@ def load(
   data_dir: pathlib.Path, split: str = 'train', *, workers: int = 0, max_corrupt: int = 0
 ) -> streamed.StreamedSet:
   options = streamed.Options(OPTIONS.image_size, OPTIONS.resize, workers)
-  return streamed.load(NAME, split, data_dir, options, corrupt.Tally(max_corrupt))
+  return streamed.load(NAME, split, data_dir, options, corrupt_records.Tally(max_corrupt))
 
 
 def assert_same(batches, expected) -> None:
@@ -247,7 +247,7 @@ class TestCorruptRecords:
     with (
       warnings.catch_warnings(action='ignore'),
       pytest.raises(
-        corrupt.CorruptRecordsError,
+        corrupt_records.CorruptRecordsError,
         match=r'^2 corrupt records, more than config\.data\.max_corrupt=1, the last one train '
         rf'record ({one}|{two}): .*hash mismatch',
       ),
@@ -287,7 +287,7 @@ class TestCorruptRecords:
     with (
       warnings.catch_warnings(action='ignore'),
       pytest.raises(
-        corrupt.CorruptRecordsError, match='none of 4 records of split train is intact'
+        corrupt_records.CorruptRecordsError, match='none of 4 records of split train is intact'
       ),
     ):
       list(train.training_batches(Order(4, 2, 0, 1)))
@@ -299,9 +299,9 @@ class TestErrors:
       FileNotFoundError,
       match=rf'data set imagenet2012 in {tmp_path} not found: .* digits, cifar10, cifar100',
     ):
-      streamed.load('imagenet2012', 'train', tmp_path, OPTIONS, corrupt.Tally(0))
+      streamed.load('imagenet2012', 'train', tmp_path, OPTIONS, corrupt_records.Tally(0))
     with pytest.raises(FileNotFoundError, match=r'data set /no/such/1\.0\.0 not found'):
-      streamed.load('/no/such/1.0.0', 'train', tmp_path, OPTIONS, corrupt.Tally(0))
+      streamed.load('/no/such/1.0.0', 'train', tmp_path, OPTIONS, corrupt_records.Tally(0))
 
   def test_tfrecords_are_refused_with_the_command_that_converts_them(self, copied: pathlib.Path):
     version = copied / NAME / '1.0.0'

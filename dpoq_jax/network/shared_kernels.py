@@ -1,11 +1,10 @@
-"""Runs what the onion is compared with: one set of weights at each precision, nothing reused.
+"""Runs what the onion is compared with: float kernels that all precisions share, as in AdaBits.
 
-`SharedNetwork` trains float kernels for all precisions at once, as AdaBits does (Jin, Yang, Liao,
-arXiv:1912.09666); `truncated` cuts bits off a network that was trained for one precision, and
-`reestimated` then corrects its batch-norm statistics.
+`SharedNetwork` trains them for all precisions at once (Jin, Yang, Liao, arXiv:1912.09666); a higher
+precision reuses nothing that a lower one computed.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -18,6 +17,7 @@ from dpoq_jax.core.names import ONION, path_name, statistics_collection
 from dpoq_jax.network.gradient_scale import GradientScale, whole_gradient
 from dpoq_jax.network.onion_network import Onion, check_latents, check_precisions, flatten
 from dpoq_jax.network.trainable import Laterals, PathOutput, Variables
+from dpoq_jax.network.truncation import truncate_kernel
 
 _SHARED = 'shared'
 
@@ -168,77 +168,15 @@ class SharedNetwork:
   def _kernel(self, stored: jax.Array, index: int) -> jax.Array:
     """Returns the packed integers of one precision."""
     return (
-      _truncated(stored, self.bits[-1], self.bits[index])
+      truncate_kernel(stored, self.bits[-1], self.bits[index])
       if self.nested
       else _packed(self.networks[index], stored)
     )
 
 
-def truncated(network: Onion, frozen: Variables, to: int) -> tuple[Onion, dict[str, Any]]:
-  """Cuts the low bits off the weights of an individual network, and keeps everything else.
-
-  Args:
-    network: a network of one precision.
-    frozen: its variables, as `freeze` returns them.
-    to: bits to keep, at most its own.
-
-  Returns:
-    The network of that precision and its variables.
-
-  Raises:
-    ValueError: for a network of several precisions, or one that has not so many bits.
-  """
-  (bits,) = network.bits
-  if not 1 <= to <= bits:
-    raise ValueError(f'to={to}: a network of {bits} bits is truncated to 1 to {bits}.')
-  name, statistics = path_name(bits), statistics_collection(bits)
-  variables = {
-    'params': {path_name(to): frozen['params'][name]},
-    statistics_collection(to): frozen[statistics],
-    ONION: jax.tree.map(lambda stored: _truncated(stored, bits, to), frozen[ONION]),
-  }
-  return dataclasses.replace(network, bits=(to,)), variables
-
-
-def reestimated(network: Onion, frozen: Variables, batches: Iterable[jax.Array]) -> dict[str, Any]:
-  """Measures batch-norm statistics anew: the mean over batches of each batch's own.
-
-  Args:
-    network: a network of one precision.
-    frozen: its variables.
-    batches: uint8 [batch, height, width, channels] each, of training images.
-
-  Returns:
-    `frozen` with these statistics.
-
-  Raises:
-    ValueError: if there are no batches.
-  """
-  # With no memory the statistics after a step are those of its batch.
-  options = dataclasses.replace(network.options, momentum=0.0)
-  forgetful = dataclasses.replace(network, options=options)
-
-  @jax.jit
-  def statistics_of(images: jax.Array) -> dict[str, Any]:
-    return forgetful.run_path(frozen, 0, images, train=True).statistics
-
-  total, count = None, 0
-  for images in batches:
-    fresh = statistics_of(images)
-    total = fresh if total is None else jax.tree.map(jnp.add, total, fresh)
-    count += 1
-  if total is None:
-    raise ValueError('no batches to estimate statistics from.')
-  return {**frozen, **jax.tree.map(lambda leaf: leaf / count, total)}
-
-
 def _packed(network: Onion, latent: jax.Array) -> jax.Array:
   (bits,) = network.bits
   return onion.pack([network.options.weight_quantizer(latent, bits)], (bits,))
-
-
-def _truncated(stored: jax.Array, bits: int, to: int) -> jax.Array:
-  return onion.truncate(stored, (bits,), to=to).astype(onion.packed_dtype((to,)))
 
 
 def _is_switchable(path: tuple[str, ...]) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from dpoq_jax import models, onion
 from dpoq_jax.core import quantizers
 from dpoq_jax.core.spec import LayerOptions
-from dpoq_jax.network import baselines, onion_network
+from dpoq_jax.network import onion_network, shared_kernels
 from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.training import objective
 
@@ -32,13 +32,13 @@ def individual(bits: int, quantizer: Any = quantizers.dorefa) -> onion_network.O
   return onion_network.Onion(model, bits=(bits,), options=options)
 
 
-def build(nested: bool) -> baselines.SharedNetwork:
+def build(nested: bool) -> shared_kernels.SharedNetwork:
   quantizer = quantizers.floored if nested else quantizers.dorefa
-  return baselines.SharedNetwork(tuple(individual(b, quantizer) for b in BITS), nested)
+  return shared_kernels.SharedNetwork(tuple(individual(b, quantizer) for b in BITS), nested)
 
 
 @functools.lru_cache
-def trained(nested: bool) -> tuple[baselines.SharedNetwork, Any]:
+def trained(nested: bool) -> tuple[shared_kernels.SharedNetwork, Any]:
   """A network whose running statistics have seen a batch."""
   network = build(nested)
   return network, with_statistics(network)
@@ -163,58 +163,12 @@ def test_sizes_count_floats_that_do_not_nest():
 
 def test_bad_networks_and_precisions_are_refused():
   with pytest.raises(ValueError, match='increasing'):
-    baselines.SharedNetwork((individual(4), individual(2)), nested=False)
+    shared_kernels.SharedNetwork((individual(4), individual(2)), nested=False)
   two = dataclasses.replace(individual(2), bits=(2, 4))
   with pytest.raises(ValueError, match='one precision'):
-    baselines.SharedNetwork((two,), nested=False)
+    shared_kernels.SharedNetwork((two,), nested=False)
   network, variables = trained(nested=True)
   with pytest.raises(ValueError, match='this network has'):
     network.apply(variables, IMAGES, precisions=[3])
   with pytest.raises(ValueError, match='cannot be fixed'):
     network.apply_and_update(variables, IMAGES, fixed=1)
-
-
-@functools.lru_cache
-def individual_frozen() -> tuple[onion_network.Onion, Any]:
-  network = individual(8)
-  return network, network.freeze(with_statistics(network))
-
-
-def test_truncation_keeps_the_high_bits_and_everything_else():
-  network, frozen = individual_frozen()
-  cut, variables = baselines.truncated(network, frozen, to=2)
-  assert cut.bits == (2,)
-  for before, after in zip(
-    jax.tree.leaves(frozen['onion']), jax.tree.leaves(variables['onion']), strict=True
-  ):
-    np.testing.assert_array_equal(np.asarray(before) // 64, after)
-  np.testing.assert_array_equal(
-    frozen['psbn_8']['stem']['norm']['var'], variables['psbn_2']['stem']['norm']['var']
-  )
-  same, unchanged = baselines.truncated(network, frozen, to=8)
-  np.testing.assert_array_equal(same.apply(unchanged, IMAGES), network.apply(frozen, IMAGES))
-  assert not np.array_equal(cut.apply(variables, IMAGES), network.apply(frozen, IMAGES))
-  with pytest.raises(ValueError, match='truncated to 1 to 8'):
-    baselines.truncated(network, frozen, to=9)
-
-
-def test_renewed_statistics_are_means_over_the_batches():
-  network, frozen = individual_frozen()
-  cut, variables = baselines.truncated(network, frozen, to=2)
-  batches = [IMAGES[:4], IMAGES[4:]]
-  renewed = baselines.reestimated(cut, variables, batches)
-  # The stem, by hand: values of pixels and weights, convolved, their moments per channel.
-  kernel = onion.value(variables['onion']['stem']['conv']['kernel'], 2)
-  moments = []
-  for images in batches:
-    pixels = (images.astype(jnp.float32) - 128) / 128
-    y = jax.lax.conv_general_dilated(
-      pixels, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-    )
-    moments.append((y.mean((0, 1, 2)), y.var((0, 1, 2))))
-  stem = renewed['psbn_2']['stem']['norm']
-  np.testing.assert_allclose(stem['mean'], (moments[0][0] + moments[1][0]) / 2, rtol=1e-4)
-  np.testing.assert_allclose(stem['var'], (moments[0][1] + moments[1][1]) / 2, rtol=1e-4)
-  assert renewed['params'] is variables['params']
-  with pytest.raises(ValueError, match='no batches'):
-    baselines.reestimated(cut, variables, [])
