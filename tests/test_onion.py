@@ -93,7 +93,7 @@ def test_truncate_gives_any_number_of_bits(bits: tuple[int, ...]):
 
 @pytest.mark.parametrize('bits', BIT_LISTS + WIDE_BIT_LISTS)
 def test_values_nest_exactly(bits: tuple[int, ...]):
-  # METHOD 1's identity times 2**h - 1 is one of odd integers n_r(c) = 2c - (2**r - 1), where
+  # The nesting identity times 2**h - 1 is one of odd integers n_r(c) = 2c - (2**r - 1), where
   # V_r(c) = n_r(c) / (2**r - 1): n_h(W) = 2**r n_l(c_l) + n_r(c_r). int64 holds it exactly.
   packed = integers(bits)
   for k in range(1, len(bits)):

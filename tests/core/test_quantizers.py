@@ -11,7 +11,7 @@ from dpoq_jax import config
 from dpoq_jax.core import quantizers
 from dpoq_jax.network import from_config
 
-# A second implementation of METHOD 2 and 8, in NumPy and float64. `np.rint` rounds ties to even.
+# A second implementation of the quantizers (section 4), in NumPy and float64. `np.rint` rounds ties to even.
 
 
 def reference_dorefa(latent: np.ndarray, width: int) -> np.ndarray:
@@ -151,7 +151,7 @@ def test_pact_gradients_by_hand(bits: int):
   clip = jnp.asarray(2.0)
   below, above = np.nextafter(2.0, 0, dtype=np.float32), np.nextafter(2.0, 3, dtype=np.float32)
   x = jnp.asarray([-3.0, -1e-7, 0.0, 1e-7, 0.5, below, 2.0, above, 5.0])
-  # METHOD 2, the bounds themselves included: to x where 0 < x < alpha, to alpha where x >= alpha.
+  # PACT's rule, the bounds themselves included: to x where 0 < x < alpha, to alpha where x >= alpha.
   to_x = jnp.asarray([0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
   to_clip = jnp.asarray([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
   g = jnp.asarray([1.0, 2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0])
@@ -267,7 +267,7 @@ def integer_form(w, x, clip, width, bits, quantize, dtype):
 
 
 def value_form(w, x, clip, width, bits, name):
-  """METHOD 2 read literally: float values are convolved, alpha clips and scales them."""
+  """The value form, read literally: float values are convolved, alpha clips and scales them."""
   top, levels = 2**bits - 1, 2**width - 1
   if name == 'dorefa':
     squashed = jnp.tanh(w)
@@ -277,7 +277,7 @@ def value_form(w, x, clip, width, bits, name):
     unit = jnp.clip((w - jnp.mean(w)) / jnp.std(w), -bound, bound) / (2 * bound) + 0.5
   weight = 2 * fake_round(unit * levels) / levels - 1
   # The value y = clip(x, 0, alpha), rounded to the grid straight through: dy/dx and dy/dalpha are
-  # METHOD 2's, since the rounding's own alpha is not differentiated.
+  # Of the value form, since the rounding's own alpha is not differentiated.
   y = jnp.where(x >= clip, clip, jnp.where(x > 0, x, 0.0))
   step = jax.lax.stop_gradient(clip) / top
   return jax.lax.conv_general_dilated(
@@ -348,7 +348,7 @@ def test_bfloat16_convolution_is_exact_up_to_the_last_accumulator_below_2_to_24(
 
 
 def test_float32_accumulators_round_above_2_to_24():
-  # METHOD 1's limit: 259 products give an odd number that float32 does not have.
+  # The limit of exact sums: 259 products give an odd number that float32 does not have.
   x, kernel = jnp.full((1, 1, 1, 259), 255.0), jnp.full((1, 1, 259, 1), 255.0)
   for dtype in (jnp.bfloat16, jnp.float32):
     y = quantizers.convolve(x, kernel, (1, 1), dtype).item()

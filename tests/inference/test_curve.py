@@ -57,7 +57,7 @@ def literal_rerun(logits, labels, bits, order):
 
 
 def literal_exits(confidence, thresholds):
-  """Index of the precision each input leaves at, by METHOD 5 as it stands."""
+  """Index of the precision each input leaves at, by section 3.3 of the paper as it stands."""
   left = []
   for i in range(confidence.shape[1]):
     k = 0

@@ -1,4 +1,4 @@
-"""The whole onion against a second one in NumPy, written from METHOD alone."""
+"""The whole onion against a second one in NumPy, written from the paper alone."""
 
 import functools
 from typing import Any, get_args
