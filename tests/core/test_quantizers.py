@@ -11,7 +11,8 @@ from dpoq_jax import config
 from dpoq_jax.core import quantizers
 from dpoq_jax.network import from_config
 
-# A second implementation of the quantizers (section 4), in NumPy and float64. `np.rint` rounds ties to even.
+# A second implementation of the quantizers (section 4), in NumPy and float64. `np.rint` rounds ties
+# to even.
 
 
 def reference_dorefa(latent: np.ndarray, width: int) -> np.ndarray:
@@ -151,7 +152,7 @@ def test_pact_gradients_by_hand(bits: int):
   clip = jnp.asarray(2.0)
   below, above = np.nextafter(2.0, 0, dtype=np.float32), np.nextafter(2.0, 3, dtype=np.float32)
   x = jnp.asarray([-3.0, -1e-7, 0.0, 1e-7, 0.5, below, 2.0, above, 5.0])
-  # PACT's rule, the bounds themselves included: to x where 0 < x < alpha, to alpha where x >= alpha.
+  # PACT's rule, bounds included: to x where 0 < x < alpha, to alpha where x >= alpha.
   to_x = jnp.asarray([0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
   to_clip = jnp.asarray([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
   g = jnp.asarray([1.0, 2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0])

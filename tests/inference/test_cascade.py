@@ -79,7 +79,7 @@ def point_of(bits, thresholds, combine: Any = 'mean', temperatures=None):
 
 
 def brute_force(logits, point, cap=None):
-  """Runs every path on every input, then applies section 3.3 of the paper as it stands, an input at a time."""
+  """Runs every path on every input, then applies section 3.3 of the paper input by input."""
   labels, probabilities, precisions = [], [], []
   for i in range(logits.shape[1]):
     run = []
