@@ -25,7 +25,7 @@ _NAME = re.compile(r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?')
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-  """The options; those after `--` are in `flags`."""
+  """Parses the options; those after `--` are in `flags`."""
   split = arguments.index('--') if '--' in arguments else len(arguments)
   parser = argparse.ArgumentParser(usage=_USAGE, allow_abbrev=False)
   parser.add_argument('--image', required=True)
@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def job_set(options: argparse.Namespace) -> dict[str, Any]:
-  """The object to create."""
+  """Fills in the object to create."""
   result = yaml.safe_load(TEMPLATE.read_text())
   result['metadata']['name'] = options.name
   if options.namespace:
@@ -80,7 +80,7 @@ def job_set(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-  """The command; returns the exit status."""
+  """Runs the command; returns the exit status."""
   options = parse(arguments)
   text = yaml.safe_dump(job_set(options), sort_keys=False)
   if options.dry_run:

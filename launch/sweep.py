@@ -45,7 +45,7 @@ run(define_config, lambda flags: parsed_config(flags) and None)
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """One combination of values.
+  """Holds one combination of values.
 
   Attributes:
     label: what its directory is called.
@@ -57,14 +57,14 @@ class Point:
 
   @property
   def config_flags(self) -> list[str]:
-    """Those of the command's words by which `dpoq_jax.train` gets its config."""
+    """Returns the words of the command by which `dpoq_jax.train` gets its config."""
     return [word for word in self.command if re.match(r'--?(no)?config[.=]', word)]
 
 
 def points(
   grid: Sequence[tuple[str, Sequence[str]]], workdir: str, command: Sequence[str]
 ) -> list[Point]:
-  """All combinations, the last flag of the grid varying fastest.
+  """Returns all combinations, the last flag of the grid varying fastest.
 
   Args:
     grid: flags, each with its values.
@@ -92,13 +92,13 @@ def points(
 
 
 def _plain(value: str) -> str:
-  """A value as part of a file name: of a config file its name and variant."""
+  """Turns a value into a part of a file name: a config file into its name and variant."""
   name = pathlib.PurePosixPath(value).name if '.py' in value else value
   return re.sub(r'[^A-Za-z0-9._=-]', '-', name.replace('.py', '', 1))
 
 
 def _slug(label: str) -> str:
-  """A label as clusters want names: at most 40 lower-case letters, digits and dashes."""
+  """Shortens a label to what clusters allow: 40 lower-case letters, digits and dashes."""
   slug = re.sub(r'[^a-z0-9]+', '-', label.lower()).strip('-')
   if len(slug) <= 40 and slug[0].isalpha():
     return slug
@@ -106,7 +106,7 @@ def _slug(label: str) -> str:
 
 
 def check(point: Point) -> str | None:
-  """What is wrong with a point's config, in one line, if anything is."""
+  """Returns in one line what is wrong with a point's config, or nothing."""
   done = subprocess.run(
     [sys.executable, '-c', _CHECK, *point.config_flags], cwd=ROOT, capture_output=True, text=True
   )
@@ -149,7 +149,7 @@ def run(todo: Sequence[Point]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-  """The command; returns the exit status."""
+  """Runs the command; returns the exit status."""
   parser = argparse.ArgumentParser(usage=_USAGE, allow_abbrev=False)
   parser.add_argument('--workdir', required=True)
   parser.add_argument('--grid', nargs='+', action='append', required=True)

@@ -1,1 +1,1 @@
-"""The method's arithmetic and layers: quantizers, convolution on integers, precision-shift BN."""
+"""Computes what the method is made of: quantizers, integer convolution, precision-shift BN."""

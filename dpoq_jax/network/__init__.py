@@ -1,1 +1,1 @@
-"""The network of all precisions: the onion, what it is compared with, what it costs."""
+"""Runs the network of all precisions, the onion, and what it is compared with."""

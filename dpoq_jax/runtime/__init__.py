@@ -1,1 +1,1 @@
-"""What many floors use: processes, signals, directories of runs, files, the compiler."""
+"""Holds what many floors use: processes, signals, run directories, files, the compiler."""
