@@ -61,12 +61,12 @@ def test_a_path_costs_what_is_published(name):
   assert cost.multiply_accumulates == pytest.approx(accumulates, rel=0.01)
 
 
-def small(name: str) -> tuple[Onion, Any, jax.Array]:
+def small(name: str, bits: tuple[int, ...] = (2, 4)) -> tuple[Onion, Any, jax.Array]:
   arguments, size = SMALL[name]
   model = 'imagenet_resnet' if name == 'bottlenecks' else name
   network = Onion(
     models.build(model, 3, arguments),
-    bits=(2, 4),
+    bits=bits,
     options=LayerOptions(shift_init=0.3),
   )
   images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
@@ -140,7 +140,7 @@ def test_what_is_no_model_is_refused(name: str, sizes: dict, message: str):
 
 
 def test_unsigned_codes_are_pooled_and_linear_bottlenecks_are_signed():
-  network, variables, images = small('mobilenet')
+  network, variables, images = small('mobilenet', bits=(2,))
 
   seen = {}
 
@@ -151,7 +151,7 @@ def test_unsigned_codes_are_pooled_and_linear_bottlenecks_are_signed():
     return result
 
   with nn.intercept_methods(record):
-    network.apply(variables, images, precisions=(2,))
+    network.apply(variables, images)
   for name, activation in seen.items():
     signed = name.endswith('project_pact')
     codes = np.asarray(activation.code)
