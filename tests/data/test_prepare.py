@@ -109,6 +109,7 @@ def test_tiny_cifar100_is_what_plain_tfds_reads(tiny_cifar100: TinyCifar, tmp_pa
   check_against_records('cifar100', tmp_path, tiny_cifar100.records)
 
 
+@pytest.mark.nightly
 def test_real_cifar10_is_identical_to_its_binaries(
   cifar10_binaries: pathlib.Path, cifar10_data_dir: pathlib.Path
 ):

@@ -171,6 +171,7 @@ def test_what_fails_in_any_process_fails_in_all(flag: str, said: str, tmp_path: 
   assert not run.exists()
 
 
+@pytest.mark.nightly
 def test_what_fails_in_the_first_process_fails_in_all(alone: pathlib.Path):
   (status, _, err), (other, _, other_err) = finish(start(alone, '--config.seed=1', *FLOAT))
   assert (status, other) == (2, 2)

@@ -94,6 +94,7 @@ def output(done: subprocess.CompletedProcess[str]) -> str:
   return done.stdout
 
 
+@pytest.mark.nightly
 def test_stopped_and_killed_it_ends_as_if_nothing_had_happened(
   data_dir: pathlib.Path, uninterrupted: pathlib.Path, tmp_path: pathlib.Path
 ):
