@@ -94,7 +94,7 @@ def test_a_line_of_pixels_is_refused_in_evaluation(size):
 
 def test_worker_processes_import_neither_jax_nor_tfds():
   script = (
-    'import sys; from dpoq_jax.data import corrupt, crop, decode; '
+    'import sys; from dpoq_jax.data import corrupt_records, crop, decode; '
     'sys.exit("jax" in sys.modules or "tensorflow_datasets" in sys.modules)'
   )
   subprocess.run([sys.executable, '-c', script], check=True, cwd=pathlib.Path(__file__).parents[2])
