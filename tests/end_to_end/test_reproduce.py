@@ -18,6 +18,7 @@ def where(folder: pathlib.Path) -> tuple[str, str]:
   return f'--workdir={folder / "work"}', f'--results={folder / "results"}'
 
 
+@pytest.mark.nightly
 def test_a_figure_trains_what_it_shows_and_is_on_the_page(tmp_path: pathlib.Path):
   done = reproduce('figure3', tmp_path, '--scale=smoke')
   assert done.returncode == 0, done.stderr

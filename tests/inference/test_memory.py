@@ -8,6 +8,7 @@ from dpoq_jax import Cascade, CifarResNet, Onion
 from dpoq_jax.inference import combination, curve, operating_point
 
 
+@pytest.mark.nightly
 def test_a_large_batch_takes_less_memory_than_the_full_forward_pass():
   network = Onion(CifarResNet(depth=8), bits=(2, 4, 8))
   images = np.random.default_rng(0).integers(0, 256, (1024, 32, 32, 3)).astype(np.uint8)
