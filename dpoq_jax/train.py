@@ -42,36 +42,29 @@ def main(flags: shared.FlagValues) -> None:
   several = shared.join_processes(flags)
   # Imported once the flags are known to be good, since JAX takes seconds.
   from dpoq_jax.runtime import processes, signals
-  from dpoq_jax.training import (
-    checkpoint,
-    dry_run,
-    experiment,
-    loop,
-    progress,
-    summary,
-    warm_start,
-  )
+  from dpoq_jax.training import checkpoint, dry_run, loop, progress, summary, warm_start
+  from dpoq_jax.training import experiment as experiment_lib
 
-  def build() -> experiment.Experiment:
-    experiment.check_agreed(config)
-    setup = experiment.build(config)
-    setup.check_batch()
+  def build() -> experiment_lib.Experiment:
+    experiment_lib.check_agreed(config)
+    experiment = experiment_lib.build(config)
+    experiment.check_batch()
     if not flags.dry_run and not checkpoint.has_checkpoints(directory):
-      warm_start.check(setup)
-    return setup
+      warm_start.check(experiment)
+    return experiment
 
   with signals.catch_stop(several=several) as stop, contextlib.ExitStack() as claimed:
     with user_errors():
-      setup = processes.in_each(build)
+      experiment = processes.in_each(build)
       if flags.dry_run:
-        measured = dry_run.measure(setup)
+        measured = dry_run.measure(experiment)
         rich.console.Console(quiet=not processes.is_first()).print(dry_run.table(measured))
         return
       # Claimed last, so that a config that cannot be run leaves no trace.
       processes.by_first(lambda: claimed.enter_context(workdir.claim(directory, config)))
     display = progress.Progress(rich.console.Console(quiet=not processes.is_first()))
     try:
-      result = loop.train(setup, directory, stop=stop, display=display)
+      result = loop.train(experiment, directory, stop=stop, display=display)
     except loop.Stopped as stopped:
       display.say(f'{stopped}: run the same command again to resume.')
       raise SystemExit(stop.exit_status) from None

@@ -106,7 +106,7 @@ def _slug(label: str) -> str:
 
 
 def check(point: Point) -> str | None:
-  """Returns in one line what is wrong with a point's config, or nothing."""
+  """Returns in one line what is wrong with a point's config; None if nothing is."""
   done = subprocess.run(
     [sys.executable, '-c', _CHECK, *point.config_flags], cwd=ROOT, capture_output=True, text=True
   )

@@ -13,9 +13,9 @@ class TinyNet(nn.Module):
   It learns scikit-learn's digits to three quarters in 44 steps of 64.
 
   Attributes:
-    spec: The path.
-    num_classes: Outputs of the classifier.
-    width: Channels of the first convolution; the second has twice as many.
+    spec: the path.
+    num_classes: outputs of the classifier.
+    width: channels of the first convolution; the second has twice as many.
   """
 
   spec: PathSpec = PathSpec()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import faulthandler
 import os
 import sys
 import textwrap
@@ -38,6 +39,9 @@ def run(
   Raises:
     SystemExit: always, with the exit status.
   """
+  if argv is None and sys.stderr is not None:
+    # A process of its own: a crash in native code ends with the stacks of its threads.
+    faulthandler.enable()
   with _arguments(argv), _flag_errors():
     flags = FlagValues()
     define_flags(flags)
@@ -93,6 +97,8 @@ def _flag_errors() -> Iterator[None]:
   """Turns any error into one line: a config file is a program, which can raise anything."""
   try:
     yield
+  except KeyboardInterrupt:
+    fail('interrupted.', status=130)
   except Exception as error:
     is_plain = isinstance(error, absl_flags.Error)
     fail(error if is_plain else f'{type(error).__name__}: {error}')

@@ -82,6 +82,35 @@ def test_no_module_of_the_package_hides_one_of_the_standard_library():
   assert not regular & sys.stdlib_module_names
 
 
+def ended(main: str) -> tuple[int, str]:
+  """Exit status and stderr of a process whose command is the function that `main` names."""
+  program = f'import os, signal; from dpoq_jax.cli.run import run; run({main})'
+  done = subprocess.run(
+    [sys.executable, '-c', program], cwd=ROOT, text=True, capture_output=True, check=False
+  )
+  return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+  'functions',
+  [
+    'lambda flags: os.kill(os.getpid(), 2), lambda flags: 0',
+    'lambda flags: 0, lambda flags: os.kill(os.getpid(), 2)',
+  ],
+  ids=['while flags are read', 'while it runs'],
+)
+def test_an_interrupt_is_one_line(functions: str):
+  # A test in the background has interrupts ignored.
+  reset = 'signal.signal(2, signal.default_int_handler) and '
+  assert ended(functions.replace('os.kill', reset + 'os.kill')) == (130, 'error: interrupted.\n')
+
+
+def test_a_crash_in_native_code_ends_with_a_stack():
+  status, err = ended('lambda flags: 0, lambda flags: os.kill(os.getpid(), signal.SIGSEGV)')
+  assert status == -11
+  assert 'Fatal Python error: Segmentation fault' in err
+
+
 def test_inspect_is_still_a_command():
   done = subprocess.run(
     [sys.executable, '-m', 'dpoq_jax.inspect', 'no_such_folder'],
