@@ -39,8 +39,8 @@ def run(
   Raises:
     SystemExit: always, with the exit status.
   """
-  if argv is None and sys.stderr is not None:
-    # A process of its own: a crash in native code ends with the stacks of its threads.
+  # A crash in native code ends with the stacks of the threads, where stderr is a file to write to.
+  with contextlib.suppress(RuntimeError, OSError):
     faulthandler.enable()
   with _arguments(argv), _flag_errors():
     flags = FlagValues()
