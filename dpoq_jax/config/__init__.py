@@ -21,6 +21,7 @@ from dpoq_jax.config.sections import (
   Optimizer,
   Quantization,
   Sharing,
+  Teacher,
   WeightQuantizer,
   default_clip,
 )
@@ -38,6 +39,7 @@ __all__ = [
   'Optimizer',
   'Quantization',
   'Sharing',
+  'Teacher',
   'WeightQuantizer',
   'default_clip',
   'differences',

@@ -87,7 +87,7 @@ def get_config() -> Any:
     (config, {'checkpoint_every': int, 'steps_per_dispatch': int, 'init_from': str}),
     (config.data, {'dir': str, 'test_split': str, 'image_size': int}),
     (config.model, {'depth': int, 'width': int}),
-    (config.optimizer, {'clip_weight_decay': float}),
+    (config.optimizer, {'clip_weight_decay': float, 'latent_weight_decay': float}),
   ):
     for name, kind in fields.items():
       section[name] = ml_collections.FieldReference(section[name], field_type=kind)

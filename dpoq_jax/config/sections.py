@@ -22,10 +22,13 @@ Depth = Annotated[int, Field(ge=1, le=2000)]
 # The only list of the values that a field allows. What a value stands for is chosen by a `match`
 # over the type, which the type checker proves complete.
 ModelName = Literal['resnet', 'vgg', 'mobilenet', 'imagenet_resnet']
-WeightQuantizer = Literal['dorefa', 'standardised']
+WeightQuantizer = Literal[
+  'dorefa', 'standardised', 'standardised_least_error', 'standardised_per_channel'
+]
 MergeName = Literal['psbn', 'vanilla']
 Sharing = Literal['rings', 'rounded', 'floored']
 GradientMode = Literal['scaled', 'joint', 'separate']
+Teacher = Literal['highest', 'companion']
 MODELS = get_args(ModelName)
 OWN_MODEL = re.compile(r'[^\W\d][\w.]*:[^\W\d]\w*')  # MODULE:CLASS
 _DEPTHS = {'vgg': (11,), 'mobilenet': (None,), 'imagenet_resnet': (18, 34, 50)}
@@ -119,9 +122,12 @@ class Quantization(Section):
   Attributes:
     bits: bit list; one entry is an individual network, (32,) the float network.
     activation_bits: bits of every activation; 32 is a plain ReLU.
-    weight_quantizer: quantizer of the weights; the paper's is `dorefa`.
+    weight_quantizer: quantizer of the weights; the paper's is `dorefa`. The others standardise each
+      kernel (or output channel) and clip it: see `core.quantizers`.
     merge: how lower paths' features are merged: `psbn` or `vanilla`.
     clip_init: PACT's alpha before training.
+    calibrate_clips: whether training starts from clips that quantize the first batch with the least
+      mean squared error, in place of `clip_init`.
     shift_init: precision shifts gamma_{j->k} before training.
     compute_dtype: type of the operands of convolutions.
     sharing: what precisions share: `rings` of one integer (the onion), or, for comparison, one
@@ -135,6 +141,7 @@ class Quantization(Section):
   weight_quantizer: WeightQuantizer = 'dorefa'
   merge: MergeName = 'psbn'
   clip_init: Positive = 6.0
+  calibrate_clips: bool = False
   shift_init: Annotated[float, Field(allow_inf_nan=False)] = 0.0
   compute_dtype: Literal['float32', 'bfloat16'] = 'float32'
   sharing: Sharing = 'rings'
@@ -166,13 +173,31 @@ class Objective(Section):
 
   Attributes:
     mode: gradients that reach lower paths: `scaled` (eq. 6), `joint` (whole) or `separate` (none).
+    gradient_exponent: p of lambda(j, k) = (b_j / b_k)**p, for `scaled`; the paper's is 1.
     loss_weights: alpha_k of eq. 5, one for each precision; if empty, all are 1.
     label_smoothing: share of the target that is spread over all classes.
+    companion_bits: widths at which the lowest rings also run in training alone, each as a companion
+      path (`network.companions`); 32 is the float latent, none if empty.
+    companion_rings: number of the lowest rings that have companions.
+    companion_weight: weight of each companion's loss beside eq. 5.
+    draw_companion: whether each step trains one companion, drawn at random, in place of all.
+    distillation: share of a teacher's softmax in the target of those it teaches, from the network
+      itself (in-place distillation: Yu and Huang, arXiv:1903.05134).
+    teacher: who teaches: the `highest` precision, all below it; or each `companion` its own ring.
+    teacher_start: epochs before teaching starts, since an untrained teacher does harm.
   """
 
   mode: GradientMode = 'scaled'
+  gradient_exponent: Positive = 1.0
   loss_weights: tuple[NonNegative, ...] = ()
   label_smoothing: Fraction = 0.0
+  companion_bits: tuple[int, ...] = ()
+  companion_rings: Count = 1
+  companion_weight: NonNegative = 1.0
+  draw_companion: bool = False
+  distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+  teacher: Teacher = 'highest'
+  teacher_start: NonNegative = 0.0
 
 
 class Optimizer(Section):
@@ -182,6 +207,10 @@ class Optimizer(Section):
     learning_rate: learning rate at its peak.
     momentum: share of the velocity that is kept from step to step.
     weight_decay: L2 decay, which is added to the gradient of every parameter.
+    latent_weight_decay: L2 decay of the latents; None is `weight_decay`.
+    transition_rate: share of a ring's weights that are to change their code in a step, at the peak
+      of the schedule, which it follows (`training.transition_rate`); 0 leaves latents to the
+      learning rate alone.
     clip_learning_rate: factor on the learning rate of the PACT clips.
     clip_weight_decay: L2 decay of the PACT clips; None is `weight_decay`.
     schedule: `steps` (times `decay_factor` after each of `decay_epochs`) or `cosine` (down to 0).
@@ -193,6 +222,8 @@ class Optimizer(Section):
   learning_rate: Positive = 0.1
   momentum: Fraction = 0.9
   weight_decay: NonNegative = 5e-4
+  latent_weight_decay: NonNegative | None = None
+  transition_rate: Fraction = 0.0
   clip_learning_rate: NonNegative = 1.0
   clip_weight_decay: NonNegative | None = None
   schedule: Literal['steps', 'cosine'] = 'steps'
