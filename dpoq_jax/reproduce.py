@@ -1,15 +1,21 @@
-"""Runs the paper's tables and figures and sets the results beside its numbers.
+"""Runs the paper's tables and figures, and two tables of ours, and writes what they come to.
 
-    python -m dpoq_jax.reproduce table1|table2|table3|figure3|figure5 --scale=smoke|cpu|paper
-        --workdir=DIR [--data-dir=D] [--results=results] [--notrain]
+    python -m dpoq_jax.reproduce table1|table2|table3|figure3|figure5|ablation|recipe
+        --scale=smoke|cpu|long|paper --workdir=DIR [--data-dir=D] [--results=results] [--notrain]
 
 Trains what is missing in DIR/SCALE, one run after the other, and keeps what each comes to in
 RESULTS/SCALE/runs; stop it and start it again at will. Writes TABLE.md, TABLE.csv and plots in
-RESULTS/SCALE. A run that fails does not stop the others: the table is made of those there are, and
-the exit status is 1. --notrain makes the table of what there is.
+RESULTS/SCALE, the results beside the paper's numbers. A run that fails does not stop the others:
+the table is made of those there are, and the exit status is 1. --notrain makes the table of what
+there is.
+
+`ablation` is what each change to the training of an onion gains alone, `recipe` the onion with
+those that gain against the paper's, individual networks and shared kernels. Each has a page of its
+own, ABLATION.md or RECIPE.md, which names the runs that are missing.
 
 `smoke` takes minutes (the embedded digits), `cpu` hours on two cores (CIFAR-10, ResNet-8), `paper`
-is the paper's schedule in full, for a GPU.
+is the paper's schedule in full, for a GPU. `long`, for `recipe` alone, is between them: 30 epochs
+of ResNet-8, 20 of ResNet-20.
 """
 
 import pathlib
@@ -38,8 +44,8 @@ def main(flags: shared.FlagValues, what: str) -> None:
   if flags.scale is None:
     fail('--scale=smoke|cpu|long|paper is required.')
   # Imported once there is something to do, since JAX takes seconds.
+  from dpoq_jax.reproduction import ablation, figures, results, runs, tables
   from dpoq_jax.reproduction import cells as cells_lib
-  from dpoq_jax.reproduction import figures, results, runs, tables
   from dpoq_jax.runtime import signals
 
   scale = cells_lib.SCALES[flags.scale]
@@ -60,27 +66,34 @@ def main(flags: shared.FlagValues, what: str) -> None:
       trainer.missing(wanted)
       return {}
 
+    page = None
     try:
       if what in figures.FIGURES:
-        run, part = figures.run_of(scale)
+        run, part = figures.run_of(what, scale)
         if not flags.train and trainer.missing([run], checkpoints=True):
           fail(f'the network {run.name} is not in {trainer.workdir}: leave out --notrain.')
         failures = train([run], checkpoints=True)
         if not failures:
           entries, png = figures.measure(what, part, trainer.workdir / run.name, flags.data_dir)
-          results.write(folder, what, entries)
+          page = results.write(folder, what, entries)
           (folder / f'{what}.png').write_bytes(png)
       else:
         cells = tables.cells(what, scale)
         failures = train([cell.run for cell in cells])
-        results.write(folder, what, cells_lib.measured(cells, trainer.stored))
+        if what in ablation.TABLES:
+          entries = cells_lib.measured(cells, trainer.stored, mean=True)
+          comparison = ablation.comparison(what, scale, trainer.stored)
+          page = results.write_comparison(folder, what, entries, comparison)
+        else:
+          page = results.write(folder, what, cells_lib.measured(cells, trainer.stored))
     except runs.Stopped as stopped:
       print(stopped, flush=True)
       raise SystemExit(stop.exit_status) from None
-  print(f'written to {folder / results.PAGE_FILE}')
+  if page is not None:
+    print(f'written to {page}')
   if failures:
     fail(f'{len(failures)} runs failed: {", ".join(r.name for r in failures)}.', status=1)
 
 
 if __name__ == '__main__':
-  run(define_flags, main, argument='table1, table2, table3, figure3 or figure5')
+  run(define_flags, main, argument='table1, table2, table3, figure3, figure5, ablation or recipe')

@@ -7,16 +7,22 @@ has the onions, and what they are compared with, in longer trainings as well.
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
+import functools
+import pathlib
 from typing import Any, Literal
 
 from dpoq_jax import config as config_lib
 from dpoq_jax import recipe
+from dpoq_jax.reproduction import pages
 from dpoq_jax.reproduction.cells import (
   FLOAT,
+  MEAN,
   Cell,
   Scale,
   bits_variant,
+  column,
   individual_variant,
+  missing,
   top1,
 )
 from dpoq_jax.reproduction.runs import Run
@@ -233,22 +239,61 @@ def recipe_rows(base: config_lib.Config) -> list[Row]:
   ]
 
 
-def _ablation(scale: Scale) -> Iterator[Cell]:
-  """Yields the cells of the ablation."""
+def _rows(table: str, scale: Scale, part: _Part) -> list[Row]:
+  """Returns the rows of a table at a scale, for one network."""
+  if table == 'recipe':
+    return recipe_rows(part.base())
+  return [row for row in ablation_rows(part.base()) if row.smoke or scale.name != 'smoke']
+
+
+def _cells(table: str, scale: Scale) -> Iterator[Cell]:
+  """Yields the cells of a table at a scale."""
   for part in _PARTS[scale.name]:
-    for row in ablation_rows(part.base()):
-      if row.smoke or scale.name != 'smoke':
-        yield from part.cells('ablation', row)
+    for row in _rows(table, scale, part):
+      yield from part.cells(table, row)
 
 
-def _recipe(scale: Scale) -> Iterator[Cell]:
-  """Yields the cells of the table of the recipe."""
-  for part in _PARTS[scale.name]:
-    for row in recipe_rows(part.base()):
-      yield from part.cells('recipe', row)
+def comparison(table: str, scale: Scale, stored: pathlib.Path) -> pages.Comparison:
+  """Returns what the page of a table says beside its numbers.
 
+  Args:
+    table: one of `TABLES`.
+    scale: scale of its runs.
+    stored: directory of results.
+  """
+  cells = list(_cells(table, scale))
+  bits = sorted({cell.bits for cell in cells})
+  columns = [column(b) for b in bits if b != FLOAT] + [MEAN]
+  title, differences = _TEXTS[table]
+  return pages.Comparison(
+    title=title,
+    introduction=_INTRODUCTION.format(
+      differences=differences, table=table, scale=scale.name, record=f'{table.upper()}.csv'
+    ),
+    columns=[*columns, column(FLOAT)] if FLOAT in bits else columns,
+    over={row.label: row.over for row in _rows(table, scale, _PARTS[scale.name][0])},
+    missing=missing(cells, stored),
+  )
+
+
+_INTRODUCTION = """\
+Top-1 accuracy in percent on the test set, last epoch, of the frozen integers. Every convolution is
+quantized, the first one, too. Mean of the seeds ± their standard deviation (number of seeds), where
+there are several; `mean` is over the precisions, of seeds that have them all.
+{differences}
+
+Written by `python -m dpoq_jax.reproduce {table} --scale={scale}`; the numbers are in `{record}`,
+the rows and what is set in each in `dpoq_jax/reproduction/ablation.py`."""
+
+_TEXTS = {
+  'ablation': (
+    'What improves an onion',
+    f'Δ is the difference to `{_BASE}`, from which levers differ in one thing; of individual\n'
+    f'networks, that to `{_INDIVIDUAL}`.',
+  ),
+  'recipe': ('Onions against what they are compared with', 'Differences are below each table.'),
+}
 
 TABLES: Mapping[str, Callable[[Scale], Iterator[Cell]]] = {
-  'ablation': _ablation,
-  'recipe': _recipe,
+  table: functools.partial(_cells, table) for table in _TEXTS
 }

@@ -3,15 +3,19 @@
 A cell names a run and the place of a number in its summary.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
+import statistics
 from typing import Any
 
-from dpoq_jax.reproduction import results, runs
+from dpoq_jax.reproduction import runs
+from dpoq_jax.reproduction.entries import Entry, entry
 from dpoq_jax.reproduction.runs import Run
 
 FLOAT = 32
+MEAN = 'mean'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,24 +74,52 @@ class Cell:
     return 100 * float(found)
 
 
-def measured(wanted: Sequence[Cell], stored: pathlib.Path) -> list[results.Entry]:
+def measured(wanted: Sequence[Cell], stored: pathlib.Path, *, mean: bool = False) -> list[Entry]:
   """Returns an entry for each place of a table that has results, with all its seeds.
 
   Args:
     wanted: cells of the table.
     stored: directory of results.
+    mean: whether rows have an entry more, the mean over their precisions: of each seed that has all
+      of them, without the float network.
   """
-  values: dict[tuple[str, str, str, int], list[float]] = {}
-  paper: dict[tuple[str, str, str, int], float | None] = {}
+  rows: dict[tuple[str, str, str], list[Cell]] = collections.defaultdict(list)
   for cell in wanted:
-    if (summary := runs.read_summary(cell.run, stored)) is not None:
-      place = (cell.table, cell.part, cell.system, cell.bits)
-      values.setdefault(place, []).append(cell.value(summary))
-      paper[place] = cell.paper
-  return [
-    results.entry(*place[:3], column(place[3]), found, paper[place])
-    for place, found in values.items()
-  ]
+    rows[cell.table, cell.part, cell.system].append(cell)
+  entries: list[Entry] = []
+  for place, row in rows.items():
+    of_bits: dict[int, list[float]] = collections.defaultdict(list)
+    of_seed: dict[int, list[float]] = collections.defaultdict(list)
+    for cell in row:
+      summary = runs.read_summary(cell.run, stored)
+      if summary is None:
+        continue
+      of_bits[cell.bits].append(cell.value(summary))
+      if cell.bits != FLOAT:
+        of_seed[cell.run.seed].append(cell.value(summary))
+    paper = {cell.bits: cell.paper for cell in row}
+    entries += [entry(*place, column(b), values, paper[b]) for b, values in of_bits.items()]
+    whole = len({cell.bits for cell in row} - {FLOAT})
+    means = [statistics.mean(values) for values in of_seed.values() if len(values) == whole]
+    if mean and len(means) > 0:
+      entries.append(entry(*place, MEAN, means, None))
+  return entries
+
+
+def missing(wanted: Sequence[Cell], stored: pathlib.Path) -> dict[str, list[str]]:
+  """Returns the rows that lack results, each with how many of its runs are done, for each part.
+
+  Args:
+    wanted: cells of one table.
+    stored: directory of results.
+  """
+  found: dict[str, list[str]] = {cell.part: [] for cell in wanted}
+  for part, system in dict.fromkeys((cell.part, cell.system) for cell in wanted):
+    row = {cell.run for cell in wanted if (cell.part, cell.system) == (part, system)}
+    done = sum(runs.read_summary(run, stored) is not None for run in row)
+    if done < len(row):
+      found[part].append(f'{system}: {done} of {len(row)} runs done')
+  return found
 
 
 def column(bits: int) -> str:

@@ -8,8 +8,9 @@ from dpoq_jax.inference import calibration as calibration_lib
 from dpoq_jax.inference import combination, curve
 from dpoq_jax.inference.operating_point import OperatingPoint, Target
 from dpoq_jax.reporting import choices, plots
-from dpoq_jax.reproduction import results, tables
+from dpoq_jax.reproduction import tables
 from dpoq_jax.reproduction.cells import Scale
+from dpoq_jax.reproduction.entries import Entry, entry
 from dpoq_jax.reproduction.runs import Run
 from dpoq_jax.training import trained_network
 
@@ -19,8 +20,13 @@ FIGURES = ('figure3', 'figure5')
 _PAPER_FIGURE_3 = {1.0: 65.3, 2.0: 70.0, 8.0: 71.8}
 
 
-def run_of(scale: Scale) -> tuple[Run, str]:
-  """Returns the run that the figures are about, and the name of its network and data."""
+def run_of(figure: str, scale: Scale) -> tuple[Run, str]:
+  """Returns the run that a figure is about, and the name of its network and data.
+
+  Raises:
+    ValueError: if the figure is not made at this scale.
+  """
+  tables.check_scale(figure, scale)
   cell = next(
     each
     for each in tables.cells('table1', scale)
@@ -31,7 +37,7 @@ def run_of(scale: Scale) -> tuple[Run, str]:
 
 def measure(
   figure: str, part: str, workdir: pathlib.Path, data_dir: str | None
-) -> tuple[list[results.Entry], bytes]:
+) -> tuple[list[Entry], bytes]:
   """Measures a figure.
 
   Thresholds and weights are chosen on one half of the test set; accuracies are those on the other.
@@ -68,7 +74,7 @@ def measure(
     assert point.reported is not None
     return 100 * point.reported.accuracy
 
-  def figure3() -> Iterator[results.Entry]:
+  def figure3() -> Iterator[Entry]:
     """Yields accuracies over costs, for each order of exits."""
     costs = sorted({1.0, 2.0, *(b / bits[0] for b in bits)})
     for order in reversed(curve.ORDERS):
@@ -76,17 +82,17 @@ def measure(
         paper = _PAPER_FIGURE_3.get(cost) if order == 'normalised' else None
         value = at_cost(cost, order, 'mean')
         name = order.replace('_', ' ')
-        yield results.entry(figure, part, name, f'cost {cost:g}', [value], paper)
+        yield entry(figure, part, name, f'cost {cost:g}', [value], paper)
 
-  def figure5() -> Iterator[results.Entry]:
+  def figure5() -> Iterator[Entry]:
     """Yields accuracies over average bits, static and dynamic."""
     static = calibration_lib.alone(examples.reported).mean(axis=1)
     for b, accuracy in zip(bits, static, strict=True):
-      yield results.entry(figure, part, 'static', f'{b} bits', [100 * float(accuracy)], None)
+      yield entry(figure, part, 'static', f'{b} bits', [100 * float(accuracy)], None)
     for combine in combination.COMBINATIONS:
       for b in bits:
         value = at_cost(b / bits[0], 'normalised', combine)
-        yield results.entry(figure, part, f'dynamic, {combine}', f'{b} bits', [value], None)
+        yield entry(figure, part, f'dynamic, {combine}', f'{b} bits', [value], None)
 
   point = choose(calibration_lib.DEFAULT_TARGET, 'normalised', None)
   evaluated = choices.evaluated_exits(point, examples.calibration, examples.reported)

@@ -30,10 +30,19 @@ def cells(table: str, scale: Scale) -> list[Cell]:
   """
   if table not in TABLES:
     raise ValueError(f'{table}: there are {", ".join(TABLES)}.')
-  scales = [name for name in SCALES if name != 'long' or table == 'recipe']
-  if scale.name not in scales:
-    raise ValueError(f'{table} is not made at scale {scale.name}: give {", ".join(scales)}.')
+  check_scale(table, scale)
   return list(TABLES[table](scale))
+
+
+def check_scale(name: str, scale: Scale) -> None:
+  """Checks that a table or figure is made at a scale.
+
+  Raises:
+    ValueError: if it is not.
+  """
+  scales = [each for each in SCALES if each != 'long' or name == 'recipe']
+  if scale.name not in scales:
+    raise ValueError(f'{name} is not made at scale {scale.name}: give {", ".join(scales)}.')
 
 
 @dataclasses.dataclass(frozen=True)

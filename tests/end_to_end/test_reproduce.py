@@ -65,13 +65,39 @@ def test_table_1_and_the_figures(tmp_path: pathlib.Path):
   assert (folder / 'TABLE.md').read_text() == page
 
 
+@pytest.mark.nightly
+def test_the_ablation(tmp_path: pathlib.Path):
+  done = reproduce('ablation', tmp_path, '--scale=smoke')
+  assert done.returncode == 0, done.stderr
+  assert '7 runs, 0 of them done' in done.stdout
+  folder = tmp_path / 'results' / 'smoke'
+  page = (folder / 'ABLATION.md').read_text()
+  assert page.count('| onion, ') == 3
+  assert 'Missing' not in page
+  with (folder / 'ABLATION.csv').open() as file:
+    found = {(row['system'], row['at']): float(row['ours']) for row in csv.DictReader(file)}
+  assert len(found) == 6 * 3
+  # Levers take hold.
+  assert len({value for (_, at), value in found.items() if at == 'mean'}) > 4
+  assert (folder / 'ablation.png').is_file()
+  # The table of the recipe has some of these runs.
+  done = reproduce('recipe', tmp_path, '--scale=smoke', '--notrain')
+  assert '9 runs, 2 of them done' in done.stdout
+  page = (folder / 'RECIPE.md').read_text()
+  assert '- shared kernels, DoReFa: 0 of 1 runs done' in page
+  assert '| onion, the recipe | ' in page
+  assert not (folder / 'TABLE.md').exists()
+
+
 @pytest.mark.parametrize(
   ('what', 'flags', 'expected'),
   [
-    ('', ['--scale=smoke'], 'give table1, table2, table3, figure3 or figure5'),
+    ('', ['--scale=smoke'], 'give table1, table2, table3, figure3, figure5, ablation'),
     ('table4', ['--scale=smoke'], 'table4: there are table1, '),
-    ('table1', [], '--scale=smoke|cpu|paper is required'),
+    ('table1', [], '--scale=smoke|cpu|long|paper is required'),
     ('table1', ['--scale=huge'], '--scale'),
+    ('figure5', ['--scale=long'], 'figure5 is not made at scale long: give smoke, cpu, paper.'),
+    ('ablation', ['--scale=long'], 'ablation is not made at scale long: give smoke, cpu, paper.'),
     ('figure3', ['--scale=smoke', '--notrain'], 'leave out --notrain'),
   ],
 )

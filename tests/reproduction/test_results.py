@@ -2,19 +2,20 @@ import pathlib
 
 import pytest
 
-from dpoq_jax.reproduction import results, tables
+from dpoq_jax.reproduction import pages, results, tables
 from dpoq_jax.reproduction.cells import SCALES, Scale
+from dpoq_jax.reproduction.entries import Entry, entry
 
 PART = 'a network, some data'
 
 
-def entries(table: str = 'table1') -> list[results.Entry]:
+def entries(table: str = 'table1') -> list[Entry]:
   return [
-    results.entry(table, PART, 'individual', '2 bits', [60.0, 62.0], 65.42),
-    results.entry(table, PART, 'individual', 'fp32', [70.0], 68.74),
-    results.entry(table, PART, 'joint', '2 bits', [58.5], 62.96),
-    results.entry(table, PART, 'joint', '16 bits', [71.0], 69.21),
-    results.entry(table, PART, 'ours alone', '2 bits', [50.0], None),
+    entry(table, PART, 'individual', '2 bits', [60.0, 62.0], 65.42),
+    entry(table, PART, 'individual', 'fp32', [70.0], 68.74),
+    entry(table, PART, 'joint', '2 bits', [58.5], 62.96),
+    entry(table, PART, 'joint', '16 bits', [71.0], 69.21),
+    entry(table, PART, 'ours alone', '2 bits', [50.0], None),
   ]
 
 
@@ -29,7 +30,7 @@ def test_entries_are_means_and_standard_deviations():
 
 
 def test_page_shows_ours_the_papers_and_the_differences():
-  page = results.page(entries())
+  page = pages.page(entries())
   assert '| individual | 61.00 ± 1.41 (2) | 70.00 |  | 65.50 |' in page
   assert '| individual | 65.42 | 68.74 |  | 67.08 |' in page
   assert '| joint | -4.46 |  | +1.79 |' in page
