@@ -2,12 +2,13 @@
 
     python -m dpoq_jax.reproduce table1|table2|table3|figure3|figure5|ablation|recipe
         --scale=smoke|cpu|long|paper --workdir=DIR [--data-dir=D] [--results=results] [--notrain]
+        [--jobs=N]
 
-Trains what is missing in DIR/SCALE, one run after the other, and keeps what each comes to in
+Trains what is missing in DIR/SCALE and keeps what each comes to in
 RESULTS/SCALE/runs; stop it and start it again at will. Writes TABLE.md, TABLE.csv and plots in
 RESULTS/SCALE, the results beside the paper's numbers. A run that fails does not stop the others:
 the table is made of those there are, and the exit status is 1. --notrain makes the table of what
-there is.
+there is. --jobs trains several at a time, on an accelerator that one does not fill.
 
 `ablation` is what each change to the training of an onion gains alone, `recipe` the onion with
 those that gain against the paper's, individual networks and shared kernels. Each has a page of its
@@ -35,6 +36,9 @@ def define_flags(flags: shared.FlagValues) -> None:
   shared.DEFINE_enum(
     'scale', None, ['smoke', 'cpu', 'long', 'paper'], 'how large the runs are', flag_values=flags
   )
+  shared.DEFINE_integer(
+    'jobs', 1, 'number of trainings at a time', lower_bound=1, flag_values=flags
+  )
   shared.DEFINE_bool('train', True, 'train what is missing', flag_values=flags)
 
 
@@ -58,6 +62,7 @@ def main(flags: shared.FlagValues, what: str) -> None:
       environment=scale.environment,
       say=lambda line: print(line, flush=True),
       stopping=lambda: bool(stop),
+      jobs=flags.jobs,
     )
 
     def train(wanted: list[runs.Run], *, checkpoints: bool = False) -> dict[runs.Run, str]:

@@ -6,6 +6,7 @@ kilobytes that go into version control, and that tell the next start what is don
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 import json
@@ -17,7 +18,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from dpoq_jax import config as config_lib
 from dpoq_jax.runtime import files
@@ -28,10 +29,12 @@ SUMMARY = 'summary.json'
 
 # Between two looks at whether the user wants to stop.
 _SECONDS_TO_WAIT = 0.5
+# JAX takes most of an accelerator's memory otherwise, and leaves none to the others.
+_SHARED_DEVICE = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
 
 
 class Stopped(Exception):
-  """Says that the user stopped the reproduction, and that the run in progress has saved."""
+  """Says that the user stopped the reproduction, and that the runs in progress have saved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +139,7 @@ class Trainer:
     environment: environment variables of the training processes, beside those of this one.
     say: function that shows a line.
     stopping: function that tells whether the user wants to stop.
+    jobs: number of trainings at a time.
   """
 
   stored: pathlib.Path
@@ -144,9 +148,10 @@ class Trainer:
   environment: Mapping[str, str]
   say: Callable[[str], None]
   stopping: Callable[[], bool]
+  jobs: int = 1
 
   def train(self, runs: Sequence[Run], *, checkpoints: bool = False) -> dict[Run, str]:
-    """Trains those of `runs` whose results are missing, one after the other.
+    """Trains those of `runs` whose results are missing, `jobs` of them at a time.
 
     Args:
       runs: runs to have results of; one that is named twice is trained once.
@@ -176,16 +181,37 @@ class Trainer:
   def _train_all(self, missing: Sequence[Run]) -> dict[Run, str]:
     """Trains runs, keeps their results, and returns those that failed, with the reasons."""
     failures: dict[Run, str] = {}
-    for number, run in enumerate(missing, start=1):
-      self.say(f'{number} of {len(missing)}: {run.name}')
-      if (reason := self._train(run)) is not None:
-        failures[run] = reason
-        self.say(f'  failed: {reason}')
-        continue
-      summary = self._keep(run)
-      top1 = ', '.join(f'{b} bits {100 * p["top1"]:.2f}' for b, p in summary['precisions'].items())
-      self.say(f'  {top1}')
+    waiting = list(enumerate(missing, start=1))
+    running: dict[Run, subprocess.Popen[bytes]] = {}
+    try:
+      while waiting or running:
+        if self.stopping():
+          self._stop(running)
+        while waiting and len(running) < self.jobs:
+          number, run = waiting.pop(0)
+          self.say(f'{number} of {len(missing)}: {run.name}')
+          running[run] = self._start(run)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+          next(iter(running.values())).wait(_SECONDS_TO_WAIT)
+        for run in [each for each, process in running.items() if process.poll() is not None]:
+          reason = self._conclude(run, running.pop(run).returncode)
+          if reason is not None:
+            failures[run] = reason
+    finally:
+      for process in running.values():
+        process.kill()
+        process.wait()
     return failures
+
+  def _stop(self, running: Mapping[Run, subprocess.Popen[bytes]]) -> NoReturn:
+    """Stops runs, which save, and says so."""
+    for process in running.values():
+      process.send_signal(signal.SIGTERM)
+    for process in running.values():
+      process.wait()
+    names = ', '.join(run.name for run in running)
+    at = f'stopped at {names}' if names else 'stopped'
+    raise Stopped(f'{at}; the same command goes on from there.')
 
   def _is_done(self, run: Run, checkpoints: bool) -> bool:
     """Tells whether a run has a result, and its trained network where that is needed."""
@@ -193,43 +219,39 @@ class Trainer:
       return False
     return not checkpoints or read_summary(run, self.workdir) is not None
 
-  def _train(self, run: Run) -> str | None:
-    """Trains a run from where it was left, and returns the reason if it fails."""
+  def _start(self, run: Run) -> subprocess.Popen[bytes]:
+    """Starts to train a run, from where it was left."""
     folder = self.workdir / run.name
-    log = self.workdir / f'{run.name}.log'
-    self.workdir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, '-m', 'dpoq_jax.train', *run.flags(self.data_dir)]
     command.append(f'--workdir={folder.absolute()}')
-    with log.open('a') as output:
+    with self._log(run).open('a') as output:
       print('$', shlex.join(command), file=output, flush=True)
-      process = subprocess.Popen(
+      return subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, **self.environment},
+        env={**(_SHARED_DEVICE if self.jobs > 1 else {}), **os.environ, **self.environment},
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
         # In a session of its own, so that Ctrl-C reaches it once, through this process.
         start_new_session=True,
       )
-      try:
-        while process.poll() is None:
-          if self.stopping():
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-            raise Stopped(f'stopped at {run.name}; the same command goes on from there.')
-          try:
-            process.wait(_SECONDS_TO_WAIT)
-          except subprocess.TimeoutExpired:
-            continue
-      finally:
-        if process.poll() is None:
-          process.kill()
-          process.wait()
-    if process.returncode == 0:
-      return None
-    lines = log.read_text(errors='replace').strip().splitlines()
-    return f'exit status {process.returncode}: {lines[-1]} ({log})'
+
+  def _conclude(self, run: Run, status: int) -> str | None:
+    """Keeps the result of a run that has ended, or returns the reason why it failed; says which."""
+    if status != 0:
+      lines = self._log(run).read_text(errors='replace').strip().splitlines()
+      reason = f'exit status {status}: {lines[-1]} ({self._log(run)})'
+      self.say(f'  {run.name} failed: {reason}')
+      return reason
+    precisions = self._keep(run)['precisions']
+    top1 = ', '.join(f'{b} bits {100 * p["top1"]:.2f}' for b, p in precisions.items())
+    self.say(f'  {run.name}: {top1}')
+    return None
+
+  def _log(self, run: Run) -> pathlib.Path:
+    """Returns the path of what a training prints."""
+    return self.workdir / f'{run.name}.log'
 
   def _keep(self, run: Run) -> dict[str, Any]:
     """Copies the result of a finished run to where results are kept, and returns it."""

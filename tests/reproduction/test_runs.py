@@ -1,5 +1,6 @@
 """Which runs are trained, kept, skipped and stopped, with a stand-in for the training command."""
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -29,9 +30,17 @@ run = runs.Run(name, variant, int(flags['config.seed']))
 (folder.parent / 'order').open('a').write(run.variant + '\\n')
 if 'bits=3' in variant and (folder.parent / 'break').exists():
   print('out of luck'); sys.exit(7)
-if 'bits=4' in variant and (folder.parent / 'hang').exists():
+if (folder.parent / 'meet').exists():
+  (folder / 'here').touch()
+  deadline = time.monotonic() + 60
+  while len(list(folder.parent.glob('*/here'))) < 2:
+    time.sleep(0.05)
+    if time.monotonic() > deadline:
+      print('alone'); sys.exit(8)
+hang = folder.parent / 'hang'
+if hang.exists() and variant.split('bits=')[1][0] in hang.read_text():
   signal.signal(signal.SIGTERM, lambda *_: ((folder / 'saved').touch(), sys.exit(143)))
-  (folder.parent / 'hanging').touch()
+  (folder / 'hanging').touch()
   time.sleep(60)
 config = run.expected_config().model_dump()
 config['data']['dir'] = flags.get('config.data.dir')
@@ -56,7 +65,11 @@ def trainer(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> runs.Tra
     data_dir='/somewhere',
     environment={},
     say=lambda line: None,
-    stopping=lambda: (workdir / 'hanging').exists(),
+    # Once all hang that are to.
+    stopping=lambda: (
+      (workdir / 'hang').exists()
+      and len(list(workdir.glob('*/hanging'))) == len((workdir / 'hang').read_text())
+    ),
   )
 
 
@@ -98,15 +111,58 @@ def test_one_that_fails_leaves_the_others(trainer):
 
 
 def test_a_stop_is_passed_on_and_the_next_start_goes_on(trainer):
-  (trainer.workdir / 'hang').touch()
+  (trainer.workdir / 'hang').write_text('4')
   with pytest.raises(runs.Stopped, match='stopped at'):
     trainer.train(RUNS)
   assert (trainer.workdir / RUNS[2].name / 'saved').exists()
   (trainer.workdir / 'hang').unlink()
-  (trainer.workdir / 'hanging').unlink()
   order(trainer)
   assert trainer.train(RUNS) == {}
   assert order(trainer) == [RUNS[2].variant]
+
+
+def test_several_train_at_a_time(trainer):
+  trainer = dataclasses.replace(trainer, jobs=2)
+  (trainer.workdir / 'meet').touch()
+  (trainer.workdir / 'break').touch()
+  failures = trainer.train(RUNS)
+  # Each waited for another one.
+  assert set(failures) == {RUNS[1]}
+  assert 'out of luck' in failures[RUNS[1]]
+  assert sorted(order(trainer)) == sorted(run.variant for run in RUNS)
+  assert runs.read_summary(RUNS[2], trainer.stored) is not None
+
+
+def test_a_stop_reaches_all_that_train(trainer):
+  trainer = dataclasses.replace(trainer, jobs=2)
+  (trainer.workdir / 'hang').write_text('34')
+  with pytest.raises(runs.Stopped, match=f'stopped at {RUNS[1].name}, {RUNS[2].name};'):
+    trainer.train(RUNS)
+  assert all((trainer.workdir / run.name / 'saved').exists() for run in RUNS[1:])
+  # What had ended before is kept.
+  (trainer.workdir / 'hang').unlink()
+  order(trainer)
+  assert trainer.train(RUNS) == {}
+  assert sorted(order(trainer)) == sorted(run.variant for run in RUNS[1:])
+
+
+def test_an_error_here_leaves_no_training_behind(trainer):
+  (trainer.workdir / 'hang').write_text('34')
+  said = []
+
+  def say(line: str) -> None:
+    said.append(line)
+    if line.startswith('3 of 3'):
+      raise KeyboardInterrupt
+
+  trainer = dataclasses.replace(trainer, jobs=2, say=say, stopping=lambda: False)
+  with pytest.raises(KeyboardInterrupt):
+    trainer.train(RUNS)
+  assert '1 of 3' in said[1]
+  # Killed, it has not saved.
+  assert not (trainer.workdir / RUNS[1].name / 'saved').exists()
+  with files.lock(trainer.workdir, ''):
+    pass
 
 
 def test_results_of_another_config_are_not_taken(trainer):
