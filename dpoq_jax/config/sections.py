@@ -199,6 +199,21 @@ class Objective(Section):
   teacher: Teacher = 'highest'
   teacher_start: NonNegative = 0.0
 
+  @pydantic.field_validator('companion_bits')
+  @classmethod
+  def _companions_increase(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
+    allowed = {*range(1, onion.MAX_BITS // 2 + 1), onion.MAX_BITS}
+    if list(bits) != sorted(set(bits)) or not set(bits) <= allowed:
+      raise ValueError(f'increasing widths of 1 to 16 bits, or {onion.MAX_BITS} for float')
+    return bits
+
+  @pydantic.model_validator(mode='after')
+  def _teacher_exists(self) -> 'Objective':
+    taught_by_companions = self.distillation and self.teacher == 'companion'
+    if taught_by_companions and (not self.companion_bits or self.draw_companion):
+      raise ValueError('teacher=companion needs companion_bits, and all companions at every step')
+    return self
+
 
 class Optimizer(Section):
   """Describes SGD with momentum, L2 decay and a schedule.

@@ -4,7 +4,7 @@ Cutting to k precisions is running the first k paths; upgrading an input is runn
 with the laterals kept; a gradient mode is a scale at the hand-over.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any, cast
 
@@ -177,6 +177,7 @@ class Onion:
     train: bool = True,
     gradient_scale: GradientScale = whole_gradient,
     fixed: int = 0,
+    key: jax.Array | None = None,
   ) -> tuple[jax.Array, dict[str, Any]]:
     """Returns the logits and the running statistics, updated: a forward pass of training.
 
@@ -190,6 +191,7 @@ class Onion:
         for `b_j / b_k`, 1 and 0, one backward pass gives eq. 6.
       fixed: how many of the lowest paths are not trained: they run as in evaluation and get no
         gradient.
+      key: for networks that draw at random what they train; an onion draws nothing.
 
     Returns:
       Logits [precisions, batch, num_classes], and `{psbn_B: ...}` of the paths that were run.
@@ -197,11 +199,36 @@ class Onion:
     Raises:
       ValueError: for precisions that this network does not have.
     """
+    del key
     wanted = check_precisions(precisions, self.bits)
-    laterals: dict[int, dict[str, Any]] = {}
     logits: dict[int, jax.Array] = {}
     statistics: dict[str, Any] = {}
-    for index, precision in enumerate(self.bits[: self.bits.index(max(wanted)) + 1]):
+    highest = self.bits.index(max(wanted))
+    paths = self.run_paths(
+      variables, images, highest, train=train, gradient_scale=gradient_scale, fixed=fixed
+    )
+    for index, _, output in paths:
+      logits[self.bits[index]] = output.logits
+      statistics |= output.statistics
+    return jnp.stack([logits[precision] for precision in wanted]), statistics
+
+  def run_paths(
+    self,
+    variables: Variables,
+    images: jax.Array,
+    highest: int,
+    *,
+    train: bool,
+    gradient_scale: GradientScale = whole_gradient,
+    fixed: int = 0,
+  ) -> Iterator[tuple[int, Laterals, PathOutput]]:
+    """Yields the index of each path up to `highest`, what it received, and what it gave.
+
+    The arguments are those of `apply_and_update`. Laterals are received with their gradients
+    scaled.
+    """
+    laterals: dict[int, dict[str, Any]] = {}
+    for index, precision in enumerate(self.bits[: highest + 1]):
       received: dict[str, Any] = {}
       for lower, handed_up in laterals.items():
         scale = gradient_scale(lower, precision)
@@ -209,9 +236,8 @@ class Onion:
       own = self.variables_of_path(variables, index)
       own = jax.lax.stop_gradient(own) if index < fixed else own
       output = self.run_path(own, index, images, received, train=train and index >= fixed)
-      laterals[precision], logits[precision] = output.laterals, output.logits
-      statistics |= output.statistics
-    return jnp.stack([logits[precision] for precision in wanted]), statistics
+      laterals[precision] = output.laterals
+      yield index, received, output
 
   def freeze(self, variables: Variables) -> dict[str, Any]:
     """Turns the latents of all paths into the shared integers.
