@@ -129,6 +129,7 @@ class Quantization(Section):
     calibrate_clips: whether training starts from clips that quantize the first batch with the least
       mean squared error, in place of `clip_init`.
     shift_init: precision shifts gamma_{j->k} before training.
+    sum_logits: whether a path adds the logits of the path below, times a learned scale, to its own.
     compute_dtype: type of the operands of convolutions.
     sharing: what precisions share: `rings` of one integer (the onion), or, for comparison, one
       float kernel that is `rounded` or `floored` anew for each precision.
@@ -143,6 +144,7 @@ class Quantization(Section):
   clip_init: Positive = 6.0
   calibrate_clips: bool = False
   shift_init: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+  sum_logits: bool = False
   compute_dtype: Literal['float32', 'bfloat16'] = 'float32'
   sharing: Sharing = 'rings'
   match_activations: bool = False

@@ -13,6 +13,10 @@ ONION = 'onion'
 """Collection of the shared integers of a frozen network."""
 
 
+LOGIT_SCALE = 'logit_scale'
+"""Parameter of a path: factor on the logits of the path below, where they are added to its own."""
+
+
 def path_name(precision: int) -> str:
   """Returns the name of a path's subtree in `params`.
 

@@ -40,6 +40,7 @@ def build(
     model=models.build(model or config.model.name, num_classes, given),
     bits=quantization.bits,
     activation_bits=quantization.activation_bits,
+    sum_logits=quantization.sum_logits,
     options=LayerOptions(
       weight_quantizer=weight_quantizer(quantization.weight_quantizer),
       merge=Merge(quantization.merge),

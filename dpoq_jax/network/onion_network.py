@@ -16,7 +16,13 @@ import optax
 
 from dpoq_jax import onion
 from dpoq_jax.core import quantizers
-from dpoq_jax.core.names import ONION, lateral_collection, path_name, statistics_collection
+from dpoq_jax.core.names import (
+  LOGIT_SCALE,
+  ONION,
+  lateral_collection,
+  path_name,
+  statistics_collection,
+)
 from dpoq_jax.core.spec import LayerOptions, PathSpec
 from dpoq_jax.network.gradient_scale import GradientScale, whole_gradient
 from dpoq_jax.network.trainable import Laterals, PathOutput, Variables
@@ -42,6 +48,7 @@ class Onion:
     bits: increasing bit list. `(b,)` is the individual b-bit network, `(32,)` the float one.
     activation_bits: bits of every activation; 32 is a plain ReLU.
     options: the choices that all paths and layers share.
+    sum_logits: whether a path adds to its logits those of the path below, times a learned scale.
 
   Raises:
     TypeError: for a model that is no instance of a Linen module with an attribute `spec`.
@@ -53,6 +60,7 @@ class Onion:
   bits: tuple[int, ...]
   activation_bits: int = 8
   options: LayerOptions = LayerOptions()
+  sum_logits: bool = False
 
   def __post_init__(self) -> None:
     _check_model(self.model)
@@ -94,6 +102,9 @@ class Onion:
         mutable=['params', written, handed_up],
       )
       params[path_name(precision)] = created['params']
+      if self.sum_logits and index > 0:
+        dtype = self.options.parameter_dtype
+        params[path_name(precision)] |= {LOGIT_SCALE: jnp.zeros((), dtype)}
       statistics[written] = created[written]
       laterals[handed_up] = created[handed_up]
     return {'params': params, **statistics}
@@ -127,13 +138,20 @@ class Onion:
     own = self.variables_of_path(variables, index)
     collections = {**laterals, **own, 'params': own['params'][path_name(precision)]}
     # No path is above the highest one to hand anything up to.
-    written = [handed_up] if index + 1 < len(self.bits) else []
+    hands_up = index + 1 < len(self.bits)
+    written = [handed_up] if hands_up else []
     if train:
       written.append(statistics)
     logits, updates = self.path(index).apply(collections, images, train, mutable=written)
+    features = updates.get(handed_up, {})
+    if self.sum_logits and index > 0:
+      below = laterals[lateral_collection(self.bits[index - 1])]['logits']
+      logits += collections['params'][LOGIT_SCALE] * below
+    if self.sum_logits and hands_up:
+      features = {**features, 'logits': logits}
     return PathOutput(
       logits,
-      {handed_up: updates.get(handed_up, {})},
+      {handed_up: features},
       {statistics: updates.get(statistics, variables[statistics])},
     )
 

@@ -14,7 +14,7 @@ from dpoq_jax.network.onion_network import flatten
 
 def is_switchable(path: tuple[str, ...]) -> bool:
   """Tells whether each width has its own: a clip, or a parameter of a normalisation."""
-  return path[-1] == 'clip' or path[-2] == 'norm'
+  return path[-1] == 'clip' or path[-2:-1] == ('norm',)
 
 
 def split(tree: Any, belongs: Callable[[tuple[str, ...]], bool]) -> tuple[Any, Any]:
