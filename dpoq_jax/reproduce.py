@@ -27,7 +27,7 @@ def define_flags(flags: shared.FlagValues) -> None:
     'results', 'results', 'directory of what the runs come to', flag_values=flags
   )
   shared.DEFINE_enum(
-    'scale', None, ['smoke', 'cpu', 'paper'], 'how large the runs are', flag_values=flags
+    'scale', None, ['smoke', 'cpu', 'long', 'paper'], 'how large the runs are', flag_values=flags
   )
   shared.DEFINE_bool('train', True, 'train what is missing', flag_values=flags)
 
@@ -36,12 +36,13 @@ def main(flags: shared.FlagValues, what: str) -> None:
   """Trains what is missing of a table or figure, and writes it."""
   directory = shared.required_path(flags, 'workdir')
   if flags.scale is None:
-    fail('--scale=smoke|cpu|paper is required.')
+    fail('--scale=smoke|cpu|long|paper is required.')
   # Imported once there is something to do, since JAX takes seconds.
+  from dpoq_jax.reproduction import cells as cells_lib
   from dpoq_jax.reproduction import figures, results, runs, tables
   from dpoq_jax.runtime import signals
 
-  scale = tables.SCALES[flags.scale]
+  scale = cells_lib.SCALES[flags.scale]
   folder = pathlib.Path(flags.results) / scale.name
   with signals.catch_stop() as stop, user_errors():
     trainer = runs.Trainer(
@@ -72,7 +73,7 @@ def main(flags: shared.FlagValues, what: str) -> None:
       else:
         cells = tables.cells(what, scale)
         failures = train([cell.run for cell in cells])
-        results.write(folder, what, tables.measured(cells, trainer.stored))
+        results.write(folder, what, cells_lib.measured(cells, trainer.stored))
     except runs.Stopped as stopped:
       print(stopped, flush=True)
       raise SystemExit(stop.exit_status) from None

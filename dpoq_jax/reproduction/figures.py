@@ -9,6 +9,7 @@ from dpoq_jax.inference import combination, curve
 from dpoq_jax.inference.operating_point import OperatingPoint, Target
 from dpoq_jax.reporting import choices, plots
 from dpoq_jax.reproduction import results, tables
+from dpoq_jax.reproduction.cells import Scale
 from dpoq_jax.reproduction.runs import Run
 from dpoq_jax.training import trained_network
 
@@ -18,7 +19,7 @@ FIGURES = ('figure3', 'figure5')
 _PAPER_FIGURE_3 = {1.0: 65.3, 2.0: 70.0, 8.0: 71.8}
 
 
-def run_of(scale: tables.Scale) -> tuple[Run, str]:
+def run_of(scale: Scale) -> tuple[Run, str]:
   """Returns the run that the figures are about, and the name of its network and data."""
   cell = next(
     each

@@ -42,29 +42,35 @@ class Run:
     config: name of its config file, in `configs/`.
     variant: variant of that config; see `variants.apply`.
     seed: seed of the run.
+    settings: fields that are set beside those, each as its name (`optimizer.learning_rate`) and its
+      value; the last part of its name, and its value, are in the name of the run.
   """
 
   config: str
   variant: str
   seed: int
+  settings: tuple[tuple[str, Any], ...] = ()
 
   @property
   def name(self) -> str:
     """Returns the name of its directory."""
-    parts = [self.config.removesuffix('.py'), *self.variant.split(','), f'seed={self.seed}']
+    settings = [f'{field.rpartition(".")[2]}={_short(value)}' for field, value in self.settings]
+    stem = self.config.removesuffix('.py')
+    parts = [stem, *self.variant.split(','), *settings, f'seed={self.seed}']
     return re.sub(r'[^A-Za-z0-9.-]', '_', '-'.join(filter(None, parts)))
 
   def flags(self, data_dir: str | None) -> list[str]:
     """Returns the flags of the command that trains it, all but the directory."""
     colon = ':' if self.variant else ''
     flags = [f'--config=configs/{self.config}{colon}{self.variant}', f'--config.seed={self.seed}']
+    flags += [f'--config.{field}={value}' for field, value in self.settings]
     if data_dir:
       # Absolute, since the command runs in another directory.
       flags.append(f'--config.data.dir={pathlib.Path(data_dir).expanduser().absolute()}')
     return flags
 
   def expected_config(self) -> config_lib.Config:
-    """Returns the config that its file, variant and seed describe.
+    """Returns the config that its file, variant, seed and settings describe.
 
     Raises:
       ConfigError: if there is no such config.
@@ -72,7 +78,13 @@ class Run:
     """
     config = _get_config(self.config)(self.variant)
     config.seed = self.seed
+    config.update_from_flattened_dict(dict(self.settings))
     return config_lib.validate(config)
+
+
+def _short(value: Any) -> str:
+  """Writes the value of a field as part of a file name; a tuple as variants do, `4-8`."""
+  return '-'.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @functools.cache

@@ -1,106 +1,39 @@
 """Defines the tables of the paper (section 4): its numbers, and the runs that measure ours.
 
-A table is a list of cells. A cell names a run, the place of the number in its summary, and the
-paper's number. At scale `paper`, runs have the paper's networks, data and schedule; at `cpu` and
-`smoke`, a small network on other data stands in for each, so that differences between systems can
-be compared with the paper's, but accuracies cannot.
+A table is a list of cells, each with the paper's number. At scale `paper`, runs have the paper's
+networks, data and schedule; at `cpu` and `smoke`, a small network on other data stands in for each,
+so that differences between systems can be compared with the paper's, but accuracies cannot. Tables
+of ours are in `ablation`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
-import pathlib
-from typing import Any
 
-from dpoq_jax.reproduction import results, runs
+from dpoq_jax.reproduction import ablation
+from dpoq_jax.reproduction.cells import (
+  FLOAT,
+  SCALES,
+  Cell,
+  Scale,
+  bits_variant,
+  individual_variant,
+  top1,
+)
 from dpoq_jax.reproduction.runs import Run
-
-FLOAT = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-  """Describes how large the runs are, and how many.
-
-  Attributes:
-    name: name of the scale, as the command is given it.
-    seeds: number of seeds of individual networks and of the paper's own system.
-    other_seeds: number of seeds of all other systems.
-    environment: environment variables of the training processes.
-  """
-
-  name: str
-  seeds: int
-  other_seeds: int
-  environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-SCALES = {
-  # At this scale compiling takes longer than training, so it is done without optimisation.
-  'smoke': Scale('smoke', 1, 1, {'XLA_FLAGS': '--xla_backend_optimization_level=0'}),
-  'cpu': Scale('cpu', 2, 1),
-  'paper': Scale('paper', 3, 3),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-  """Describes one number of a table.
-
-  Attributes:
-    table: `table1`, `table2` or `table3`.
-    part: comparison in the table, named by network, data and activations.
-    system: system that is trained: the row.
-    bits: precision: the column; 32 is a float network.
-    run: training run of the system.
-    read: keys that lead from the summary of the run to the number, a fraction.
-    paper: number of the paper, in percent; None if it has none.
-  """
-
-  table: str
-  part: str
-  system: str
-  bits: int
-  run: Run
-  read: tuple[str, ...]
-  paper: float | None = None
-
-  def value(self, summary: Mapping[str, Any]) -> float:
-    """Returns the number, in percent."""
-    found: Any = summary
-    for key in self.read:
-      found = found[key]
-    return 100 * float(found)
 
 
 def cells(table: str, scale: Scale) -> list[Cell]:
   """Returns all cells of a table at a scale, in the order of its rows.
 
   Raises:
-    ValueError: if there is no such table.
+    ValueError: if there is no such table, or not at this scale.
   """
   if table not in TABLES:
     raise ValueError(f'{table}: there are {", ".join(TABLES)}.')
+  scales = [name for name in SCALES if name != 'long' or table == 'recipe']
+  if scale.name not in scales:
+    raise ValueError(f'{table} is not made at scale {scale.name}: give {", ".join(scales)}.')
   return list(TABLES[table](scale))
-
-
-def measured(wanted: Sequence[Cell], stored: pathlib.Path) -> list[results.Entry]:
-  """Returns an entry for each place of a table that has results, with all its seeds.
-
-  Args:
-    wanted: cells of the table.
-    stored: directory of results.
-  """
-  values: dict[tuple[str, str, str, int], list[float]] = {}
-  paper: dict[tuple[str, str, str, int], float | None] = {}
-  for cell in wanted:
-    if (summary := runs.read_summary(cell.run, stored)) is not None:
-      place = (cell.table, cell.part, cell.system, cell.bits)
-      values.setdefault(place, []).append(cell.value(summary))
-      paper[place] = cell.paper
-  return [
-    results.entry(*place[:3], _column(place[3]), found, paper[place])
-    for place, found in values.items()
-  ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,30 +68,21 @@ class _Part:
     quantized = [b for b in bits if b != FLOAT]
     for b in bits:
       yield from self.row(
-        'individual', [b], paper, self._individual_variant(b, quantized), _top1, favoured=True
+        'individual', [b], paper, individual_variant(b, quantized), top1, favoured=True
       )
 
   def truncated(self, bits: Sequence[int]) -> Iterator[Cell]:
     """Yields the cells of the highest individual network truncated, with old and new statistics."""
-    variant = self._individual_variant(bits[-1], bits)
+    variant = individual_variant(bits[-1], bits)
     for system, name in (
       ('truncated after training', 'top1'),
       ('truncated, statistics renewed', 'top1_reestimated'),
     ):
 
       def read(b: int, name: str = name) -> tuple[str, ...]:
-        return _top1(b) if b == bits[-1] else ('truncated', str(b), name)
+        return top1(b) if b == bits[-1] else ('truncated', str(b), name)
 
       yield from self.row(system, bits, {}, variant, read, favoured=True)
-
-  def _individual_variant(self, bits: int, quantized: Sequence[int]) -> str:
-    """Returns the variant that trains an individual network of one of the precisions."""
-    if bits == FLOAT:
-      return f'system=individual,bits={FLOAT},activations={FLOAT}'
-    if bits == max(quantized) and len(quantized) > 1:
-      # Trains the same network, but its summary also has the accuracies of truncated weights.
-      return f'system=truncated,{_bits_variant(quantized)}'
-    return f'system=individual,bits={bits}'
 
 
 def _table1(scale: Scale) -> Iterator[Cell]:
@@ -185,8 +109,8 @@ def _table1(scale: Scale) -> Iterator[Cell]:
         label + suffix,
         bits,
         dict(zip(columns, paper, strict=True)),
-        f'system={mode},merge={merge},{_bits_variant(bits)}',
-        _top1,
+        f'system={mode},merge={merge},{bits_variant(bits)}',
+        top1,
         favoured=(mode, merge) == ('scaled', 'psbn'),
       )
   yield from _shared(part, bits, '', {})
@@ -226,8 +150,8 @@ def _table2(scale: Scale) -> Iterator[Cell]:
       # The paper compares the 16-bit onion with a float network.
       alone = {FLOAT if b == 16 else b: number for b, number in individual.items()}
       yield from part.individual([b for b in alone if b in bits or b == FLOAT], alone)
-      onion = f'system=scaled,merge=psbn,{_bits_variant(bits)}'
-      yield from part.row('DPOQ', bits, dpoq, onion, _top1, favoured=True)
+      onion = f'system=scaled,merge=psbn,{bits_variant(bits)}'
+      yield from part.row('DPOQ', bits, dpoq, onion, top1, favoured=True)
       yield from part.row('DPOQ, ensemble', bits, ensemble, onion, _ensemble, favoured=True)
 
 
@@ -252,9 +176,7 @@ def _table3(scale: Scale) -> Iterator[Cell]:
   yield from _shared(part, next(iter(lists)), 'activations=match', adabits)
   for bits, paper in lists.items():
     label = f'DPOQ ({",".join(map(str, bits))})'
-    yield from part.row(
-      label, bits, paper, f'system=scaled,merge=psbn,{_bits_variant(bits)}', _top1
-    )
+    yield from part.row(label, bits, paper, f'system=scaled,merge=psbn,{bits_variant(bits)}', top1)
 
 
 def _shared(
@@ -265,23 +187,8 @@ def _shared(
     ('shared', 'shared kernels, rounded (AdaBits)', paper),
     ('shared_floor', 'shared kernels, floored (AdaBits)', {}),
   ):
-    whole = ','.join(filter(None, [f'system={system},{_bits_variant(bits)}', variant]))
-    yield from part.row(label, bits, numbers, whole, _top1)
-
-
-def _column(bits: int) -> str:
-  """Returns the name of a precision's column."""
-  return 'fp32' if bits == FLOAT else f'{bits} bits'
-
-
-def _bits_variant(bits: Sequence[int]) -> str:
-  """Returns the part of a variant that sets the bit list."""
-  return f'bits={"-".join(map(str, bits))}'
-
-
-def _top1(bits: int) -> tuple[str, ...]:
-  """Returns the keys of a precision's accuracy in a summary."""
-  return 'precisions', str(bits), 'top1'
+    whole = ','.join(filter(None, [f'system={system},{bits_variant(bits)}', variant]))
+    yield from part.row(label, bits, numbers, whole, top1)
 
 
 def _ensemble(bits: int) -> tuple[str, ...]:
@@ -342,4 +249,5 @@ TABLES: Mapping[str, Callable[[Scale], Iterator[Cell]]] = {
   'table1': _table1,
   'table2': _table2,
   'table3': _table3,
+  **ablation.TABLES,
 }

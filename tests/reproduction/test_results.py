@@ -3,6 +3,7 @@ import pathlib
 import pytest
 
 from dpoq_jax.reproduction import results, tables
+from dpoq_jax.reproduction.cells import SCALES, Scale
 
 PART = 'a network, some data'
 
@@ -57,9 +58,16 @@ def test_tables_are_replaced_one_by_one(tmp_path: pathlib.Path):
   assert (again / 'TABLE.md').read_text() == page
 
 
-@pytest.mark.parametrize('table', tables.TABLES)
-@pytest.mark.parametrize('scale', tables.SCALES.values(), ids=lambda scale: scale.name)
-def test_every_run_of_every_table_is_a_config(table: str, scale: tables.Scale):
+TABLES_AT_SCALES = [
+  pytest.param(table, scale, id=f'{table}-{scale.name}')
+  for table in tables.TABLES
+  for scale in SCALES.values()
+  if table == 'recipe' or scale.name != 'long'
+]
+
+
+@pytest.mark.parametrize(('table', 'scale'), TABLES_AT_SCALES)
+def test_every_run_of_every_table_is_a_config(table: str, scale: Scale):
   cells = tables.cells(table, scale)
   names = {}
   for cell in cells:
@@ -76,7 +84,7 @@ def test_every_run_of_every_table_is_a_config(table: str, scale: tables.Scale):
 
 
 def test_table_1_is_the_papers():
-  cells = tables.cells('table1', tables.SCALES['paper'])
+  cells = tables.cells('table1', SCALES['paper'])
   of_paper = {(c.system, c.bits): c.paper for c in cells if c.paper is not None}
   assert of_paper['individual', 32] == 68.74
   assert of_paper['scaled gradients + PSBN', 16] == 70.60
@@ -91,7 +99,7 @@ def test_table_1_is_the_papers():
 
 
 def test_seeds_are_as_many_as_promised_and_one_run_serves_several_rows():
-  cells = tables.cells('table1', tables.SCALES['cpu'])
+  cells = tables.cells('table1', SCALES['cpu'])
   seeds = {}
   for cell in cells:
     seeds.setdefault(cell.system, set()).add(cell.run.seed)
@@ -105,4 +113,6 @@ def test_seeds_are_as_many_as_promised_and_one_run_serves_several_rows():
 
 def test_unknown_tables_are_refused():
   with pytest.raises(ValueError, match='table4: there are table1, table2, table3'):
-    tables.cells('table4', tables.SCALES['cpu'])
+    tables.cells('table4', SCALES['cpu'])
+  with pytest.raises(ValueError, match='table1 is not made at scale long: give smoke, cpu, paper'):
+    tables.cells('table1', SCALES['long'])

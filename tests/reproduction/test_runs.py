@@ -5,6 +5,8 @@ import pathlib
 import sys
 import textwrap
 
+from absl import flags
+from ml_collections import config_flags
 import pytest
 
 from dpoq_jax import config as config_lib
@@ -181,3 +183,35 @@ def test_names_are_files_and_configs_are_found():
     Run('none.py', '', 0).expected_config()
   with pytest.raises(config_lib.ConfigError, match='merge'):
     Run('digits_resnet8.py', 'merge=foo', 0).expected_config()
+
+
+SETTINGS = (
+  ('quantization.weight_quantizer', 'standardised'),
+  ('objective.companion_bits', (8,)),
+  ('optimizer.latent_weight_decay', 5e-5),
+  ('quantization.calibrate_clips', True),
+  ('quantization.truncate_to', (2, 4)),
+  ('optimizer.decay_epochs', (1.0, 2.5)),
+  ('model.depth', 20),
+)
+
+
+def test_settings_are_flags_and_part_of_name_and_config(monkeypatch: pytest.MonkeyPatch):
+  run = Run('digits_resnet8.py', 'system=individual,bits=8', 1, SETTINGS)
+  assert run.name == (
+    'digits_resnet8-system_individual-bits_8-weight_quantizer_standardised-companion_bits_8'
+    '-latent_weight_decay_5e-05-calibrate_clips_True-truncate_to_2-4-decay_epochs_1.0-2.5'
+    '-depth_20-seed_1'
+  )
+  config = run.expected_config()
+  assert config.objective.companion_bits == (8,)
+  assert config.optimizer.latent_weight_decay == 5e-5
+  # The command makes the same config of the flags.
+  monkeypatch.chdir(runs.ROOT)
+  command = ['train', *run.flags(None)]
+  values = flags.FlagValues()
+  parsed = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=command)
+  values(command)
+  assert config_lib.validate(parsed.value) == config
+  with pytest.raises(config_lib.ConfigError, match='weight_quantizer'):
+    Run('digits_resnet8.py', '', 0, (('quantization.weight_quantizer', 'best'),)).expected_config()

@@ -1,0 +1,27 @@
+"""Defines the recipe: how an onion is best trained, by the ablation (`reproduce ablation`).
+
+A config file applies it before the variant. It is a recipe for onions: fields that only they have
+make other systems of the same file invalid.
+"""
+
+from typing import Any
+
+
+def settings(config: Any) -> dict[str, Any]:
+  """Returns the fields that the recipe sets, by name, each with its value.
+
+  Args:
+    config: config to be trained by the recipe, as a `ConfigDict` or a `Config`.
+  """
+  return {
+    'quantization.weight_quantizer': 'standardised_least_error',
+    'objective.companion_bits': (8,),
+    'objective.companion_rings': 2,
+    'optimizer.learning_rate': 2 * config.optimizer.learning_rate,
+  }
+
+
+def apply(config: Any) -> Any:
+  """Changes a config, as `get_config` returns it, to the recipe; returns it."""
+  config.update_from_flattened_dict(settings(config))
+  return config
