@@ -12,6 +12,7 @@ import ml_collections
 import pydantic
 from pydantic import Field
 
+from dpoq_jax import onion
 from dpoq_jax.config.sections import (
   Count,
   Data,
@@ -72,6 +73,16 @@ class Config(Section):
       )
     if not is_onion and self.init_from:
       raise ValueError(f'init_from={self.init_from}: only an onion starts from another run')
+    objective, optimizer = self.objective, self.optimizer
+    companions, is_float = objective.companion_bits, bits == (onion.MAX_BITS,)
+    if companions and (not is_onion or is_float):
+      raise ValueError(f'objective.companion_bits={companions}: only rings have companions')
+    if companions and objective.companion_rings > len(bits):
+      raise ValueError(
+        f'objective.companion_rings={objective.companion_rings}: bits={bits} has {len(bits)} rings'
+      )
+    if optimizer.transition_rate and (not is_onion or is_float):
+      raise ValueError(f'optimizer.transition_rate={optimizer.transition_rate} is for rings')
     if weights and len(weights) != len(bits):
       raise ValueError(f'objective.loss_weights={weights} needs one entry for each of bits={bits}')
     if warmup >= self.epochs:

@@ -129,6 +129,7 @@ class Quantization(Section):
     calibrate_clips: whether training starts from clips that quantize the first batch with the least
       mean squared error, in place of `clip_init`.
     shift_init: precision shifts gamma_{j->k} before training.
+    sum_logits: whether a path adds the logits of the path below, times a learned scale, to its own.
     compute_dtype: type of the operands of convolutions.
     sharing: what precisions share: `rings` of one integer (the onion), or, for comparison, one
       float kernel that is `rounded` or `floored` anew for each precision.
@@ -143,6 +144,7 @@ class Quantization(Section):
   clip_init: Positive = 6.0
   calibrate_clips: bool = False
   shift_init: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+  sum_logits: bool = False
   compute_dtype: Literal['float32', 'bfloat16'] = 'float32'
   sharing: Sharing = 'rings'
   match_activations: bool = False
@@ -198,6 +200,21 @@ class Objective(Section):
   distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
   teacher: Teacher = 'highest'
   teacher_start: NonNegative = 0.0
+
+  @pydantic.field_validator('companion_bits')
+  @classmethod
+  def _companions_increase(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
+    allowed = {*range(1, onion.MAX_BITS // 2 + 1), onion.MAX_BITS}
+    if list(bits) != sorted(set(bits)) or not set(bits) <= allowed:
+      raise ValueError(f'increasing widths of 1 to 16 bits, or {onion.MAX_BITS} for float')
+    return bits
+
+  @pydantic.model_validator(mode='after')
+  def _teacher_exists(self) -> 'Objective':
+    taught_by_companions = self.distillation and self.teacher == 'companion'
+    if taught_by_companions and (not self.companion_bits or self.draw_companion):
+      raise ValueError('teacher=companion needs companion_bits, and all companions at every step')
+    return self
 
 
 class Optimizer(Section):

@@ -1,6 +1,7 @@
 """Names the places at which the variables of a network are found.
 
     params       {path_B: {..., shift_from_A}}   the parameters of the path of B bits
+                 {companion_B_W: ...}            what a companion of it has for itself, in training
     psbn_B       running statistics of precision B, written in training
     lateral_B    what path B hands up, per layer: read by higher paths, written by path B
     onion        once frozen: the integers shared by all precisions
@@ -12,6 +13,10 @@ ONION = 'onion'
 """Collection of the shared integers of a frozen network."""
 
 
+LOGIT_SCALE = 'logit_scale'
+"""Parameter of a path: factor on the logits of the path below, where they are added to its own."""
+
+
 def path_name(precision: int) -> str:
   """Returns the name of a path's subtree in `params`.
 
@@ -19,6 +24,15 @@ def path_name(precision: int) -> str:
   'path_4'
   """
   return f'path_{precision}'
+
+
+def companion_name(precision: int, width: int) -> str:
+  """Returns the name in `params` of what a companion of a path has for itself.
+
+  >>> companion_name(2, width=8)
+  'companion_2_8'
+  """
+  return f'companion_{precision}_{width}'
 
 
 def statistics_collection(precision: int) -> str:

@@ -58,12 +58,15 @@ class PathSpec:
     index: which precision this path is, from 0.
     activation_bits: 1 to 16, or 32 for a plain ReLU.
     options: the choices that all paths share.
+    companion_width: bits that the ring's latents are quantized to by a companion, which is run in
+      training beside the path; None is the path itself.
   """
 
   bits: tuple[int, ...] = (quantizers.FLOAT_WIDTH,)
   index: int = 0
   activation_bits: int = quantizers.FLOAT_WIDTH
   options: LayerOptions = LayerOptions()
+  companion_width: int | None = None
 
   @property
   def precision(self) -> int:
@@ -72,5 +75,7 @@ class PathSpec:
 
   @property
   def ring_width(self) -> int:
-    """Returns the bits that this path adds, r_k."""
+    """Returns the bits that this path adds, r_k; those of a companion if it is one."""
+    if self.companion_width is not None:
+      return self.companion_width
     return onion.ring_widths(self.bits)[self.index]

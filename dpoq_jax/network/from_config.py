@@ -1,17 +1,22 @@
 """Builds the network that a config describes."""
 
+from collections.abc import Callable
 import dataclasses
 from typing import assert_never
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import models
+from dpoq_jax import models, onion
 from dpoq_jax.core import quantizers
+from dpoq_jax.core.names import path_name
 from dpoq_jax.core.spec import LayerOptions, Merge
+from dpoq_jax.network.companions import Companions
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.network.shared_kernels import SharedNetwork
+from dpoq_jax.network.trainable import TrainableNetwork
 
 
 def build(
@@ -35,6 +40,7 @@ def build(
     model=models.build(model or config.model.name, num_classes, given),
     bits=quantization.bits,
     activation_bits=quantization.activation_bits,
+    sum_logits=quantization.sum_logits,
     options=LayerOptions(
       weight_quantizer=weight_quantizer(quantization.weight_quantizer),
       merge=Merge(quantization.merge),
@@ -64,6 +70,33 @@ def build(
   return SharedNetwork(tuple(individuals), nested)
 
 
+def build_trainable(config: config_lib.Config, num_classes: int) -> TrainableNetwork:
+  """Builds the network of a config as it is trained: with companions, if it has any.
+
+  Raises:
+    ValueError: see `build`.
+  """
+  network, objective = build(config, num_classes), config.objective
+  if not objective.companion_bits or not isinstance(network, Onion):
+    return network
+  return Companions(
+    network, objective.companion_bits, objective.companion_rings, objective.draw_companion
+  )
+
+
+def ring_quantizers(
+  quantization: config_lib.Quantization,
+) -> dict[str, Callable[[jax.Array], jax.Array]]:
+  """Returns what maps the latents of each ring to its codes, `{path_B: function}`."""
+  quantize = weight_quantizer(quantization.weight_quantizer)
+  return {
+    path_name(precision): lambda latents, width=width: quantize(latents, width)
+    for precision, width in zip(
+      quantization.bits, onion.ring_widths(quantization.bits), strict=True
+    )
+  }
+
+
 def weight_quantizer(name: config_lib.WeightQuantizer) -> quantizers.WeightQuantizer:
   """Returns the weight quantizer that a config names."""
   match name:
@@ -71,5 +104,9 @@ def weight_quantizer(name: config_lib.WeightQuantizer) -> quantizers.WeightQuant
       return quantizers.dorefa
     case 'standardised':
       return quantizers.standardised
+    case 'standardised_least_error':
+      return quantizers.standardised_least_error
+    case 'standardised_per_channel':
+      return quantizers.standardised_per_channel
     case _:
       assert_never(name)

@@ -1,6 +1,7 @@
 """Scales what the loss of a higher precision sends down to a lower path (eq. 6)."""
 
 from collections.abc import Callable
+import functools
 from typing import assert_never
 
 from dpoq_jax import config as config_lib
@@ -15,9 +16,9 @@ def whole_gradient(lower: int, higher: int) -> float:
   return 1.0
 
 
-def bit_ratio(lower: int, higher: int) -> float:
-  """Returns lambda(j, k) = b_j / b_k: the scaled gradients of the paper."""
-  return lower / higher
+def bit_ratio(lower: int, higher: int, exponent: float = 1.0) -> float:
+  """Returns lambda(j, k) = (b_j / b_k)**p: the scaled gradients of the paper, whose p is 1."""
+  return (lower / higher) ** exponent
 
 
 def no_gradient(lower: int, higher: int) -> float:
@@ -26,11 +27,11 @@ def no_gradient(lower: int, higher: int) -> float:
   return 0.0
 
 
-def scale_of_mode(mode: config_lib.GradientMode) -> GradientScale:
-  """Returns lambda(j, k) of the gradient mode that a config names."""
+def scale_of_mode(mode: config_lib.GradientMode, exponent: float = 1.0) -> GradientScale:
+  """Returns lambda(j, k) of the gradient mode that a config names; `exponent` is p of `scaled`."""
   match mode:
     case 'scaled':
-      return bit_ratio
+      return functools.partial(bit_ratio, exponent=exponent)
     case 'joint':
       return whole_gradient
     case 'separate':

@@ -4,7 +4,7 @@ Cutting to k precisions is running the first k paths; upgrading an input is runn
 with the laterals kept; a gradient mode is a scale at the hand-over.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any, cast
 
@@ -16,7 +16,13 @@ import optax
 
 from dpoq_jax import onion
 from dpoq_jax.core import quantizers
-from dpoq_jax.core.names import ONION, lateral_collection, path_name, statistics_collection
+from dpoq_jax.core.names import (
+  LOGIT_SCALE,
+  ONION,
+  lateral_collection,
+  path_name,
+  statistics_collection,
+)
 from dpoq_jax.core.spec import LayerOptions, PathSpec
 from dpoq_jax.network.gradient_scale import GradientScale, whole_gradient
 from dpoq_jax.network.trainable import Laterals, PathOutput, Variables
@@ -42,6 +48,7 @@ class Onion:
     bits: increasing bit list. `(b,)` is the individual b-bit network, `(32,)` the float one.
     activation_bits: bits of every activation; 32 is a plain ReLU.
     options: the choices that all paths and layers share.
+    sum_logits: whether a path adds to its logits those of the path below, times a learned scale.
 
   Raises:
     TypeError: for a model that is no instance of a Linen module with an attribute `spec`.
@@ -53,6 +60,7 @@ class Onion:
   bits: tuple[int, ...]
   activation_bits: int = 8
   options: LayerOptions = LayerOptions()
+  sum_logits: bool = False
 
   def __post_init__(self) -> None:
     _check_model(self.model)
@@ -94,6 +102,9 @@ class Onion:
         mutable=['params', written, handed_up],
       )
       params[path_name(precision)] = created['params']
+      if self.sum_logits and index > 0:
+        dtype = self.options.parameter_dtype
+        params[path_name(precision)] |= {LOGIT_SCALE: jnp.zeros((), dtype)}
       statistics[written] = created[written]
       laterals[handed_up] = created[handed_up]
     return {'params': params, **statistics}
@@ -127,13 +138,20 @@ class Onion:
     own = self.variables_of_path(variables, index)
     collections = {**laterals, **own, 'params': own['params'][path_name(precision)]}
     # No path is above the highest one to hand anything up to.
-    written = [handed_up] if index + 1 < len(self.bits) else []
+    hands_up = index + 1 < len(self.bits)
+    written = [handed_up] if hands_up else []
     if train:
       written.append(statistics)
     logits, updates = self.path(index).apply(collections, images, train, mutable=written)
+    features = updates.get(handed_up, {})
+    if self.sum_logits and index > 0:
+      below = laterals[lateral_collection(self.bits[index - 1])]['logits']
+      logits += collections['params'][LOGIT_SCALE] * below
+    if self.sum_logits and hands_up:
+      features = {**features, 'logits': logits}
     return PathOutput(
       logits,
-      {handed_up: updates.get(handed_up, {})},
+      {handed_up: features},
       {statistics: updates.get(statistics, variables[statistics])},
     )
 
@@ -177,6 +195,7 @@ class Onion:
     train: bool = True,
     gradient_scale: GradientScale = whole_gradient,
     fixed: int = 0,
+    key: jax.Array | None = None,
   ) -> tuple[jax.Array, dict[str, Any]]:
     """Returns the logits and the running statistics, updated: a forward pass of training.
 
@@ -190,6 +209,7 @@ class Onion:
         for `b_j / b_k`, 1 and 0, one backward pass gives eq. 6.
       fixed: how many of the lowest paths are not trained: they run as in evaluation and get no
         gradient.
+      key: for networks that draw at random what they train; an onion draws nothing.
 
     Returns:
       Logits [precisions, batch, num_classes], and `{psbn_B: ...}` of the paths that were run.
@@ -197,11 +217,36 @@ class Onion:
     Raises:
       ValueError: for precisions that this network does not have.
     """
+    del key
     wanted = check_precisions(precisions, self.bits)
-    laterals: dict[int, dict[str, Any]] = {}
     logits: dict[int, jax.Array] = {}
     statistics: dict[str, Any] = {}
-    for index, precision in enumerate(self.bits[: self.bits.index(max(wanted)) + 1]):
+    highest = self.bits.index(max(wanted))
+    paths = self.run_paths(
+      variables, images, highest, train=train, gradient_scale=gradient_scale, fixed=fixed
+    )
+    for index, _, output in paths:
+      logits[self.bits[index]] = output.logits
+      statistics |= output.statistics
+    return jnp.stack([logits[precision] for precision in wanted]), statistics
+
+  def run_paths(
+    self,
+    variables: Variables,
+    images: jax.Array,
+    highest: int,
+    *,
+    train: bool,
+    gradient_scale: GradientScale = whole_gradient,
+    fixed: int = 0,
+  ) -> Iterator[tuple[int, Laterals, PathOutput]]:
+    """Yields the index of each path up to `highest`, what it received, and what it gave.
+
+    The arguments are those of `apply_and_update`. Laterals are received with their gradients
+    scaled.
+    """
+    laterals: dict[int, dict[str, Any]] = {}
+    for index, precision in enumerate(self.bits[: highest + 1]):
       received: dict[str, Any] = {}
       for lower, handed_up in laterals.items():
         scale = gradient_scale(lower, precision)
@@ -209,9 +254,8 @@ class Onion:
       own = self.variables_of_path(variables, index)
       own = jax.lax.stop_gradient(own) if index < fixed else own
       output = self.run_path(own, index, images, received, train=train and index >= fixed)
-      laterals[precision], logits[precision] = output.laterals, output.logits
-      statistics |= output.statistics
-    return jnp.stack([logits[precision] for precision in wanted]), statistics
+      laterals[precision] = output.laterals
+      yield index, received, output
 
   def freeze(self, variables: Variables) -> dict[str, Any]:
     """Turns the latents of all paths into the shared integers.

@@ -4,7 +4,7 @@
 precision reuses nothing that a lower one computed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from dpoq_jax import onion
 from dpoq_jax.core.names import ONION, path_name, statistics_collection
+from dpoq_jax.network import switchable
 from dpoq_jax.network.gradient_scale import GradientScale, whole_gradient
 from dpoq_jax.network.onion_network import Onion, check_latents, check_precisions, flatten
 from dpoq_jax.network.trainable import Laterals, PathOutput, Variables
@@ -64,7 +65,7 @@ class SharedNetwork:
     for each, precision in zip(self.networks, self.bits, strict=True):
       created = each.init(key, images)
       name, statistics = path_name(precision), statistics_collection(precision)
-      own, shared = _split(created['params'][name], _is_switchable)
+      own, shared = switchable.split(created['params'][name], switchable.is_switchable)
       variables['params'] |= {name: own, _SHARED: shared}
       variables[statistics] = created[statistics]
     return variables
@@ -73,7 +74,7 @@ class SharedNetwork:
     """Returns the variables of the individual network `index`, taken out of `variables`."""
     precision = self.bits[index]
     name, statistics = path_name(precision), statistics_collection(precision)
-    params = _merge(variables['params'][_SHARED], variables['params'][name])
+    params = switchable.merge(variables['params'][_SHARED], variables['params'][name])
     own: dict[str, Any] = {'params': {name: params}, statistics: variables[statistics]}
     if ONION in variables:
       own[ONION] = jax.tree.map(lambda stored: self._kernel(stored, index), variables[ONION])
@@ -113,6 +114,7 @@ class SharedNetwork:
     train: bool = True,
     gradient_scale: GradientScale = whole_gradient,
     fixed: int = 0,
+    key: jax.Array | None = None,
   ) -> tuple[jax.Array, dict[str, Any]]:
     """Returns the logits and the running statistics, updated; see `Onion.apply_and_update`.
 
@@ -121,7 +123,7 @@ class SharedNetwork:
     Raises:
       ValueError: for precisions that this network does not have, or fixed paths.
     """
-    del gradient_scale
+    del gradient_scale, key
     wanted = check_precisions(precisions, self.bits)
     if fixed:
       raise ValueError('precisions that share their weights cannot be fixed one by one.')
@@ -140,7 +142,9 @@ class SharedNetwork:
       ValueError: if `variables` are frozen already.
     """
     check_latents(variables)
-    latents, rest = _split(variables['params'][_SHARED], lambda path: path[-1] == 'latent')
+    latents, rest = switchable.split(
+      variables['params'][_SHARED], lambda path: path[-1] == 'latent'
+    )
     kernels = {}
     for path, latent in flatten(latents).items():
       kernels[*path[:-1], 'kernel'] = self._stored(latent)
@@ -177,24 +181,6 @@ class SharedNetwork:
 def _packed(network: Onion, latent: jax.Array) -> jax.Array:
   (bits,) = network.bits
   return onion.pack([network.options.weight_quantizer(latent, bits)], (bits,))
-
-
-def _is_switchable(path: tuple[str, ...]) -> bool:
-  """Tells whether each precision has its own: a clip, or a parameter of a normalisation."""
-  return path[-1] == 'clip' or path[-2] == 'norm'
-
-
-def _split(tree: Any, belongs: Callable[[tuple[str, ...]], bool]) -> tuple[Any, Any]:
-  """Parts a tree into the leaves whose path belongs, and the others."""
-  first, second = {}, {}
-  for path, leaf in flatten(tree).items():
-    (first if belongs(path) else second)[path] = leaf
-  return traverse_util.unflatten_dict(first), traverse_util.unflatten_dict(second)
-
-
-def _merge(one: Any, other: Any) -> Any:
-  flat = flatten(one) | flatten(other)
-  return traverse_util.unflatten_dict(flat)
 
 
 def _bytes(tree: Any) -> int:

@@ -65,6 +65,7 @@ class TrainableNetwork(Protocol):
     train: bool = True,
     gradient_scale: GradientScale = whole_gradient,
     fixed: int = 0,
+    key: jax.Array | None = None,
   ) -> tuple[jax.Array, dict[str, Any]]:
     """Returns the logits and the running statistics, updated: a forward pass of training."""
     ...

@@ -196,6 +196,7 @@ def ablation_rows(base: config_lib.Config) -> list[Row]:
     _lever('gradient exponent 2', gradient_exponent=2.0),
     _lever('precision shifts from 0.5', shift_init=0.5),
     _lever('clips from the first batch', calibrate_clips=True),
+    _lever('logits of the path below added', sum_logits=True),
     Row(
       'individual networks, standardised, companion',
       'individual',

@@ -1,9 +1,18 @@
 """Builds the optimizer: SGD as in section 4.2 of the paper, with warm-up and a cosine schedule."""
 
+from collections.abc import Mapping, Set
+import functools
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import optax
 
 from dpoq_jax import config as config_lib
+from dpoq_jax.training import transition_rate
+
+# Kinds of parameters that may be trained differently, by the last part of their names.
+_CLIP, _LATENT, _OTHER = 'clip', 'latent', 'other'
 
 
 def learning_rate_schedule(
@@ -34,31 +43,55 @@ def learning_rate_schedule(
 
 
 def sgd(
-  config: config_lib.Optimizer, learning_rate: optax.ScalarOrSchedule
+  config: config_lib.Optimizer,
+  learning_rate: optax.ScalarOrSchedule,
+  rings: Mapping[str, transition_rate.RingQuantizer] | None = None,
 ) -> optax.GradientTransformation:
   """Returns SGD with momentum and L2 decay; PACT clips have a rate and a decay of their own.
 
   Args:
-    config: momentum, decays, and the factor on the learning rate of the clips.
+    config: momentum, decays, the factor on the learning rate of the clips, and the share of weights
+      that are to change their code in a step, if that is what sets the rate of the latents.
     learning_rate: learning rate, or the schedule that `learning_rate_schedule` returns.
+    rings: quantizer of each ring, needed only for that share; see `transition_rate`.
   """
-  clip_decay = config.clip_weight_decay
+  decays = {_OTHER: config.weight_decay}
+  for kind, decay in ((_CLIP, config.clip_weight_decay), (_LATENT, config.latent_weight_decay)):
+    if kind == _CLIP or decay is not None:
+      decays[kind] = config.weight_decay if decay is None else decay
+  descend = optax.scale_by_learning_rate(learning_rate)
+  if config.transition_rate:
+
+    def target(step: Any) -> jax.Array:
+      rate = learning_rate(step) if callable(learning_rate) else learning_rate
+      return jnp.asarray(config.transition_rate * rate / config.learning_rate)
+
+    latents = transition_rate.scale_by_transition_rate(target, rings or {}, config.learning_rate)
+    descend = optax.partition(
+      {_LATENT: latents, _OTHER: descend}, functools.partial(_kinds, kinds={_LATENT})
+    )
   return optax.chain(
-    optax.add_decayed_weights(config.weight_decay, mask=_is_not_clip),
-    optax.add_decayed_weights(
-      config.weight_decay if clip_decay is None else clip_decay, mask=_is_clip
+    *(
+      optax.add_decayed_weights(decay, mask=functools.partial(_is, kind=kind, kinds=set(decays)))
+      for kind, decay in decays.items()
     ),
     optax.trace(config.momentum),
-    optax.masked(optax.scale(config.clip_learning_rate), _is_clip),
-    optax.scale_by_learning_rate(learning_rate),
+    optax.masked(
+      optax.scale(config.clip_learning_rate), functools.partial(_is, kind=_CLIP, kinds={_CLIP})
+    ),
+    descend,
   )
 
 
-def _is_clip(params: optax.Params) -> optax.Params:
-  """Tells of each parameter whether it is the clip of a PACT activation."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'clip', params)
+def _kinds(params: optax.Params, kinds: Set[str]) -> optax.Params:
+  """Names the kind of each parameter: the last part of its name if that is in `kinds`, or other."""
+
+  def kind(path: tuple[Any, ...], _: Any) -> str:
+    return path[-1].key if path[-1].key in kinds else _OTHER
+
+  return jax.tree_util.tree_map_with_path(kind, params)
 
 
-def _is_not_clip(params: optax.Params) -> optax.Params:
-  """Tells of each parameter whether it is anything but a clip."""
-  return jax.tree.map(lambda is_clip: not is_clip, _is_clip(params))
+def _is(params: optax.Params, kind: str, kinds: Set[str]) -> optax.Params:
+  """Tells of each parameter whether it is of a kind; see `_kinds`."""
+  return jax.tree.map(lambda found: found == kind, _kinds(params, kinds))

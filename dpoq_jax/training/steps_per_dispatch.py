@@ -91,7 +91,12 @@ def compile_steps(
     options: options of the compiler, beside those of `compiler.options`.
   """
   step = make_train_step(
-    experiment.network, experiment.optimizer, experiment.config, fixed, experiment.statistics_groups
+    experiment.network,
+    experiment.optimizer,
+    experiment.config,
+    fixed=fixed,
+    groups=experiment.statistics_groups,
+    steps_per_epoch=experiment.steps_per_epoch,
   )
   make_program = _singly if experiment.steps_per_dispatch == 1 else _at_once
   program = make_program(experiment, step)

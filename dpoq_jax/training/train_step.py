@@ -12,6 +12,7 @@ import optax
 from dpoq_jax import config as config_lib
 from dpoq_jax.core.names import path_name, statistics_collection
 from dpoq_jax.data import augment
+from dpoq_jax.network.companions import Companions
 from dpoq_jax.network.gradient_scale import scale_of_mode
 from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.training import objective
@@ -104,6 +105,7 @@ def make_train_step(
   config: config_lib.Config,
   fixed: int = 0,
   groups: int = 1,
+  steps_per_epoch: int = 1,
 ) -> TrainStep:
   """Returns the training step: augmentation, joint loss, one backward pass, update.
 
@@ -117,39 +119,62 @@ def make_train_step(
     fixed: number of the lowest paths whose parameters and statistics stay as they are.
     groups: number of contiguous parts of the batch, each normalised by statistics of its own; the
       running statistics follow the mean of theirs.
+    steps_per_epoch: number of steps in which the config counts its epochs.
 
   Returns:
     A pure function of (state, batch), to be jitted by the caller.
   """
-  gradient_scale = scale_of_mode(config.objective.mode)
+  settings, precisions = config.objective, len(network.bits)
+  gradient_scale = scale_of_mode(settings.mode, settings.gradient_exponent)
+  companions = network.pairs if isinstance(network, Companions) else []
+  companions = [index for index, _ in companions if index >= fixed]
+  companion_weight = settings.companion_weight
+  if settings.draw_companion and companions:
+    # The one that is drawn stands for all of them.
+    companion_weight *= len(companions)
+    companions = companions[:1]
+  teachers = objective.teachers(settings, precisions, companions)
+  teaching_from = round(settings.teacher_start * steps_per_epoch)
+  weights = settings.loss_weights
+  if companions:
+    weights = (*(weights or (1.0,) * precisions), *(companion_weight,) * len(companions))
   fixed_paths = [path_name(precision) for precision in network.bits[:fixed]]
   fixed_statistics = list(map(statistics_collection, network.bits[:fixed]))
 
-  def forward(params: Any, collections: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+  def forward(
+    params: Any, collections: Any, images: jax.Array, key: jax.Array
+  ) -> tuple[jax.Array, Any]:
     return network.apply_and_update(
       {'params': params, **collections},
       images,
       gradient_scale=gradient_scale,
       fixed=fixed,
+      key=key,
     )
 
-  def forward_in_groups(params: Any, collections: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+  def forward_in_groups(
+    params: Any, collections: Any, images: jax.Array, key: jax.Array
+  ) -> tuple[jax.Array, Any]:
     parts = images.reshape(groups, -1, *images.shape[1:])
-    logits, found = jax.vmap(forward, in_axes=(None, None, 0))(params, collections, parts)
-    # From [groups, precisions, batch / groups, classes] to [precisions, batch, classes].
-    logits = jnp.moveaxis(logits, 0, 1).reshape(len(network.bits), len(images), -1)
+    in_axes = (None, None, 0, None)
+    logits, found = jax.vmap(forward, in_axes)(params, collections, parts, key)
+    # From [groups, rows, batch / groups, classes] to [rows, batch, classes].
+    logits = jnp.moveaxis(logits, 0, 1).reshape(logits.shape[1], len(images), -1)
     means = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), found)
     return logits, {**means, **{name: collections[name] for name in fixed_statistics}}
 
   def loss_of(
-    params: Any, collections: Any, batch: Batch, images: jax.Array
+    params: Any, state: TrainState, batch: Batch, images: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, tuple[Any, jax.Array, jax.Array]]:
     run = forward if groups == 1 else forward_in_groups
-    logits, collections = run(params, collections, images)
-    losses = objective.cross_entropy(logits, batch['label'], config.objective.label_smoothing)
-    correct = jnp.sum(jnp.argmax(logits, -1) == batch['label'][None], axis=-1)
-    loss = objective.joint_loss(losses, config.objective.loss_weights)
-    return loss, (collections, losses, correct.astype(losses.dtype))
+    logits, collections = run(params, state.collections, images, key)
+    share = jnp.where(state.step >= teaching_from, settings.distillation, 0.0)
+    losses = objective.cross_entropy(
+      logits, batch['label'], settings.label_smoothing, teachers, share
+    )
+    loss = objective.joint_loss(losses, weights)
+    correct = jnp.sum(jnp.argmax(logits[:precisions], -1) == batch['label'][None], axis=-1)
+    return loss, (collections, losses[:precisions], correct.astype(losses.dtype))
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
     # The key follows from seed and step, so that checkpoints need no state of a generator.
@@ -158,7 +183,7 @@ def make_train_step(
       key, batch['image'], padding=config.data.pad, flip=config.data.flip
     )
     gradients, (collections, losses, correct) = jax.grad(loss_of, has_aux=True)(
-      state.params, state.collections, batch, images
+      state.params, state, batch, images, jax.random.fold_in(key, 1)
     )
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     # The updates as well, since a finite gradient can make the velocity overflow.

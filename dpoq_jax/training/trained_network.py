@@ -121,10 +121,12 @@ def load(workdir: pathlib.Path, step: Step | None = None) -> Trained[Onion]:
 def load_latents(workdir: pathlib.Path, step: Step | None = None) -> Trained[TrainableNetwork]:
   """Reads the network of the run in `workdir` as `load` does, but of any kind and not frozen."""
   config, facts = workdir_lib.read_config(workdir), workdir_lib.read_dataset(workdir)
-  network = from_config.build(config, len(facts.class_names))
+  classes = len(facts.class_names)
+  trainable = from_config.build_trainable(config, classes)
   # One step an epoch, as the structure of the state does not depend on the schedule.
   schedule = learning_rate_schedule(config.optimizer, epochs=config.epochs, steps_per_epoch=1)
-  create = functools.partial(create_state, network, sgd(config.optimizer, schedule))
+  rings = from_config.ring_quantizers(config.quantization)
+  create = functools.partial(create_state, trainable, sgd(config.optimizer, schedule, rings))
   images = jax.ShapeDtypeStruct((1, *facts.image_shape), jnp.uint8)
   shapes = jax.eval_shape(create, jax.random.key(0), images)
   on_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -132,6 +134,8 @@ def load_latents(workdir: pathlib.Path, step: Step | None = None) -> Trained[Tra
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_device), shapes
   )
   restored = read_checkpoint(workdir, like, step)
+  # Companions were trained, but are of no use afterwards.
+  network = from_config.build(config, classes)
   return Trained(config, network, restored.state.variables, restored.step, facts)
 
 

@@ -4,7 +4,9 @@ Adding a ring keeps the paths below as they are, parameters and running statisti
 paper): the logits of the old precisions stay what they were, bit for bit.
 """
 
+import contextlib
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -15,7 +17,7 @@ from dpoq_jax import config as config_lib
 from dpoq_jax.core import quantizers
 from dpoq_jax.core.names import path_name, statistics_collection
 from dpoq_jax.runtime import workdir as workdir_lib
-from dpoq_jax.training import trained_network
+from dpoq_jax.training import clips, trained_network
 from dpoq_jax.training.experiment import Experiment
 from dpoq_jax.training.train_step import TrainState
 
@@ -74,11 +76,18 @@ def initial_state(experiment: Experiment) -> tuple[TrainState, int]:
     FileNotFoundError, ConfigError: if this run cannot start from the other one; see `check`.
     CheckpointError: if the other one has no checkpoint that can be read.
   """
-  state = experiment.create_state()
-  if experiment.config.init_from is None:
-    return state, 0
-  check(experiment)
-  source = trained_network.load_latents(pathlib.Path(experiment.config.init_from))
+  state, fixed = experiment.create_state(), 0
+  if experiment.config.init_from is not None:
+    check(experiment)
+    state, fixed = _from_run(experiment, state)
+  if experiment.config.quantization.calibrate_clips:
+    state = _with_calibrated_clips(experiment, state, fixed)
+  return state, fixed
+
+
+def _from_run(experiment: Experiment, state: TrainState) -> tuple[TrainState, int]:
+  """Returns a fresh state with what the other run has trained; see `initial_state`."""
+  source = trained_network.load_latents(pathlib.Path(str(experiment.config.init_from)))
   variables: dict[str, Any] = {**state.variables, 'params': {**state.params}}
   bits = source.network.bits
   is_float = bits == _FLOAT_BITS
@@ -93,6 +102,18 @@ def initial_state(experiment: Experiment) -> tuple[TrainState, int]:
   params = variables.pop('params')
   started = dataclasses.replace(state, params=params, collections=variables)
   return experiment.on_each_device(started), 0 if is_float else len(bits)
+
+
+def _with_calibrated_clips(experiment: Experiment, state: TrainState, fixed: int) -> TrainState:
+  """Returns a state whose clips, those of fixed paths apart, suit the first batch of the run."""
+  # The whole batch, in every process, so that all find the same clips.
+  order = dataclasses.replace(experiment.order, process=0, processes=1)
+  chosen = experiment.train_set.take(order.examples(0))
+  with contextlib.closing(chosen.evaluation_batches(len(chosen))) as batches:
+    images = next(batches)['image']
+  calibrate = jax.jit(functools.partial(clips.calibrate, experiment.network, fixed=fixed))
+  variables = calibrate(jax.device_get(state.variables), images)
+  return dataclasses.replace(state, params=experiment.on_each_device(variables['params']))
 
 
 def _overlay(fresh: Any, known: Any) -> Any:

@@ -1,0 +1,93 @@
+"""Steers how many quantized weights change their code in a step, in place of how far latents move.
+
+A latent matters only through its code, and how many codes a learning rate changes depends on where
+the latents lie, which training moves. So the share of weights that change their code follows a
+schedule, and each ring's rate is what that takes (Lee, Jeon, Kim, Ham: Scheduling Weight
+Transitions for Quantization-Aware Training, ICCV 2025, arXiv:2404.19248). The controller is ours:
+it acts on the rate's logarithm, so that its gain needs no units, where the paper adds to the rate.
+"""
+
+from collections.abc import Callable, Mapping
+import math
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+RingQuantizer = Callable[[jax.Array], jax.Array]
+"""Maps the latents of a ring to its codes, of the same shape."""
+
+# Part of the old value in the running share of transitions, and the largest change of a rate's
+# logarithm in a step: a rate that is far off is corrected by a factor of e within 20 steps.
+_MOMENTUM = 0.9
+_GAIN = 0.05
+# Factors of the first rate that a rate stays within, either way.
+_RANGE = 1e3
+
+
+class TransitionRateState(NamedTuple):
+  """Holds the state of the controllers.
+
+  Attributes:
+    step: steps taken, int32.
+    log_rate: logarithm of each ring's rate, `{path_B: scalar}`.
+    share: running share of each ring's weights that changed their code, `{path_B: scalar}`.
+  """
+
+  step: jax.Array
+  log_rate: dict[str, jax.Array]
+  share: dict[str, jax.Array]
+
+
+def scale_by_transition_rate(
+  target: optax.Schedule, rings: Mapping[str, RingQuantizer], first_rate: float
+) -> optax.GradientTransformation:
+  """Returns a descent step whose rate lets a target share of each ring's weights change their code.
+
+  Args:
+    target: share of weights that are to change their code, in [0, 1], as a function of the step.
+    rings: quantizer of each ring, `{path_B: latents -> codes}`.
+    first_rate: rate that all rings start with.
+
+  Returns:
+    A transformation of trees `{path_B: {..., latent}}`, of latents alone.
+  """
+  low, high = math.log(first_rate / _RANGE), math.log(first_rate * _RANGE)
+
+  def init(params: optax.Params) -> TransitionRateState:
+    del params
+    return TransitionRateState(
+      step=jnp.zeros((), jnp.int32),
+      log_rate={name: jnp.full((), math.log(first_rate), jnp.float32) for name in rings},
+      share={name: jnp.zeros((), jnp.float32) for name in rings},
+    )
+
+  def update(
+    updates: optax.Updates, state: Any, params: optax.Params | None = None
+  ) -> tuple[optax.Updates, Any]:
+    latents: Any = params
+    scaled: dict[str, Any] = {**cast(Any, updates)}
+    log_rate: dict[str, jax.Array] = {}
+    share: dict[str, jax.Array] = {}
+    wanted = jnp.asarray(target(state.step), jnp.float32)
+    for name, quantize in rings.items():
+      rate = jnp.exp(state.log_rate[name])
+      scaled[name] = optax.tree.scale(-rate, scaled[name])
+      found = _transitions(latents[name], scaled[name], quantize)
+      share[name] = _MOMENTUM * state.share[name] + (1 - _MOMENTUM) * found
+      # Between -1 and 1, and 0 where the share is the wanted one.
+      error = (wanted - share[name]) / jnp.maximum(wanted + share[name], 1e-12)
+      log_rate[name] = jnp.clip(state.log_rate[name] + _GAIN * error, low, high)
+    return scaled, TransitionRateState(state.step + 1, log_rate, share)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _transitions(latents: Any, updates: Any, quantize: RingQuantizer) -> jax.Array:
+  """Returns the share of a ring's weights whose code these updates change."""
+  changed, size = jnp.zeros((), jnp.float32), 0
+  for latent, step in zip(jax.tree.leaves(latents), jax.tree.leaves(updates), strict=True):
+    changed += jnp.sum(quantize(latent) != quantize(latent + step), dtype=jnp.float32)
+    size += latent.size
+  return changed / size
