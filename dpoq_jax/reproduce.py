@@ -4,11 +4,11 @@
         --scale=smoke|cpu|long|paper --workdir=DIR [--data-dir=D] [--results=results] [--notrain]
         [--jobs=N]
 
-Trains what is missing in DIR/SCALE and keeps what each comes to in
-RESULTS/SCALE/runs; stop it and start it again at will. Writes TABLE.md, TABLE.csv and plots in
-RESULTS/SCALE, the results beside the paper's numbers. A run that fails does not stop the others:
-the table is made of those there are, and the exit status is 1. --notrain makes the table of what
-there is. --jobs trains several at a time, on an accelerator that one does not fill.
+Trains what is missing in DIR/SCALE and keeps what each run comes to in RESULTS/SCALE/runs; stop it
+and start it again at will. Writes TABLE.md, TABLE.csv and plots in RESULTS/SCALE, the results
+beside the paper's numbers. A run that fails does not stop the others: the table is made of those
+there are, and the exit status is 1. --notrain makes the table of what there is. --jobs trains
+several at a time, on an accelerator that one does not fill.
 
 `ablation` is what each change to the training of an onion gains alone, `recipe` the onion with
 those that gain against the paper's, individual networks and shared kernels. Each has a page of its
