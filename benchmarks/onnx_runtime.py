@@ -67,7 +67,7 @@ def main(_: list[str]) -> None:
   names = tuple(map(str, range(10)))
   graphs = {
     'fp32': _individual(_network(network.model, (32,), 32), images),
-    'int8': _individual(_network(network.model, (8,), network.activation_bits), images),
+    'int8': _individual(_network(network.model, (8,), network.activation_widths[-1]), images),
   }
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'export'

@@ -73,6 +73,7 @@ def main(flags: shared.FlagValues) -> None:
       settings,
       dataset=trained.config.data.name,
       step=trained.step,
+      activation_bits=trained.network.activation_bits,
     )
     best = compared[0]
     output = shared.optional_path(flags, 'output') or directory / operating_point.FILE

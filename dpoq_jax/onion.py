@@ -68,6 +68,44 @@ def ring_widths(bits: Sequence[int]) -> tuple[int, ...]:
   return tuple(high - low for low, high in zip((0, *bits[:-1]), bits, strict=True))
 
 
+def activation_widths(activation_bits: int | Sequence[int], bits: Sequence[int]) -> tuple[int, ...]:
+  """Returns the activation bits of every precision.
+
+  >>> activation_widths(8, bits=(2, 4))
+  (8, 8)
+
+  Args:
+    activation_bits: one number for all precisions, or one for each.
+    bits: the bit list.
+
+  Raises:
+    ValueError: for several numbers that are not one for each precision.
+  """
+  if isinstance(activation_bits, int):
+    return (activation_bits,) * len(bits)
+  if len(activation_bits) != len(bits):
+    raise ValueError(
+      f'activation_bits={tuple(activation_bits)} needs one entry for each of bits={tuple(bits)}'
+    )
+  return tuple(activation_bits)
+
+
+def bitops(bits: Sequence[int], activation_bits: int | Sequence[int]) -> tuple[int, ...]:
+  """Returns the BitOPs of a multiply-accumulate at every precision: `r_j a_j`, summed up to it.
+
+  >>> bitops((2, 4, 8), 8)
+  (16, 32, 64)
+  >>> bitops((2, 4, 8), (2, 4, 8))
+  (4, 12, 44)
+
+  Args:
+    bits: the bit list.
+    activation_bits: those of all precisions, or of each.
+  """
+  pairs = zip(ring_widths(bits), activation_widths(activation_bits, bits), strict=True)
+  return tuple(itertools.accumulate(ring * width for ring, width in pairs))
+
+
 def packed_dtype(bits: Sequence[int]) -> np.dtype:
   """Returns the unsigned dtype of packed integers: uint16 up to 16 bits, uint32 up to 32.
 

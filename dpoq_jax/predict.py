@@ -70,7 +70,9 @@ def main(flags: shared.FlagValues) -> None:
     found = to_predict.find(images, facts.image_shape, shorter_side).shard(part - 1, parts)
     step = shared.checkpoint_step(flags)
     if flags.precision is not None:
-      point = operating_point.static(config.quantization.bits, flags.precision)
+      point = operating_point.static(
+        config.quantization.bits, flags.precision, config.quantization.activation_bits
+      )
     else:
       given = shared.optional_path(flags, 'operating_point')
       point = operating_point.read(given or directory)

@@ -44,6 +44,7 @@ def main(flags: shared.FlagValues) -> None:
         calibration.Settings(),
         dataset=config.data.name,
         step=trained.step,
+        activation_bits=trained.network.activation_bits,
       )[0]
     written = page.write(
       shared.optional_path(flags, 'output') or directory / 'report',

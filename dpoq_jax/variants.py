@@ -51,12 +51,9 @@ def _set_bits(config: Any, setting: str) -> None:
 
 
 def _set_activations(config: Any, setting: str) -> None:
-  """Sets the bits of the activations, and the clip that suits them; or `match`."""
-  if setting == 'match':
-    config.quantization.match_activations = True
-    return
-  config.quantization.activation_bits = int(setting)
-  config.quantization.clip_init = config_lib.default_clip(int(setting))
+  """Sets the bits of the activations: a number, or `match`, each precision's own."""
+  quantization = config.quantization
+  quantization.activation_bits = quantization.bits if setting == 'match' else int(setting)
 
 
 def _set_system(config: Any, setting: str) -> None:
@@ -101,6 +98,8 @@ def _shrink(config: Any, _: str) -> None:
   config.data.batch_size = 8
   # Compiling takes most of the time, and grows with the number of paths.
   config.quantization.bits = config.quantization.bits[:2]
+  if isinstance(config.quantization.activation_bits, tuple):
+    config.quantization.activation_bits = config.quantization.activation_bits[:2]
   config.objective.loss_weights = config.objective.loss_weights[:2]
   # A model of the user's own need not have a width.
   if config.model.name in config_lib.MODELS or config.model.width is not None:
@@ -126,13 +125,14 @@ _MODELS: Mapping[str, tuple[config_lib.ModelName, int | None]] = {
 }
 
 # They apply in this order, whatever that of the text, since a later one may change what an earlier
-# one set: a model sets the width, `smoke` the width and the bits, and a system reads the bits.
+# one set: a model sets the width, `smoke` the width and the bits, a system reads and sets the bits,
+# and activations may be as wide as these.
 _VARIANTS: Mapping[str, Callable[[Any, str], None]] = {
   'model': _set_model,
   'smoke': _shrink,
   'width': _set_width,
   'bits': _set_bits,
-  'activations': _set_activations,
   'merge': _set_merge,
   'system': _set_system,
+  'activations': _set_activations,
 }

@@ -23,7 +23,6 @@ from dpoq_jax.config.sections import (
   Sharing,
   Teacher,
   WeightQuantizer,
-  default_clip,
 )
 
 __all__ = [
@@ -41,7 +40,6 @@ __all__ = [
   'Sharing',
   'Teacher',
   'WeightQuantizer',
-  'default_clip',
   'differences',
   'field_names',
   'from_json',

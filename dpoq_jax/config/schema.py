@@ -93,11 +93,13 @@ class Config(Section):
 def get_config() -> Any:
   """Returns the default run as a `ConfigDict`, for config files to change and flags to override."""
   config: Any = ml_collections.ConfigDict(Config().model_dump())
-  # Fields that may be None say their type, since a flag is parsed as the type of the value.
+  # A flag is parsed as the type of the value, which fields that may be None, or of several types
+  # (`object`: any literal), have to say.
   for section, fields in (
     (config, {'checkpoint_every': int, 'steps_per_dispatch': int, 'init_from': str}),
     (config.data, {'dir': str, 'test_split': str, 'image_size': int}),
     (config.model, {'depth': int, 'width': int}),
+    (config.quantization, {'activation_bits': object, 'clip_init': float}),
     (config.optimizer, {'clip_weight_decay': float, 'latent_weight_decay': float}),
   ):
     for name, kind in fields.items():

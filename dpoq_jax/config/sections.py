@@ -4,7 +4,7 @@ The defaults are the embedded job: scikit-learn's digits, ResNet-8.
 """
 
 import re
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 from pydantic import AfterValidator, Field
@@ -121,11 +121,12 @@ class Quantization(Section):
 
   Attributes:
     bits: bit list; one entry is an individual network, (32,) the float network.
-    activation_bits: bits of every activation; 32 is a plain ReLU.
+    activation_bits: bits of the activations, one number for all precisions or, as a tuple, one for
+      each of `bits`; 32 is a plain ReLU.
     weight_quantizer: quantizer of the weights; the paper's is `dorefa`. The others standardise each
       kernel (or output channel) and clip it: see `core.quantizers`.
     merge: how lower paths' features are merged: `psbn` or `vanilla`.
-    clip_init: PACT's alpha before training.
+    clip_init: PACT's alpha before training; None is what suits the activation bits.
     calibrate_clips: whether training starts from clips that quantize the first batch with the least
       mean squared error, in place of `clip_init`.
     shift_init: precision shifts gamma_{j->k} before training.
@@ -133,22 +134,49 @@ class Quantization(Section):
     compute_dtype: type of the operands of convolutions.
     sharing: what precisions share: `rings` of one integer (the onion), or, for comparison, one
       float kernel that is `rounded` or `floored` anew for each precision.
-    match_activations: whether activations get their precision's bits; for shared float kernels.
     truncate_to: precisions that an individual network is truncated to after it was trained.
   """
 
   bits: Annotated[tuple[int, ...], AfterValidator(onion.check_bits)] = (2, 4, 8, 16)
-  activation_bits: int = 8
+  activation_bits: int | tuple[int, ...] = 8
   weight_quantizer: WeightQuantizer = 'dorefa'
   merge: MergeName = 'psbn'
-  clip_init: Positive = 6.0
+  clip_init: Positive | None = None
   calibrate_clips: bool = False
   shift_init: Annotated[float, Field(allow_inf_nan=False)] = 0.0
   sum_logits: bool = False
   compute_dtype: Literal['float32', 'bfloat16'] = 'float32'
   sharing: Sharing = 'rings'
-  match_activations: bool = False
   truncate_to: tuple[int, ...] = ()
+
+  @property
+  def activation_widths(self) -> tuple[int, ...]:
+    """Returns the activation bits of every precision."""
+    return onion.activation_widths(self.activation_bits, self.bits)
+
+  @property
+  def bitops(self) -> tuple[int, ...]:
+    """Returns the BitOPs of a multiply-accumulate at every precision, weight x activation bits.
+
+    An onion reuses what lower precisions computed; shared kernels start anew at each.
+    """
+    if self.sharing == 'rings':
+      return onion.bitops(self.bits, self.activation_bits)
+    return tuple(b * a for b, a in zip(self.bits, self.activation_widths, strict=True))
+
+  @pydantic.field_validator('activation_bits', mode='before')
+  @classmethod
+  def _widths_are_one_or_as_many(cls, given: Any, info: pydantic.ValidationInfo) -> Any:
+    # A tuple is a list in JSON.
+    widths = tuple(given) if isinstance(given, list | tuple) else (given,)
+    if any(type(width) is not int for width in widths):
+      raise ValueError('give a number of bits, or a tuple of one for each precision')
+    if not isinstance(given, list | tuple):
+      return given
+    bits = info.data.get('bits')
+    if bits and len(widths) != len(bits):
+      raise ValueError(f'a tuple needs one entry for each of bits={bits}')
+    return widths
 
   @pydantic.model_validator(mode='after')
   def _systems_exist(self) -> 'Quantization':
@@ -163,8 +191,6 @@ class Quantization(Section):
       raise ValueError(f'truncate_to={cut}: bits of codes, from 1; {given}')
     if self.sharing != 'rings' and width in bits:
       raise ValueError(f'sharing={self.sharing}: every precision quantizes the kernels; {given}')
-    if self.match_activations and self.sharing == 'rings':
-      raise ValueError('match_activations=True is for kernels that are rounded or floored')
     if self.sharing == 'floored' and self.weight_quantizer != 'dorefa':
       raise ValueError(f'sharing=floored has a quantizer of its own, not {self.weight_quantizer}')
     return self
@@ -254,8 +280,3 @@ class Optimizer(Section):
     if list(epochs) != sorted(set(epochs)):
       raise ValueError('epochs must increase')
     return epochs
-
-
-def default_clip(activation_bits: int) -> float:
-  """Returns PACT's alpha before training: four levels want a tighter clip than 256."""
-  return 2.0 if activation_bits <= 2 else 6.0

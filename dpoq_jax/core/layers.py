@@ -81,7 +81,7 @@ class PACT(nn.Module):
     options, bits = self.spec.options, self.spec.activation_bits
     if bits == quantizers.FLOAT_WIDTH:
       return quantizers.pact(x, jnp.zeros((), x.dtype), bits, signed=self.signed)
-    init = nn.initializers.constant(options.clip_init)
+    init = nn.initializers.constant(self.spec.clip_init)
     clip = self.param('clip', init, (), options.parameter_dtype)
     return quantizers.pact(x, clip, bits, signed=self.signed)
 

@@ -26,7 +26,8 @@ class LayerOptions:
   Attributes:
     weight_quantizer: maps latents to codes; `quantizers.dorefa` or another `WeightQuantizer`.
     merge: how a path takes in what lower paths hand up.
-    clip_init: PACT's alpha at the start, in units of its input.
+    clip_init: PACT's alpha at the start, in units of its input; None is what suits the activation
+      bits of each path.
     shift_init: the precision shifts gamma_{j->k} at the start.
     momentum: weight of the old value in the running averages, in [0, 1).
     epsilon: added to the variance.
@@ -36,7 +37,7 @@ class LayerOptions:
 
   weight_quantizer: quantizers.WeightQuantizer = quantizers.dorefa
   merge: Merge = Merge.PSBN
-  clip_init: float = 6.0
+  clip_init: float | None = None
   shift_init: float = 0.0
   momentum: float = 0.9
   epsilon: float = 1e-5
@@ -79,3 +80,10 @@ class PathSpec:
     if self.companion_width is not None:
       return self.companion_width
     return onion.ring_widths(self.bits)[self.index]
+
+  @property
+  def clip_init(self) -> float:
+    """Returns PACT's alpha at the start: four levels want a tighter clip than 256."""
+    if self.options.clip_init is not None:
+      return self.options.clip_init
+    return 2.0 if self.activation_bits <= 2 else 6.0

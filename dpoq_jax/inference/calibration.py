@@ -101,6 +101,7 @@ def choose(
   *,
   dataset: str,
   step: int,
+  activation_bits: int | tuple[int, ...] | None = None,
 ) -> list[OperatingPoint]:
   """Returns operating points for a target, one per combination that was compared, the best first.
 
@@ -115,10 +116,11 @@ def choose(
     settings: the target, and how to get there.
     dataset: name of the data set, for the record.
     step: step of the checkpoint, for the record.
+    activation_bits: activation bits of each precision, if they differ; see `curve.rerun_curve`.
 
   Raises:
     ValueError: for logits and labels that do not fit one another and the bits, and for an order,
-      combination, key or precision that is not allowed.
+      combination, key, precision or activation bits that are not allowed.
   """
   bits = onion.check_bits(bits)
   for examples in (calibration, reported):
@@ -129,7 +131,7 @@ def choose(
     dataset=dataset, step=step, calibration=calibration.name, reported=reported.name
   )
   points = [
-    _point(calibration, bits, settings, combine, temperatures).model_copy(
+    _point(calibration, bits, settings, combine, temperatures, activation_bits).model_copy(
       update={'target': settings.target, 'data': record}
     )
     for combine in names
@@ -176,7 +178,13 @@ def equal_bits(
   bits, weights = point.bits, tuple(point.weights.values())
   temperatures = tuple(point.temperatures.values())
   rerun = curve.rerun_curve(
-    calibration.logits, calibration.labels, bits, point.order, weights, temperatures
+    calibration.logits,
+    calibration.labels,
+    bits,
+    point.order,
+    weights,
+    temperatures,
+    point.activation_bits,
   )
   known = exits.evaluate(reported.logits, reported.labels, weights, temperatures)
   static = alone(reported)
@@ -247,16 +255,23 @@ def _point(
   settings: Settings,
   combine: Combination,
   temperatures: Sequence[float],
+  activation_bits: int | tuple[int, ...] | None,
 ) -> OperatingPoint:
   """Returns the operating point of one combination, without its outcomes."""
   weights, target = weights_of(combine, calibration, temperatures), settings.target
   if target.kind == 'key':
     return operating_point.from_key(
       bits, settings.order, target.value, combine, weights, temperatures,
-      precision=settings.precision,
+      precision=settings.precision, activation_bits=curve.of_each(activation_bits),
     )  # fmt: skip
   rerun = curve.rerun_curve(
-    calibration.logits, calibration.labels, bits, settings.order, weights, temperatures
+    calibration.logits,
+    calibration.labels,
+    bits,
+    settings.order,
+    weights,
+    temperatures,
+    activation_bits,
   )
   point, met = select(rerun, target, float(alone(calibration)[-1].mean()))
   return operating_point.from_curve(rerun, point, combine, weights, temperatures, met=met)
@@ -265,7 +280,7 @@ def _point(
 def _rank(point: OperatingPoint, target: Target) -> tuple[bool, float, float]:
   """Returns a key that sorts the best first; equals stay in the order of `COMBINATIONS`."""
   assert point.expected is not None
-  inaccuracy, bits = -point.expected.accuracy, point.expected.average_bits
+  inaccuracy, cost = -point.expected.accuracy, point.expected.relative_cost
   if target.kind == 'max_accuracy_drop' and point.met:
-    return not point.met, bits, inaccuracy
-  return not point.met, inaccuracy, bits
+    return not point.met, cost, inaccuracy
+  return not point.met, inaccuracy, cost

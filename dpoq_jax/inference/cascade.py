@@ -160,7 +160,7 @@ class Cascade:
         for k in range(count):
           self.counts.inputs[k] += 1
           self.counts.padded[k] += 1
-        return result_of(point.bits, np.array([index]), point.combined(run))
+        return result_of(point, np.array([index]), point.combined(run))
     return None
 
   def _point(self, point: OperatingPoint | None, max_precision: int | None) -> OperatingPoint:

@@ -41,7 +41,9 @@ class RerunCurve:
   Attributes:
     bits: the bit list.
     order: one of `ORDERS`.
-    cost: mean BitOPs relative to the lowest precision, from 1 to b_K / b_1.
+    activation_bits: activation bits of each precision; None where all have the same.
+    cost: mean BitOPs relative to the lowest precision, from 1 (to b_K / b_1, where all precisions
+      have the same activation bits).
     average_bits: mean bits of the precision that inputs are at, from b_1 to b_K.
     accuracy: top-1, in [0, 1].
     key: threshold on keys in the state: inputs with at least this key have left. In the order
@@ -54,6 +56,7 @@ class RerunCurve:
 
   bits: tuple[int, ...]
   order: Order
+  activation_bits: tuple[int, ...] | None
   cost: np.ndarray
   average_bits: np.ndarray
   accuracy: np.ndarray
@@ -133,6 +136,7 @@ def rerun_curve(
   order: Order,
   combine: Combination | Weights = 'mean',
   temperatures: Sequence[float] | None = None,
+  activation_bits: int | tuple[int, ...] | None = None,
 ) -> RerunCurve:
   """Returns accuracy and cost of every state of the rerun; equal keys move in the inputs' order.
 
@@ -156,9 +160,11 @@ def rerun_curve(
     combine: what an exit predicts from: one of `COMBINATIONS`, of which `weighted` is fitted to
       these examples, or the weights of every exit.
     temperatures: one per precision; all 1 by default.
+    activation_bits: activation bits of each precision, which costs depend on; one number, for all,
+      is as good as None.
 
   Raises:
-    ValueError: for logits, labels, an order or a combination that are not those.
+    ValueError: for logits, labels, an order, a combination or activation bits that are not those.
   """
   _check_order(order)
   logits, labels = exits.check_logits(logits, labels, bits)
@@ -170,21 +176,32 @@ def rerun_curve(
 
   moves, key, reachable = _order_of_moves(confidence, bits, order)
   # Integers until the last division, so that a cascade that counts arrives at the same numbers.
-  ring = np.diff(bits).astype(np.int64)
   gain = np.diff(correct.astype(np.int64), axis=0)
-  spent = _running_sum(len(labels) * bits[0], np.broadcast_to(ring, gain.T.shape).ravel()[moves])
+
+  def mean(of_precisions: Sequence[int]) -> np.ndarray:
+    """Returns the mean over inputs, in every state, of a number that each precision has."""
+    step = np.broadcast_to(np.diff(of_precisions).astype(np.int64), gain.T.shape)
+    return _running_sum(len(labels) * of_precisions[0], step.ravel()[moves]) / len(labels)
+
+  widths = of_each(activation_bits)
+  bitops = onion.bitops(bits, widths or 1)
   right = _running_sum(int(correct[0].sum()), gain.T.ravel()[moves])
-  average_bits = spent / len(labels)
   return RerunCurve(
     bits=bits,
     order=order,
-    cost=average_bits / bits[0],
-    average_bits=average_bits,
+    activation_bits=widths,
+    cost=mean(bitops) / bitops[0],
+    average_bits=mean(bits),
     accuracy=right / len(labels),
     key=key,
     reachable=reachable,
     confidence=confidence,
   )
+
+
+def of_each(activation_bits: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
+  """Returns the activation bits of each precision; None where one number is for all of them."""
+  return None if isinstance(activation_bits, int) else activation_bits
 
 
 def thresholds_of_key(

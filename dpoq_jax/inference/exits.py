@@ -28,6 +28,20 @@ class Exits(NamedTuple):
   correct: np.ndarray
 
 
+class ExitPredictions(NamedTuple):
+  """Holds what inputs are predicted to be, and the exit of each.
+
+  Attributes:
+    labels: int64 [examples], the most probable class.
+    probabilities: float64 [examples, classes], by the combination of the exit.
+    exits: int64 [examples], index of the precision that each input left at.
+  """
+
+  labels: np.ndarray
+  probabilities: np.ndarray
+  exits: np.ndarray
+
+
 def evaluate(
   logits: np.ndarray,
   labels: np.ndarray,

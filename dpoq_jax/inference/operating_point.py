@@ -5,7 +5,7 @@ It is a file, `operating_point.json`, that is kept beside a network; nothing her
 
 from collections.abc import Mapping, Sequence
 import pathlib
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
@@ -15,6 +15,7 @@ from dpoq_jax import onion
 from dpoq_jax.inference import combination, curve, temperature
 from dpoq_jax.inference.combination import Combination, Weights
 from dpoq_jax.inference.curve import Order
+from dpoq_jax.inference.exits import ExitPredictions
 
 FILE = 'operating_point.json'
 
@@ -78,26 +79,14 @@ class Provenance(_Record):
   reported: str
 
 
-class ExitPredictions(NamedTuple):
-  """Holds what inputs are predicted to be, and the exit of each.
-
-  Attributes:
-    labels: int64 [examples], the most probable class.
-    probabilities: float64 [examples, classes], by the combination of the exit.
-    exits: int64 [examples], index of the precision that each input left at.
-  """
-
-  labels: np.ndarray
-  probabilities: np.ndarray
-  exits: np.ndarray
-
-
 class OperatingPoint(_Record):
   """Holds thresholds and all that belongs to them; mappings are by precision, in bits.
 
   Attributes:
     format: version of the file.
     bits: the bit list.
+    activation_bits: activation bits of each precision, which costs depend on; None where all have
+      the same.
     order: order of the rerun curve of which this is a point.
     key: key of that point.
     precision: precision in progress there, for the order `precision_first` only.
@@ -115,6 +104,7 @@ class OperatingPoint(_Record):
 
   format: Literal[1] = 1
   bits: tuple[int, ...]
+  activation_bits: tuple[Annotated[int, Field(ge=1)], ...] | None = None
   order: Order = 'normalised'
   key: NonNegative
   precision: int | None = None
@@ -131,6 +121,7 @@ class OperatingPoint(_Record):
   @pydantic.model_validator(mode='after')
   def _mappings_are_by_precision(self) -> 'OperatingPoint':
     bits = onion.check_bits(self.bits)
+    onion.activation_widths(self.activation_bits or 1, bits)
     for name in ('thresholds', 'weights', 'temperatures'):
       by_precision = getattr(self, name)
       if sorted(by_precision) != list(bits):
@@ -142,14 +133,18 @@ class OperatingPoint(_Record):
         raise ValueError(f'weights of {precision} bits: {count} are needed, not all 0')
     return self
 
+  @property
+  def bitops(self) -> tuple[int, ...]:
+    """Returns the BitOPs of an input that leaves at each precision, up to a common factor."""
+    return onion.bitops(self.bits, self.activation_bits or 1)
+
   def capped(self, precision: int) -> 'OperatingPoint':
     """Returns the same with every input leaving at `precision` bits at the latest.
 
     Raises:
       ValueError: for a precision that is not in the bit list.
     """
-    if precision not in self.bits:
-      raise ValueError(f'precision {precision}: this network has {self.bits}.')
+    onion.check_precision(precision, self.bits)
     return self.model_copy(update={'thresholds': {**self.thresholds, precision: 0.0}})
 
   def checkpoint_for(self, dataset: str, step: Checkpoint) -> Checkpoint:
@@ -220,17 +215,19 @@ class OperatingPoint(_Record):
     counts = np.bincount(left_at, minlength=len(self.bits))
     # Integers until the last division, as in the curve, so that both are equal to the last bit.
     average_bits = int(counts @ np.array(self.bits)) / len(left_at)
+    average_bitops = int(counts @ np.array(self.bitops)) / len(left_at)
     return Outcome(
       examples=len(left_at),
       accuracy=int(correct.sum()) / len(left_at),
       average_bits=average_bits,
-      relative_cost=average_bits / self.bits[0],
+      relative_cost=average_bitops / self.bitops[0],
       exits={b: int(count) / len(left_at) for b, count in zip(self.bits, counts, strict=True)},
     )
 
   def to_json(self) -> str:
     """Returns the content of the file."""
-    return self.model_dump_json(indent=2) + '\n'
+    left_out = {'activation_bits'} if self.activation_bits is None else set[str]()
+    return self.model_dump_json(indent=2, exclude=left_out) + '\n'
 
 
 def from_curve(
@@ -257,8 +254,8 @@ def from_curve(
   by_precision = dict(zip(rerun.bits, rerun.thresholds(point), strict=True))
   return _build(
     rerun.bits, combine, weights, temperatures,
-    order=rerun.order, key=rerun.middle_key(point), precision=rerun.in_progress(point),
-    thresholds=by_precision, **fields,
+    activation_bits=rerun.activation_bits, order=rerun.order, key=rerun.middle_key(point),
+    precision=rerun.in_progress(point), thresholds=by_precision, **fields,
   )  # fmt: skip
 
 
@@ -285,14 +282,19 @@ def from_key(
   )  # fmt: skip
 
 
-def static(bits: tuple[int, ...], precision: int) -> OperatingPoint:
+def static(
+  bits: tuple[int, ...], precision: int, activation_bits: int | tuple[int, ...] | None = None
+) -> OperatingPoint:
   """Returns the operating point at which every input leaves at one precision, which alone predicts.
 
   Raises:
     ValueError: for a precision that is not in the bit list.
   """
   weights = combination.plain_weights('last', len(bits))
-  point = from_key(bits, 'confidence_first', curve.NEVER, 'last', weights, (1.0,) * len(bits))
+  point = from_key(
+    bits, 'confidence_first', curve.NEVER, 'last', weights, (1.0,) * len(bits),
+    activation_bits=curve.of_each(activation_bits),
+  )  # fmt: skip
   return point.capped(precision)
 
 

@@ -185,10 +185,10 @@ class _Batch:
     self._exits[ids[mine] - self._start] = index
     self.remaining -= int(mine.sum())
 
-  def result(self, bits: tuple[int, ...]) -> Result:
+  def result(self, point: OperatingPoint) -> Result:
     """Returns the result, once no input remains."""
     assert self._probabilities is not None
-    return result_of(bits, self._exits, self._probabilities)
+    return result_of(point, self._exits, self._probabilities)
 
 
 class _Running(NamedTuple):
@@ -288,7 +288,7 @@ class Engine:
   def finished(self) -> Iterator[Result]:
     """Yields the results of the oldest batches, up to the first that is not complete."""
     while self._batches and not self._batches[0].remaining:
-      yield self._batches.popleft().result(self._point.bits)
+      yield self._batches.popleft().result(self._point)
 
   def _start_images(self, images: np.ndarray, first: int) -> _Running:
     """Starts the first path on images from the host, of the numbers from `first` on."""
@@ -327,13 +327,13 @@ class Engine:
         self._run_pool(path + 1)
 
 
-def result_of(bits: tuple[int, ...], exits: np.ndarray, probabilities: np.ndarray) -> Result:
+def result_of(point: OperatingPoint, exits: np.ndarray, probabilities: np.ndarray) -> Result:
   """Returns the result of inputs that left at the precisions of these indices.
 
   Args:
-    bits: the bit list.
+    point: the operating point.
     exits: int64 [batch].
     probabilities: float64 [batch, classes].
   """
-  precisions = np.array(bits)[exits]
-  return Result(probabilities.argmax(axis=-1), probabilities, precisions, precisions / bits[0])
+  precisions, bitops = np.array(point.bits)[exits], np.array(point.bitops)
+  return Result(probabilities.argmax(axis=-1), probabilities, precisions, bitops[exits] / bitops[0])

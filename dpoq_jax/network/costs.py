@@ -100,7 +100,7 @@ def path_cost(network: Onion, image_shape: Sequence[int], *, batch_size: int = 1
       classifier += args[0].shape[-1] * module.features
     return result
 
-  lowest = dataclasses.replace(network, bits=network.bits[:1])
+  lowest = network.lowest(1)
   images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8)
   with nn.intercept_methods(record):
     variables = jax.eval_shape(lowest.init, jax.random.key(0), images)

@@ -57,15 +57,12 @@ def build(
     case _:
       assert_never(quantization.sharing)
   individuals: list[Onion] = []
-  for bits in quantization.bits:
-    options, activation_bits = network.options, network.activation_bits
+  for bits, width in zip(network.bits, network.activation_widths, strict=True):
+    options = network.options
     if nested:
       options = dataclasses.replace(options, weight_quantizer=quantizers.floored)
-    if quantization.match_activations:
-      activation_bits = bits
-      options = dataclasses.replace(options, clip_init=config_lib.default_clip(bits))
     individuals.append(
-      dataclasses.replace(network, bits=(bits,), activation_bits=activation_bits, options=options)
+      dataclasses.replace(network, bits=(bits,), activation_bits=width, options=options)
     )
   return SharedNetwork(tuple(individuals), nested)
 

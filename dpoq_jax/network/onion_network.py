@@ -46,19 +46,21 @@ class Onion:
     model: the Linen module of one path, with an attribute `spec` that each path sets for itself;
       the module maps (images, train) to logits.
     bits: increasing bit list. `(b,)` is the individual b-bit network, `(32,)` the float one.
-    activation_bits: bits of every activation; 32 is a plain ReLU.
+    activation_bits: bits of the activations, one number or a tuple of one for each path; 32 is a
+      plain ReLU.
     options: the choices that all paths and layers share.
     sum_logits: whether a path adds to its logits those of the path below, times a learned scale.
 
   Raises:
     TypeError: for a model that is no instance of a Linen module with an attribute `spec`.
-    ValueError: for a bad bit list, a ring or activation wider than 16 bits (32, float, apart), or
-      one that the compute dtype would round (wider than 8 bits in bfloat16).
+    ValueError: for a bad bit list, activation bits that are not one for each path, a ring or
+      activation wider than 16 bits (32, float, apart), or one that the compute dtype would round
+      (wider than 8 bits in bfloat16).
   """
 
   model: nn.Module
   bits: tuple[int, ...]
-  activation_bits: int = 8
+  activation_bits: int | tuple[int, ...] = 8
   options: LayerOptions = LayerOptions()
   sum_logits: bool = False
 
@@ -68,7 +70,12 @@ class Onion:
     widths = {
       f'ring {k} of bits={self.bits}': w for k, w in enumerate(onion.ring_widths(self.bits))
     }
-    widths['activation_bits'] = self.activation_bits
+    if isinstance(self.activation_bits, int):
+      widths['activation_bits'] = self.activation_bits
+    else:
+      object.__setattr__(self, 'activation_bits', self.activation_widths)
+      for k, w in enumerate(self.activation_widths):
+        widths[f'entry {k} of activation_bits={self.activation_bits}'] = w
     dtype = jnp.dtype(self.options.compute_dtype)
     exact = int(jnp.finfo(dtype).nmant) + 1
     for name, width in widths.items():
@@ -78,9 +85,20 @@ class Onion:
           f'{name}={width}: {dtype} holds integers of up to {exact} bits exactly; use float32.'
         )
 
+  def lowest(self, count: int) -> 'Onion':
+    """Returns the network of the lowest `count` paths alone."""
+    widths = self.activation_bits
+    kept = widths if isinstance(widths, int) else widths[:count]
+    return dataclasses.replace(self, bits=self.bits[:count], activation_bits=kept)
+
+  @property
+  def activation_widths(self) -> tuple[int, ...]:
+    """Returns the activation bits of every path."""
+    return onion.activation_widths(self.activation_bits, self.bits)
+
   def path(self, index: int) -> nn.Module:
     """Returns the Linen module of path `index`, from 0."""
-    spec = PathSpec(self.bits, index, self.activation_bits, self.options)
+    spec = PathSpec(self.bits, index, self.activation_widths[index], self.options)
     return self.model.clone(spec=spec)
 
   def init(self, key: jax.Array, images: jax.Array) -> dict[str, Any]:
@@ -302,7 +320,7 @@ class Onion:
     kept = self.bits[: onion.check_precision(precision, self.bits) + 1]
     if ONION not in frozen:
       raise ValueError('these variables hold latents: freeze them first.')
-    smaller = dataclasses.replace(self, bits=kept)
+    smaller = self.lowest(len(kept))
     variables: dict[str, Any] = {'params': {}}
     for index in range(len(kept)):
       own = self.variables_of_path(frozen, index)

@@ -76,7 +76,13 @@ def choices_of_order(
   """
   weights, temperatures = tuple(point.weights.values()), tuple(point.temperatures.values())
   rerun = curve.rerun_curve(
-    calibration.logits, calibration.labels, point.bits, order, weights, temperatures
+    calibration.logits,
+    calibration.labels,
+    point.bits,
+    order,
+    weights,
+    temperatures,
+    point.activation_bits,
   )
   points: list[OperatingPoint] = []
   for state in evenly_spread_states(rerun, count):

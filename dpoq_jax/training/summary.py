@@ -39,14 +39,15 @@ def summarise(
     only: bits of the only precision to report; None reports all.
 
   Returns:
-    A JSON object. Accuracies are in [0, 1]; `relative_bitops` is relative to the lowest precision,
-    at fixed activation bits; `bytes` is the size of the network cut at the precision.
+    A JSON object. Accuracies are in [0, 1]; `relative_bitops` is relative to the lowest precision;
+    `bytes` is the size of the network cut at the precision.
   """
   config, bits = experiment.config, experiment.network.bits
   sizes = experiment.network.stored_bytes(
     jax.eval_shape(experiment.network.freeze, experiment.abstract_state().variables)
   )
   top1, ensemble = evaluation.top1(), evaluation.ensemble_top1()
+  bitops = dict(zip(bits, config.quantization.bitops, strict=True))
   return {
     'dataset': config.data.name,
     'model': config.model.label,
@@ -58,7 +59,7 @@ def summarise(
         'top1': top1[precision],
         'top1_best': max(top1[precision], best.get(precision, 0.0)),
         'ensemble_top1': ensemble[precision],
-        'relative_bitops': precision / bits[0],
+        'relative_bitops': bitops[precision] / bitops[bits[0]],
         'bytes': sizes[precision],
       }
       for precision in ((only,) if only else bits)

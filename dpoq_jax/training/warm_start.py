@@ -26,11 +26,7 @@ _FLOAT_BITS = (quantizers.FLOAT_WIDTH,)
 # Config fields that decide what a path is made of, and so must be those of the other run. A float
 # network has no quantized activations, no quantized weights and no merge.
 _FIELDS_OF_ANY_PATH = ('model.name', 'model.depth', 'model.width', 'quantization.sharing')
-_FIELDS_OF_QUANTIZED_PATHS = (
-  'quantization.activation_bits',
-  'quantization.weight_quantizer',
-  'quantization.merge',
-)
+_FIELDS_OF_QUANTIZED_PATHS = ('quantization.weight_quantizer', 'quantization.merge')
 
 
 def check(experiment: Experiment) -> None:
@@ -54,6 +50,10 @@ def check(experiment: Experiment) -> None:
   fields = _FIELDS_OF_ANY_PATH
   if bits != _FLOAT_BITS:
     fields += _FIELDS_OF_QUANTIZED_PATHS
+    # The activations of the ring that is added may have any width.
+    of_kept_paths = experiment.config.quantization.activation_widths[: len(bits)]
+    if theirs.quantization.activation_widths != of_kept_paths:
+      fields += ('quantization.activation_bits',)
   differences = config_lib.differences(
     theirs, experiment.config, apart=workdir_lib.MAY_CHANGE_ON_RESUME
   )

@@ -22,7 +22,9 @@ def lower(uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 def test_a_ring_is_added_and_the_old_precisions_stay(lower, tmp_path):
   test_set = in_memory.load('digits', 'test')
   before = trained_network.load(lower).predict(test_set).logits
-  flags = (f'--config.init_from={lower}', '--config.checkpoint_every=5')
+  # The activations of the new ring may have any width.
+  widths = '--config.quantization.activation_bits=(8, 8, 4)'
+  flags = (f'--config.init_from={lower}', '--config.checkpoint_every=5', widths)
   process = runs.start(tmp_path / 'added', *flags, bits='2,4,8')
   runs.wait_until(process, lambda: bool(runs.steps_saved(tmp_path / 'added')))
   process.kill()
@@ -72,6 +74,11 @@ def test_all_paths_start_from_a_float_network(tmp_path):
       '2,4,8',
       ('--config.quantization.activation_bits=4',),
       'holds another network (quantization.activation_bits: 8 -> 4)',
+    ),
+    (
+      '2,4,8',
+      ('--config.quantization.activation_bits=(8, 4, 8)',),
+      'holds another network (quantization.activation_bits: 8 -> (8, 4, 8))',
     ),
   ],
 )

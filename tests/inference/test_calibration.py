@@ -208,6 +208,28 @@ def test_missing_and_broken_files_are_refused(tmp_path):
     operating_point.read(tmp_path)
 
 
+def test_costs_follow_activation_bits():
+  settings = calibration.Settings(Target(kind='relative_cost', value=3))
+
+  def chosen(activation_bits: Any) -> list[operating_point.OperatingPoint]:
+    return calibration.choose(
+      CALIBRATION, REPORTED, problems.BITS, settings,
+      dataset='made up', step=7, activation_bits=activation_bits,
+    )  # fmt: skip
+
+  for point in chosen((2, 4, 8)):
+    assert point.expected is not None
+    cost = np.dot(list(point.expected.exits.values()), (1, 12 / 4, 44 / 4))
+    assert point.expected.relative_cost == pytest.approx(cost)
+    assert cost <= 3 + 1e-9
+    assert operating_point.from_json(point.to_json()) == point
+  # One number for all changes nothing, and is not written down.
+  assert chosen(4) == chosen(None)
+  assert 'activation_bits' not in chosen(4)[0].to_json()
+  with pytest.raises(ValueError, match='needs one entry for each of'):
+    operating_point.static((2, 4), 2, activation_bits=(2,))
+
+
 def test_static_and_capped_points():
   static = operating_point.static((2, 4, 8), 4)
   left = static.predict(REPORTED.logits)

@@ -10,10 +10,11 @@ import pytest
 
 from dpoq_jax import config, models
 from dpoq_jax.core.names import path_name
-from dpoq_jax.core.spec import LayerOptions, Merge
+from dpoq_jax.core.spec import LayerOptions, Merge, PathSpec
 from dpoq_jax.network import onion_network
 from dpoq_jax.network.gradient_scale import scale_of_mode, whole_gradient
 from dpoq_jax.training import objective
+from tests.tiny_model import TinyNet
 
 BITS = (2, 4, 8)
 CLASSES = 5
@@ -216,11 +217,37 @@ def test_other_bit_lists_train_freeze_and_run(bits: tuple[int, ...]):
     ({'bits': (4, 2)}, r'bits=\(4, 2\)'),
     ({'bits': (2, 20)}, r'ring 1 of bits=\(2, 20\)=18: give 1 to 16 bits, or 32'),
     ({'activation_bits': 0}, 'activation_bits=0'),
+    (
+      {'activation_bits': (2, 8)},
+      r'activation_bits=\(2, 8\) needs one entry for each of bits=\(2,',
+    ),
+    ({'activation_bits': (17,)}, r'entry 0 of activation_bits=\(17,\)=17: give 1 to 16 bits'),
   ],
 )
 def test_impossible_networks_are_refused(changes: dict, message: str):
   with pytest.raises(ValueError, match=message):
     onion_network.Onion(models.CifarResNet(), **{'bits': (2,), **changes})
+
+
+def test_paths_have_activations_of_their_own_width():
+  options = LayerOptions(shift_init=0.3)
+  network = onion_network.Onion(TinyNet(num_classes=CLASSES), BITS, (2, 4, 8), options)
+  variables = network.init(jax.random.key(0), IMAGES)
+  clips = [variables['params'][path_name(b)]['stem_pact']['clip'] for b in BITS]
+  assert clips == [2, 6, 6]
+  laterals: dict[str, Any] = {}
+  for k, b in enumerate(BITS):
+    path = network.model.clone(spec=PathSpec(BITS, k, b, network.options))
+    own = {'params': variables['params'][path_name(b)], f'psbn_{b}': variables[f'psbn_{b}']}
+    logits, handed_up = path.apply({**own, **laterals}, IMAGES, mutable=[f'lateral_{b}'])
+    output = network.run_path(variables, k, IMAGES, laterals)
+    np.testing.assert_array_equal(output.logits, logits)
+    laterals |= handed_up
+  smaller, cut = network.cut(network.freeze(variables), 4)
+  assert smaller.activation_bits == (2, 4)
+  np.testing.assert_array_equal(
+    smaller.apply(cut, IMAGES), network.apply(variables, IMAGES, precisions=(2, 4))
+  )
 
 
 @pytest.mark.parametrize('model', [models.CifarResNet, flax.linen.Dense(3)])

@@ -11,7 +11,7 @@ from ml_collections import config_flags
 import pytest
 
 from dpoq_jax import config as config_lib
-from dpoq_jax.reproduction import runs
+from dpoq_jax.reproduction import runs, tables
 from dpoq_jax.reproduction.runs import Run
 from dpoq_jax.runtime import files
 
@@ -90,6 +90,14 @@ def test_what_is_done_is_not_done_again(trainer):
   assert summary == {'precisions': {'2': {'top1': 0.5}}}
   # What is kept names no place on this machine.
   assert '/somewhere' not in (trainer.stored / RUNS[0].name / 'config.json').read_text()
+
+
+def test_the_results_kept_in_the_repository_count_as_done():
+  stored = runs.ROOT / 'results' / 'cpu' / 'runs'
+  cells = [cell for table in tables.TABLES for cell in tables.cells(table, tables.SCALES['cpu'])]
+  kept = {cell.run for cell in cells if (stored / cell.run.name).is_dir()}
+  assert kept
+  assert not [run.name for run in kept if runs.read_summary(run, stored) is None]
 
 
 def test_the_first_seed_of_everything_comes_first(trainer):

@@ -1,11 +1,15 @@
 import importlib
 import pathlib
 import re
+import sys
+from unittest import mock
 
 import pytest
 
 from dpoq_jax import config as config_lib
 from dpoq_jax import variants
+from dpoq_jax.cli import flags as shared
+from dpoq_jax.config import Quantization
 from dpoq_jax.runtime import workdir
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / 'configs').glob('*.py'))
@@ -29,6 +33,14 @@ def changed(**fields):
     ({'model__depth': 9}, 'config.model.depth=9: a CIFAR ResNet has 6n+2 layers'),
     ({'quantization__bits': (4, 2)}, 'config.quantization.bits=(4, 2): '),
     ({'quantization__bits': ()}, 'config.quantization.bits=(): '),
+    (
+      {'quantization__activation_bits': (2, 4)},
+      'activation_bits=(2, 4): a tuple needs one entry f',
+    ),
+    (
+      {'quantization__activation_bits': 'all'},
+      "activation_bits='all': give a number of bits, or a",
+    ),
     ({'objective__mode': 'scale'}, "config.objective.mode='scale': input should be 'scaled', "),
     ({'objective__loss_weights': (1.0,)}, 'objective.loss_weights=(1.0,) needs one entry for each'),
     ({'optimizer__learning_rate': float('nan')}, 'config.optimizer.learning_rate=nan: '),
@@ -57,6 +69,31 @@ def test_default_survives_a_round_trip_through_flags_and_files(tmp_path: pathlib
   assert workdir.read_config(tmp_path) == config
 
 
+@pytest.mark.parametrize(
+  ('flag', 'expected'), [('4', 4), ('(2, 4, 8, 8)', (2, 4, 8, 8)), ('2,4,8,8', (2, 4, 8, 8))]
+)
+@pytest.mark.parametrize('file', ['', ':activations=match'])
+def test_activation_bits_are_one_or_many_whatever_the_config_file_says(flag, expected, file):
+  flags = shared.FlagValues()
+  argv = [f'--config={CONFIGS[0].parent}/digits_resnet8.py{file}'] if file else []
+  argv = ['train', *argv, f'--config.quantization.activation_bits={flag}']
+  with mock.patch.object(sys, 'argv', argv):
+    shared.define_config(flags)
+    flags(argv)
+  config = shared.parsed_config(flags)
+  assert config.quantization.activation_bits == expected
+  assert config_lib.from_json(config.model_dump_json()) == config
+
+
+def test_activations_as_wide_as_the_weights_cost_what_is_run():
+  bits = (2, 4, 8)
+  assert Quantization(bits=bits).bitops == (16, 32, 64)
+  assert Quantization(bits=bits, activation_bits=bits).bitops == (4, 4 + 2 * 4, 12 + 4 * 8)
+  # Shared kernels reuse nothing.
+  shared_kernels = Quantization(bits=bits, activation_bits=bits, sharing='rounded')
+  assert shared_kernels.bitops == (4, 16, 64)
+
+
 def test_workdir_of_another_config_is_refused_with_the_fields_that_differ(tmp_path: pathlib.Path):
   with workdir.claim(tmp_path, config_lib.Config()):
     pass
@@ -83,7 +120,7 @@ def test_variants_change_what_the_tables_vary():
   )
   valid = config_lib.validate(config)
   assert valid.quantization.bits == (2, 8)
-  assert (valid.quantization.activation_bits, valid.quantization.clip_init) == (2, 2.0)
+  assert valid.quantization.activation_bits == 2
   assert (valid.objective.mode, valid.quantization.merge) == ('joint', 'vanilla')
   with pytest.raises(ValueError, match="variant 'foo': a variant is made of model, "):
     variants.apply(config_lib.get_config(), 'foo')
@@ -97,7 +134,11 @@ def test_systems_of_the_tables_are_variants():
   assert variant('system=individual,bits=4').quantization.bits == (4,)
   rounded = variant('system=shared,bits=2-4-6-8,activations=match')
   assert (rounded.quantization.sharing, rounded.objective.mode) == ('rounded', 'joint')
-  assert rounded.quantization.match_activations
+  assert rounded.quantization.activation_bits == (2, 4, 6, 8)
+  assert variant('system=scaled,bits=2-4-8,activations=match').quantization.activation_bits == (
+    2, 4, 8
+  )  # fmt: skip
+  assert variant('system=truncated,bits=2-8,activations=match').quantization.activation_bits == (8,)
   assert variant('system=shared_floor').quantization.sharing == 'floored'
   # In any order.
   truncated = variant('system=truncated,bits=2-4-8').quantization
@@ -136,7 +177,6 @@ def test_a_model_of_ones_own_has_the_sizes_it_is_given():
     ({'bits': (4,), 'truncate_to': (0, 2)}, {}, 'bits of codes, from 1'),
     ({'bits': (32,), 'truncate_to': (2,)}, {}, 'where 32 is a float network'),
     ({'bits': (16, 32), 'sharing': 'rounded'}, {'mode': 'joint'}, 'where 32 is a float network'),
-    ({'match_activations': True}, {}, 'match_activations=True is for'),
     ({'sharing': 'rounded'}, {}, 'objective.mode=scaled: precisions that share'),
     (
       {'sharing': 'floored', 'weight_quantizer': 'standardised'},

@@ -28,8 +28,7 @@ def network_of(artifact: Artifact, model: type[nn.Module] | None = None) -> onio
   """
   manifest = artifact.manifest
   path = artifact.folder / manifest_lib.FILE
-  quantization = manifest.quantization.model_copy(update={'bits': artifact.bits})
-  config = config_lib.Config(model=manifest.model, quantization=quantization)
+  config = config_lib.Config(model=manifest.model, quantization=manifest.quantization)
   if model is None and manifest.model.name not in models.MODELS:
     raise ArtifactError(f'{path}: give model={manifest.model.name}, which is not of this library.')
   images = jax.ShapeDtypeStruct((1, *manifest.image_shape), jnp.uint8)
@@ -37,6 +36,7 @@ def network_of(artifact: Artifact, model: type[nn.Module] | None = None) -> onio
     network = from_config.build(config, len(manifest.class_names), model)
     if not isinstance(network, onion_network.Onion):
       raise ValueError('its precisions share whole kernels')
+    network = network.lowest(len(artifact.bits))
     # Shapes alone, so that a manifest cannot make this process allocate anything.
     expected = jax.eval_shape(functools.partial(_fresh, network), images)
   except (ValueError, TypeError, OverflowError) as error:

@@ -134,11 +134,11 @@ class Manifest(_Record):
   def bitops(self, index: int) -> int | None:
     """Returns the BitOPs of one image at precision `index`, None if they are not known.
 
-    They are multiply-accumulates x weight bits x activation bits.
+    They are multiply-accumulates x weight bits x activation bits, summed over the rings it reads.
     """
     if self.multiply_accumulates is None:
       return None
-    return self.multiply_accumulates * self.bits[index] * self.quantization.activation_bits
+    return self.multiply_accumulates * self.quantization.bitops[index]
 
   def separate_bytes(self, index: int) -> int:
     """Returns the bytes of an individual network of precision `index`.

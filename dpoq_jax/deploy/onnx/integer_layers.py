@@ -66,7 +66,7 @@ def check(network: onion_network.Onion) -> None:
   if is_float(network):
     if len(network.bits) > 1:
       raise ValueError('activations of 32 bits can be exported for a single precision only.')
-  elif network.activation_bits > 8:
+  elif max(network.activation_widths) > 8:
     raise ValueError(
       f'activation_bits={network.activation_bits}: int8 kernels take 8 bits at most.'
     )
@@ -76,7 +76,7 @@ def check(network: onion_network.Onion) -> None:
 
 def is_float(network: onion_network.Onion) -> bool:
   """Tells whether activations are floats, and with them the whole graph."""
-  return network.activation_bits == quantizers.FLOAT_WIDTH
+  return quantizers.FLOAT_WIDTH in network.activation_widths
 
 
 def layer(

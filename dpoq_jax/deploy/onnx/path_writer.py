@@ -174,7 +174,7 @@ class PathWriter:
       return x if signed else Tensor(w.node('Relu', x.name), None)
     network = self._source.network
     alpha = integer_layers.clip(network, self._source.variables, self._index, step.name)
-    bits = network.activation_bits
+    bits = network.activation_widths[self._index]
     top = onion.max_code(bits - 1 if signed else bits)
     scale = Scale(alpha / top, 128 if signed else 0)
     x = terms[0]

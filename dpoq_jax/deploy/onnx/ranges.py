@@ -234,7 +234,7 @@ def _clipped(
     samples = map(_sample, (value, jnp.broadcast_to(factor, value.shape), total))
     uses.setdefault(key, []).append(Use(*samples, clip=clip, low=low))
   bound = jnp.asarray(alpha, total.dtype)
-  return quantizers.pact(total, bound, network.activation_bits, signed=signed).value
+  return quantizers.pact(total, bound, network.activation_widths[index], signed=signed).value
 
 
 def _terms(

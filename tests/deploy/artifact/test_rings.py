@@ -64,6 +64,7 @@ def test_logits_are_those_of_the_network_after_every_upgrade(trained: Frozen, fo
   [
     ((3,), {}),
     ((1, 4, 20), {'merge': 'vanilla', 'weight_quantizer': 'standardised'}),
+    ((2, 4), {'activation_bits': (2, 4)}),
     ((32,), {'activation_bits': 32}),
   ],
 )
@@ -72,6 +73,8 @@ def test_any_bit_list_comes_back(bits, quantization, tmp_path: pathlib.Path):
   rings.write(tmp_path, example.variables, **example.known)
   read = rings.load(tmp_path)
   assert in_jax.network_of(read) == example.network
+  lowest = in_jax.network_of(rings.load(tmp_path, max_bits=bits[0]))
+  assert lowest == example.network.lowest(1)
   flat = jax.tree_util.tree_leaves_with_path
   for (name, a), (other, b) in zip(flat(read.variables), flat(example.variables), strict=True):
     assert name == other

@@ -53,7 +53,7 @@ class Made(NamedTuple):
 def made(
   name: str = 'resnet',
   bits: tuple[int, ...] = (2, 4, 8),
-  activation_bits: int = 8,
+  activation_bits: int | tuple[int, ...] = 8,
   gamma: float | None = None,
 ) -> Made:
   """Makes a frozen network whose statistics have seen a batch; `gamma` replaces some scales."""

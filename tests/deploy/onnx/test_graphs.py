@@ -41,6 +41,17 @@ def test_activations_of_few_bits_keep_their_levels(activation_bits: int):
   assert relative_error(plain[None], expected(example)[:1]) < 0.4
 
 
+def test_every_path_has_activations_of_its_own_width():
+  example = made(bits=(2, 4), activation_bits=(4, 8))
+  wanted, found = expected(example), chain(example.source, example.images)
+  assert relative_error(found, wanted) < 0.4
+  assert relative_error(found[1:], wanted[1:]) < 0.2
+  # Codes of 4 bits are clipped, those of 8 saturate.
+  first, second = (graphs.path_graph(example.source, k).graph.node for k in range(2))
+  assert 'Clip' in {node.op_type for node in first}
+  assert 'Clip' not in {node.op_type for node in second}
+
+
 def test_what_the_first_layer_hands_up_is_right_to_half_a_step():
   network, variables, source, pixels = made(bits=(2, 4), activation_bits=2)
   path = graphs.path_graph(source, 0)
@@ -101,6 +112,12 @@ def test_what_has_no_integer_graph_is_refused():
   vanilla = onion_network.Onion(network.model, (2, 4), options=LayerOptions(merge=Merge.VANILLA))
   wide = onion_network.Onion(network.model, (2, 16))
   fine = onion_network.Onion(network.model, (2, 4), activation_bits=12)
-  for refused, reason in ((vanilla, 'vanilla'), (wide, '14 bits'), (fine, 'activation_bits=12')):
+  mixed = onion_network.Onion(network.model, (2, 4), activation_bits=(8, 32))
+  for refused, reason in (
+    (vanilla, 'vanilla'),
+    (wide, '14 bits'),
+    (fine, 'activation_bits=12'),
+    (mixed, 'activations of 32 bits'),
+  ):
     with pytest.raises(ValueError, match=reason):
       source_lib.prepare(refused, variables, pixels)
