@@ -32,7 +32,7 @@ import rich.console
 import rich.table
 
 from dpoq_jax import config as config_lib
-from dpoq_jax.core import quantizers
+from dpoq_jax.core import convolution
 from dpoq_jax.data import corrupt_records, in_memory
 from dpoq_jax.network import costs, from_config, onion_network
 from dpoq_jax.runtime import compiler
@@ -135,7 +135,7 @@ def convolutions(bits: tuple[int, ...]) -> System:
   operands = []
   for _ in bits:
     for x, kernel, strides in shapes:
-      convolve = functools.partial(quantizers.convolve, strides=strides, compute_dtype=jnp.float32)
+      convolve = functools.partial(convolution.convolve, strides=strides, compute_dtype=jnp.float32)
       y = jax.eval_shape(convolve, jax.ShapeDtypeStruct(x, jnp.float32), floats(kernel))
       operands.append((floats(x), floats(kernel), floats(y.shape)))
 
@@ -143,7 +143,7 @@ def convolutions(bits: tuple[int, ...]) -> System:
     results = []
     for number, (x, kernel, cotangent) in enumerate(operands):
       strides = shapes[number % len(shapes)][2]
-      convolve = functools.partial(quantizers.convolve, strides=strides, compute_dtype=jnp.float32)
+      convolve = functools.partial(convolution.convolve, strides=strides, compute_dtype=jnp.float32)
       is_stem = number % len(shapes) == 0
       if is_stem:
         y, transpose = jax.vjp(functools.partial(convolve, x), kernel)

@@ -14,7 +14,7 @@ def settings(config: Any) -> dict[str, Any]:
     config: config to be trained by the recipe, as a `ConfigDict` or a `Config`.
   """
   return {
-    'quantization.weight_quantizer': 'standardised_least_error',
+    'quantization.weight_quantizer': 'standardised_per_channel',
     'objective.companion_bits': (8,),
     'objective.companion_rings': 2,
     'optimizer.learning_rate': 2 * config.optimizer.learning_rate,

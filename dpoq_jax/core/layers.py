@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dpoq_jax import onion
-from dpoq_jax.core import names, quantizers
+from dpoq_jax.core import convolution, names, quantizers
 from dpoq_jax.core.normalisation import normalisation
 from dpoq_jax.core.quantizers import Activation
 from dpoq_jax.core.spec import PathSpec
@@ -41,7 +41,7 @@ class OnionConv(nn.Module):
   def __call__(self, x: Activation) -> Activation:
     """Maps [batch, height, width, channels] to [batch, height', width', features] and a scale."""
     kernel, scale = self._kernel(x.code.shape[-1] // self.groups)
-    y = quantizers.convolve(x.code, kernel, self.strides, self.spec.options.compute_dtype)
+    y = convolution.convolve(x.code, kernel, self.strides, self.spec.options.compute_dtype)
     return Activation(y, x.scale * scale)
 
   def _kernel(self, channels: int) -> tuple[jax.Array, float]:

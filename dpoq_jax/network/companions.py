@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from dpoq_jax.core.names import companion_name, path_name, statistics_collection
-from dpoq_jax.network import switchable
+from dpoq_jax.network import trees
 from dpoq_jax.network.gradient_scale import GradientScale, whole_gradient
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.network.trainable import Laterals, PathOutput, Variables
@@ -67,7 +67,7 @@ class Companions:
     for index, width in self.pairs:
       precision = self.bits[index]
       # Normalisations and clips start as those of the path do.
-      own, _ = switchable.split(variables['params'][path_name(precision)], switchable.is_switchable)
+      own, _ = trees.split(variables['params'][path_name(precision)], trees.is_switchable)
       variables['params'][companion_name(precision, width)] = jax.tree.map(jnp.copy, own)
     return variables
 
@@ -97,7 +97,7 @@ class Companions:
     """
     precision, module = self.bits[index], self.network.path(index)
     spec = dataclasses.replace(module.spec, companion_width=width)
-    params = switchable.merge(
+    params = trees.merge(
       variables['params'][path_name(precision)],
       variables['params'][companion_name(precision, width)],
     )

@@ -4,9 +4,9 @@ Cutting to k precisions is running the first k paths; upgrading an input is runn
 with the laterals kept; a gradient mode is a scale at the hand-over.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
-from typing import Any, cast
+from typing import Any
 
 from flax import traverse_util
 import flax.linen as nn
@@ -24,6 +24,7 @@ from dpoq_jax.core.names import (
   statistics_collection,
 )
 from dpoq_jax.core.spec import LayerOptions, PathSpec
+from dpoq_jax.network import checks, trees
 from dpoq_jax.network.gradient_scale import GradientScale, whole_gradient
 from dpoq_jax.network.trainable import Laterals, PathOutput, Variables
 
@@ -65,25 +66,11 @@ class Onion:
   sum_logits: bool = False
 
   def __post_init__(self) -> None:
-    _check_model(self.model)
+    checks.check_model(self.model)
     object.__setattr__(self, 'bits', onion.check_bits(self.bits))
-    widths = {
-      f'ring {k} of bits={self.bits}': w for k, w in enumerate(onion.ring_widths(self.bits))
-    }
-    if isinstance(self.activation_bits, int):
-      widths['activation_bits'] = self.activation_bits
-    else:
+    if not isinstance(self.activation_bits, int):
       object.__setattr__(self, 'activation_bits', self.activation_widths)
-      for k, w in enumerate(self.activation_widths):
-        widths[f'entry {k} of activation_bits={self.activation_bits}'] = w
-    dtype = jnp.dtype(self.options.compute_dtype)
-    exact = int(jnp.finfo(dtype).nmant) + 1
-    for name, width in widths.items():
-      quantizers.check_width(name, width)
-      if exact < width < quantizers.FLOAT_WIDTH:
-        raise ValueError(
-          f'{name}={width}: {dtype} holds integers of up to {exact} bits exactly; use float32.'
-        )
+    checks.check_widths(self.bits, self.activation_bits, self.options.compute_dtype)
 
   def lowest(self, count: int) -> 'Onion':
     """Returns the network of the lowest `count` paths alone."""
@@ -161,12 +148,12 @@ class Onion:
     if train:
       written.append(statistics)
     logits, updates = self.path(index).apply(collections, images, train, mutable=written)
-    features = updates.get(handed_up, {})
+    features: dict[str, Any] = dict(updates.get(handed_up, {}))
     if self.sum_logits and index > 0:
       below = laterals[lateral_collection(self.bits[index - 1])]['logits']
       logits += collections['params'][LOGIT_SCALE] * below
     if self.sum_logits and hands_up:
-      features = {**features, 'logits': logits}
+      features['logits'] = logits
     return PathOutput(
       logits,
       {handed_up: features},
@@ -236,7 +223,7 @@ class Onion:
       ValueError: for precisions that this network does not have.
     """
     del key
-    wanted = check_precisions(precisions, self.bits)
+    wanted = checks.check_precisions(precisions, self.bits)
     logits: dict[int, jax.Array] = {}
     statistics: dict[str, Any] = {}
     highest = self.bits.index(max(wanted))
@@ -288,13 +275,13 @@ class Onion:
     Raises:
       ValueError: if `variables` are frozen already.
     """
-    check_latents(variables)
+    checks.check_latents(variables)
     latents: dict[tuple[str, ...], list[Any]] = {}
     params: dict[str, Any] = {}
     # In the order of the bit list, which the mapping need not have.
     for name in map(path_name, self.bits):
       kept: dict[tuple[str, ...], Any] = {}
-      for path, leaf in flatten(variables['params'][name]).items():
+      for path, leaf in trees.flatten(variables['params'][name]).items():
         if path[-1] == 'latent':
           latents.setdefault((*path[:-1], 'kernel'), []).append(leaf)
         else:
@@ -358,35 +345,3 @@ class Onion:
     widths = onion.ring_widths(self.bits)
     quantize = self.options.weight_quantizer
     return onion.pack([quantize(w, r) for w, r in zip(latents, widths, strict=True)], self.bits)
-
-
-def flatten(tree: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
-  """Returns the leaves of nested mappings by their path."""
-  return cast('dict[tuple[str, ...], Any]', traverse_util.flatten_dict(tree))
-
-
-def check_precisions(wanted: Sequence[int] | None, bits: tuple[int, ...]) -> tuple[int, ...]:
-  """Returns the precisions wanted, all of `bits` for None.
-
-  Raises:
-    ValueError: for none at all, or for one that is not in the bit list.
-  """
-  wanted = bits if wanted is None else tuple(wanted)
-  if not wanted or not set(wanted) <= set(bits):
-    raise ValueError(f'precisions={wanted}: this network has {bits}.')
-  return wanted
-
-
-def check_latents(variables: Variables) -> None:
-  """Raises a ValueError if variables are frozen already, so that they hold no latents."""
-  if ONION in variables:
-    raise ValueError('these variables are frozen already: they hold no latents.')
-
-
-def _check_model(model: object) -> None:
-  """Raises a TypeError for a class, or a partial of it, in place of an instance with a spec."""
-  if not isinstance(model, nn.Module) or not hasattr(model, 'spec'):
-    raise TypeError(
-      f'model={model!r}: give an instance of a Linen module that has an attribute spec, as '
-      'CifarResNet(depth=20).'
-    )

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from dpoq_jax import onion
 from dpoq_jax.core.names import ONION, path_name, statistics_collection
-from dpoq_jax.network import switchable
+from dpoq_jax.network import checks, trees
 from dpoq_jax.network.gradient_scale import GradientScale, whole_gradient
-from dpoq_jax.network.onion_network import Onion, check_latents, check_precisions, flatten
+from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.network.trainable import Laterals, PathOutput, Variables
 from dpoq_jax.network.truncation import truncate_kernel
 
@@ -65,7 +65,7 @@ class SharedNetwork:
     for each, precision in zip(self.networks, self.bits, strict=True):
       created = each.init(key, images)
       name, statistics = path_name(precision), statistics_collection(precision)
-      own, shared = switchable.split(created['params'][name], switchable.is_switchable)
+      own, shared = trees.split(created['params'][name], trees.is_switchable)
       variables['params'] |= {name: own, _SHARED: shared}
       variables[statistics] = created[statistics]
     return variables
@@ -74,7 +74,7 @@ class SharedNetwork:
     """Returns the variables of the individual network `index`, taken out of `variables`."""
     precision = self.bits[index]
     name, statistics = path_name(precision), statistics_collection(precision)
-    params = switchable.merge(variables['params'][_SHARED], variables['params'][name])
+    params = trees.merge(variables['params'][_SHARED], variables['params'][name])
     own: dict[str, Any] = {'params': {name: params}, statistics: variables[statistics]}
     if ONION in variables:
       own[ONION] = jax.tree.map(lambda stored: self._kernel(stored, index), variables[ONION])
@@ -124,7 +124,7 @@ class SharedNetwork:
       ValueError: for precisions that this network does not have, or fixed paths.
     """
     del gradient_scale, key
-    wanted = check_precisions(precisions, self.bits)
+    wanted = checks.check_precisions(precisions, self.bits)
     if fixed:
       raise ValueError('precisions that share their weights cannot be fixed one by one.')
     outputs = [
@@ -141,12 +141,10 @@ class SharedNetwork:
     Raises:
       ValueError: if `variables` are frozen already.
     """
-    check_latents(variables)
-    latents, rest = switchable.split(
-      variables['params'][_SHARED], lambda path: path[-1] == 'latent'
-    )
+    checks.check_latents(variables)
+    latents, rest = trees.split(variables['params'][_SHARED], lambda path: path[-1] == 'latent')
     kernels = {}
-    for path, latent in flatten(latents).items():
+    for path, latent in trees.flatten(latents).items():
       kernels[*path[:-1], 'kernel'] = self._stored(latent)
     params = {**variables['params'], _SHARED: rest}
     return {**variables, 'params': params, ONION: traverse_util.unflatten_dict(kernels)}

@@ -141,14 +141,19 @@ def _lever(label: str, *, smoke: bool = False, **fields: Any) -> Row:
   return Row(label, 'onion', settings, over=(_BASE,), smoke=smoke)
 
 
+def _tuned(base: config_lib.Config) -> dict[str, Any]:
+  """Returns what the recipe sets that is of use to other systems than onions, too."""
+  of_recipe = recipe.settings(base)
+  return {_FIELDS[name]: of_recipe[_FIELDS[name]] for name in ('weight_quantizer', 'learning_rate')}
+
+
 def ablation_rows(base: config_lib.Config) -> list[Row]:
   """Returns the rows of the ablation: systems first, then levers, those first that decide.
 
   Args:
     base: config that they change.
   """
-  best = recipe.settings(base)[_FIELDS['weight_quantizer']]
-  standardised, tuned = (_settings(weight_quantizer=name) for name in ('standardised', best))
+  standardised, tuned = _settings(weight_quantizer='standardised'), _tuned(base)
   rate, half = base.optimizer.learning_rate, base.epochs / 2
   return [
     Row('onion, DoReFa (the paper)', 'onion', over=(_BASE,), smoke=True),
@@ -156,10 +161,15 @@ def ablation_rows(base: config_lib.Config) -> list[Row]:
     Row('onion, the recipe', 'onion', plus=True, over=(_BASE,), smoke=True),
     Row('shared kernels, DoReFa', 'shared'),
     Row('shared kernels, standardised', 'shared', standardised),
-    Row("shared kernels, the recipe's quantizer", 'shared', tuned, smoke=True),
+    Row("shared kernels, the recipe's quantizer and rate", 'shared', tuned, smoke=True),
     Row('individual networks, DoReFa', 'individual'),
     Row(_INDIVIDUAL, 'individual', standardised, smoke=True),
-    Row("individual networks, the recipe's quantizer", 'individual', tuned),
+    Row("individual networks, the recipe's quantizer and rate", 'individual', tuned),
+    Row(
+      "individual networks, the recipe's quantizer and rate, companion",
+      'individual',
+      {**tuned, **_settings(companion_bits=(8,))},
+    ),
     _lever('quantizer of least error', weight_quantizer='standardised_least_error'),
     _lever('companion of ring 1', companion_bits=(8,), companion_rings=1),
     _lever('companions of rings 1 and 2', companion_bits=(8,), companion_rings=2, smoke=True),
@@ -223,9 +233,7 @@ def recipe_rows(base: config_lib.Config) -> list[Row]:
   Args:
     base: config that they change.
   """
-  of_recipe = recipe.settings(base)
-  names = [_FIELDS[name] for name in ('weight_quantizer', 'learning_rate')]
-  tuned = {name: of_recipe[name] for name in names}
+  tuned = _tuned(base)
   others = [
     Row('shared kernels, DoReFa', 'shared'),
     Row("shared kernels, the recipe's quantizer and rate", 'shared', tuned),

@@ -16,7 +16,7 @@ import numpy as np
 
 from dpoq_jax.core import layers, quantizers
 from dpoq_jax.core.names import path_name
-from dpoq_jax.network.onion_network import flatten
+from dpoq_jax.network import trees
 from dpoq_jax.network.trainable import TrainableNetwork, Variables
 
 # Clips that are tried, as shares of the largest input.
@@ -83,5 +83,5 @@ def calibrate(
     own = [path_name(precision)]
     own += [name for name in params if name.startswith(f'companion_{precision}_')]
     for name in own:
-      params[name] = traverse_util.unflatten_dict(flatten(params[name]) | found)
+      params[name] = traverse_util.unflatten_dict(trees.flatten(params[name]) | found)
   return {**variables, 'params': params}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dpoq_jax import config
-from dpoq_jax.core import quantizers
+from dpoq_jax.core import convolution, quantizers
 from dpoq_jax.network import from_config
 
 # A second implementation of the quantizers (section 4), in NumPy and float64. `np.rint` rounds ties
@@ -255,7 +255,7 @@ def test_convolution_equals_the_reference(size, strides, kernel_size):
   generator = np.random.default_rng(0)
   x = generator.integers(0, 256, (2, size, size, 3)).astype(np.float32)
   kernel = generator.integers(-255, 256, (*kernel_size, 3, 4)).astype(np.float32)
-  y = quantizers.convolve(jnp.asarray(x), jnp.asarray(kernel), strides, jnp.float32)
+  y = convolution.convolve(jnp.asarray(x), jnp.asarray(kernel), strides, jnp.float32)
   # Integers of at most 27 * 255**2 < 2**24: exact.
   np.testing.assert_array_equal(y, reference_convolution(x, kernel, strides))
 
@@ -264,7 +264,7 @@ def integer_form(w, x, clip, width, bits, quantize, dtype):
   """What `OnionConv` after `PACT` computes."""
   activation = quantizers.pact(x, clip, bits)
   kernel, scale = quantizers.integer_kernel(quantize(w, width), width)
-  return quantizers.convolve(activation.code, kernel, (1, 1), dtype) * (activation.scale * scale)
+  return convolution.convolve(activation.code, kernel, (1, 1), dtype) * (activation.scale * scale)
 
 
 def value_form(w, x, clip, width, bits, name):
@@ -315,8 +315,8 @@ def test_integers_and_scales_equal_the_value_form(name: str, width: int, bits: i
 
 def low_precision(x, kernel):
   # Op by op too: compiled for the CPU, XLA may skip a rounding to bfloat16 that is written.
-  y = quantizers.convolve(x, kernel, (1, 1), jnp.bfloat16)
-  compiled = jax.jit(quantizers.convolve, static_argnums=(2, 3))
+  y = convolution.convolve(x, kernel, (1, 1), jnp.bfloat16)
+  compiled = jax.jit(convolution.convolve, static_argnums=(2, 3))
   chex.assert_trees_all_equal(compiled(x, kernel, (1, 1), jnp.bfloat16), y)
   return y
 
@@ -333,7 +333,9 @@ def test_bfloat16_convolution_is_exact_on_every_code(ring: int, bits: int):
   assert y.dtype == jnp.float32
   exact = reference_convolution(x.astype(np.int64), np.asarray(kernel).astype(np.int64), (1, 1))
   np.testing.assert_array_equal(y, exact)
-  np.testing.assert_array_equal(y, quantizers.convolve(jnp.asarray(x), kernel, (1, 1), jnp.float32))
+  np.testing.assert_array_equal(
+    y, convolution.convolve(jnp.asarray(x), kernel, (1, 1), jnp.float32)
+  )
 
 
 @pytest.mark.parametrize('sign', [1, -1])
@@ -352,7 +354,7 @@ def test_float32_accumulators_round_above_2_to_24():
   # The limit of exact sums: 259 products give an odd number that float32 does not have.
   x, kernel = jnp.full((1, 1, 1, 259), 255.0), jnp.full((1, 1, 259, 1), 255.0)
   for dtype in (jnp.bfloat16, jnp.float32):
-    y = quantizers.convolve(x, kernel, (1, 1), dtype).item()
+    y = convolution.convolve(x, kernel, (1, 1), dtype).item()
     assert y != 259 * 255**2
     assert y == pytest.approx(259 * 255**2, rel=1e-6)
 
@@ -373,7 +375,7 @@ def test_bfloat16_would_round_codes_of_more_than_8_bits():
   # The reason why an onion refuses them: 257 is not a bfloat16.
   x, kernel = jnp.full((1, 1, 1, 1), 257.0), jnp.ones((1, 1, 1, 1))
   assert low_precision(x, kernel).item() == 256
-  assert quantizers.convolve(x, kernel, (1, 1), jnp.float32).item() == 257
+  assert convolution.convolve(x, kernel, (1, 1), jnp.float32).item() == 257
 
 
 def test_bfloat16_gradients_are_close_to_float32():
@@ -408,7 +410,7 @@ def test_gradients_of_strided_convolutions(dtype: Any, stride: int):
   x = jnp.asarray(generator.integers(0, 2, (1, 4, 4, 2)), jnp.float32)
   kernel = jnp.asarray(generator.integers(-1, 2, (3, 3, 2, 2)), jnp.float32)
   y, pullback = jax.vjp(
-    lambda x, kernel: quantizers.convolve(x, kernel, (stride, stride), dtype), x, kernel
+    lambda x, kernel: convolution.convolve(x, kernel, (stride, stride), dtype), x, kernel
   )
   g = np.asarray(generator.integers(-3, 4, y.shape), np.float32)
   to_x, to_kernel = pullback(jnp.asarray(g))
@@ -477,11 +479,11 @@ def test_groups_are_convolved_apart(dtype):
   kernel = jnp.asarray(rng.integers(-3, 4, (3, 3, 2, 6)), jnp.float32)
 
   def grouped(x, kernel):
-    return quantizers.convolve(x, kernel, (1, 1), dtype)
+    return convolution.convolve(x, kernel, (1, 1), dtype)
 
   def apart(x, kernel):
     halves = [
-      quantizers.convolve(x[..., 2 * i : 2 * i + 2], kernel[..., 3 * i : 3 * i + 3], (1, 1), dtype)
+      convolution.convolve(x[..., 2 * i : 2 * i + 2], kernel[..., 3 * i : 3 * i + 3], (1, 1), dtype)
       for i in range(2)
     ]
     return jnp.concatenate(halves, axis=-1)
@@ -498,7 +500,7 @@ def test_groups_are_convolved_apart(dtype):
 def test_bfloat16_reaches_the_accelerator_with_float32_sums(platform: str):
   x = jax.ShapeDtypeStruct((2, 5, 5, 3), jnp.float32)
   kernel = jax.ShapeDtypeStruct((3, 3, 3, 4), jnp.float32)
-  convolve = jax.jit(lambda x, kernel: quantizers.convolve(x, kernel, (1, 1), jnp.bfloat16))
+  convolve = jax.jit(lambda x, kernel: convolution.convolve(x, kernel, (1, 1), jnp.bfloat16))
   program = export.export(convolve, platforms=[platform])(x, kernel).mlir_module()
   (line,) = (each for each in program.splitlines() if 'stablehlo.convolution' in each)
   operands, result = line.rsplit(' : ', 1)[1].split(' -> ')

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpoq_jax.core import quantizers
+from dpoq_jax.core import convolution, quantizers
 from dpoq_jax.deploy.onnx import integer_layers
 from dpoq_jax.deploy.onnx import steps as steps_lib
 from dpoq_jax.network import onion_network
@@ -248,7 +248,7 @@ def _terms(
   """Returns the terms of a layer's pre-activation; adds its `z` to `normalised`."""
   layer = integer_layers.layer(network, variables, index, step.name)
   kernel = jnp.asarray(layer.kernel * layer.step, jnp.float32)
-  y = quantizers.convolve(x, kernel, step.options['strides'], jnp.float32)
+  y = convolution.convolve(x, kernel, step.options['strides'], jnp.float32)
   z = (y - _per_channel(layer.mean)) / _per_channel(layer.deviation)
   normalised[index, step.name] = z
 

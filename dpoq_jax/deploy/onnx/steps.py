@@ -107,7 +107,7 @@ def _opaque(
     case layers.ConvNorm():
       x = args[0].value
       size = [
-        # `quantizers.convolve` pads by half the kernel.
+        # `convolution.convolve` pads by half the kernel.
         (n + (k - 1) // 2 + k // 2 - k) // s + 1
         for n, k, s in zip(x.shape[1:3], module.kernel_size, module.strides, strict=True)
       ]

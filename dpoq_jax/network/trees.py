@@ -1,15 +1,18 @@
-"""Parts what a path has for itself from its kernels and classifier.
+"""Takes trees of parameters apart, and puts them together.
 
-Paths that run the same kernels at different widths, as in AdaBits, keep apart what depends on the
-width: normalisations and clips.
+Paths that run the same kernels at different widths, as in AdaBits, share kernels and classifier and
+keep apart what depends on the width, which is called switchable: normalisations and clips.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from flax import traverse_util
 
-from dpoq_jax.network.onion_network import flatten
+
+def flatten(tree: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+  """Returns the leaves of nested mappings by their path."""
+  return cast('dict[tuple[str, ...], Any]', traverse_util.flatten_dict(tree))
 
 
 def is_switchable(path: tuple[str, ...]) -> bool:

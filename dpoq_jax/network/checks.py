@@ -1,0 +1,65 @@
+"""Checks what a network is made of, and what it is asked for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from dpoq_jax import onion
+from dpoq_jax.core import quantizers
+from dpoq_jax.core.names import ONION
+from dpoq_jax.network.trainable import Variables
+
+
+def check_precisions(wanted: Sequence[int] | None, bits: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns the precisions wanted, all of `bits` for None.
+
+  Raises:
+    ValueError: for none at all, or for one that is not in the bit list.
+  """
+  wanted = bits if wanted is None else tuple(wanted)
+  if not wanted or not set(wanted) <= set(bits):
+    raise ValueError(f'precisions={wanted}: this network has {bits}.')
+  return wanted
+
+
+def check_widths(
+  bits: tuple[int, ...], activation_bits: int | tuple[int, ...], compute_dtype: Any
+) -> None:
+  """Raises a ValueError if a ring or an activation is wider than can be computed exactly.
+
+  Args:
+    bits: bit list.
+    activation_bits: bits of every activation, or one entry for each precision.
+    compute_dtype: dtype of the operands of convolutions.
+  """
+  widths = {f'ring {k} of bits={bits}': w for k, w in enumerate(onion.ring_widths(bits))}
+  if isinstance(activation_bits, int):
+    widths['activation_bits'] = activation_bits
+  else:
+    for k, w in enumerate(activation_bits):
+      widths[f'entry {k} of activation_bits={activation_bits}'] = w
+  dtype = jnp.dtype(compute_dtype)
+  exact = int(jnp.finfo(dtype).nmant) + 1
+  for name, width in widths.items():
+    quantizers.check_width(name, width)
+    if exact < width < quantizers.FLOAT_WIDTH:
+      raise ValueError(
+        f'{name}={width}: {dtype} holds integers of up to {exact} bits exactly; use float32.'
+      )
+
+
+def check_latents(variables: Variables) -> None:
+  """Raises a ValueError if variables are frozen already, so that they hold no latents."""
+  if ONION in variables:
+    raise ValueError('these variables are frozen already: they hold no latents.')
+
+
+def check_model(model: object) -> None:
+  """Raises a TypeError for a class, or a partial of it, in place of an instance with a spec."""
+  if not isinstance(model, nn.Module) or not hasattr(model, 'spec'):
+    raise TypeError(
+      f'model={model!r}: give an instance of a Linen module that has an attribute spec, as '
+      'CifarResNet(depth=20).'
+    )
