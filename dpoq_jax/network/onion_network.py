@@ -147,8 +147,9 @@ class Onion:
     written = [handed_up] if hands_up else []
     if train:
       written.append(statistics)
-    logits, updates = self.path(index).apply(collections, images, train, mutable=written)
-    features: dict[str, Any] = dict(updates.get(handed_up, {}))
+    logits, updated = self.path(index).apply(collections, images, train, mutable=written)
+    updates = cast('dict[str, Any]', updated)
+    features = {**updates.get(handed_up, {})}
     if self.sum_logits and index > 0:
       below = laterals[lateral_collection(self.bits[index - 1])]['logits']
       logits += collections['params'][LOGIT_SCALE] * below
