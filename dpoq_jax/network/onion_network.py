@@ -6,7 +6,7 @@ with the laterals kept; a gradient mode is a scale at the hand-over.
 
 from collections.abc import Iterator, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from flax import traverse_util
 import flax.linen as nn
