@@ -251,9 +251,9 @@ class Optimizer(Section):
     momentum: share of the velocity that is kept from step to step.
     weight_decay: L2 decay, which is added to the gradient of every parameter.
     latent_weight_decay: L2 decay of the latents; None is `weight_decay`.
-    transition_rate: share of a ring's weights that are to change their code in a step, at the peak
-      of the schedule, which it follows (`training.transition_rate`); 0 leaves latents to the
-      learning rate alone.
+    transition_rate: share of a 2-bit ring's weights that are to change their code in a step, at the
+      peak of the schedule, which it follows (`training.transition_rate`); 0 leaves latents to the
+      learning rate.
     clip_learning_rate: factor on the learning rate of the PACT clips.
     clip_weight_decay: L2 decay of the PACT clips; None is `weight_decay`.
     schedule: `steps` (times `decay_factor` after each of `decay_epochs`) or `cosine` (down to 0).

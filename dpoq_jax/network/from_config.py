@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import flax.linen as nn
 import jax
@@ -81,16 +81,24 @@ def build_trainable(config: config_lib.Config, num_classes: int) -> TrainableNet
   )
 
 
-def ring_quantizers(
-  quantization: config_lib.Quantization,
-) -> dict[str, Callable[[jax.Array], jax.Array]]:
-  """Returns what maps the latents of each ring to its codes, `{path_B: function}`."""
-  quantize = weight_quantizer(quantization.weight_quantizer)
+class Ring(NamedTuple):
+  """Describes how a ring's codes follow from its latents.
+
+  Attributes:
+    width: bits of a code.
+    quantize: function of latents that returns their codes, of the same shape.
+  """
+
+  width: int
+  quantize: Callable[[jax.Array], jax.Array]
+
+
+def rings(quantization: config_lib.Quantization) -> dict[str, Ring]:
+  """Returns the rings of an onion, by the name of their path."""
+  bits, quantize = quantization.bits, weight_quantizer(quantization.weight_quantizer)
   return {
-    path_name(precision): lambda latents, width=width: quantize(latents, width)
-    for precision, width in zip(
-      quantization.bits, onion.ring_widths(quantization.bits), strict=True
-    )
+    path_name(precision): Ring(width, lambda latents, width=width: quantize(latents, width))
+    for precision, width in zip(bits, onion.ring_widths(bits), strict=True)
   }
 
 

@@ -183,7 +183,7 @@ def assemble(
     holdout_set=holdout_set,
     corrupt=tally,
     network=from_config.build_trainable(config, train_set.num_classes),
-    optimizer=sgd(config.optimizer, schedule, from_config.ring_quantizers(config.quantization)),
+    optimizer=sgd(config.optimizer, schedule, from_config.rings(config.quantization)),
     learning_rate=schedule,
     mesh=processes.global_mesh(),
     steps_per_epoch=steps,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from dpoq_jax import config as config_lib
+from dpoq_jax.network.from_config import Ring
 from dpoq_jax.training import transition_rate
 
 # Kinds of parameters that may be trained differently, by the last part of their names.
@@ -45,7 +46,7 @@ def learning_rate_schedule(
 def sgd(
   config: config_lib.Optimizer,
   learning_rate: optax.ScalarOrSchedule,
-  rings: Mapping[str, transition_rate.RingQuantizer] | None = None,
+  rings: Mapping[str, Ring] | None = None,
 ) -> optax.GradientTransformation:
   """Returns SGD with momentum and L2 decay; PACT clips have a rate and a decay of their own.
 
@@ -53,7 +54,7 @@ def sgd(
     config: momentum, decays, the factor on the learning rate of the clips, and the share of weights
       that are to change their code in a step, if that is what sets the rate of the latents.
     learning_rate: learning rate, or the schedule that `learning_rate_schedule` returns.
-    rings: quantizer of each ring, needed only for that share; see `transition_rate`.
+    rings: rings by the name of their path, needed only for that share; see `transition_rate`.
   """
   decays = {_OTHER: config.weight_decay}
   for kind, decay in ((_CLIP, config.clip_weight_decay), (_LATENT, config.latent_weight_decay)):

@@ -125,7 +125,7 @@ def load_latents(workdir: pathlib.Path, step: Step | None = None) -> Trained[Tra
   trainable = from_config.build_trainable(config, classes)
   # One step an epoch, as the structure of the state does not depend on the schedule.
   schedule = learning_rate_schedule(config.optimizer, epochs=config.epochs, steps_per_epoch=1)
-  rings = from_config.ring_quantizers(config.quantization)
+  rings = from_config.rings(config.quantization)
   create = functools.partial(create_state, trainable, sgd(config.optimizer, schedule, rings))
   images = jax.ShapeDtypeStruct((1, *facts.image_shape), jnp.uint8)
   shapes = jax.eval_shape(create, jax.random.key(0), images)

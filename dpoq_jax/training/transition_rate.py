@@ -4,7 +4,8 @@ A latent matters only through its code, and how many codes a learning rate chang
 the latents lie, which training moves. So the share of weights that change their code follows a
 schedule, and each ring's rate is what that takes (Lee, Jeon, Kim, Ham: Scheduling Weight
 Transitions for Quantization-Aware Training, ICCV 2025, arXiv:2404.19248). The controller is ours:
-it acts on the rate's logarithm, so that its gain needs no units, where the paper adds to the rate.
+it acts on the rate's logarithm, so that its gain needs no units, where the paper adds to the rate;
+and wider rings change in proportion to how close their levels lie, as they do at one rate for all.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-RingQuantizer = Callable[[jax.Array], jax.Array]
-"""Maps the latents of a ring to its codes, of the same shape."""
+from dpoq_jax import onion
+from dpoq_jax.core import quantizers
+from dpoq_jax.network.from_config import Ring
 
 # Part of the old value in the running share of transitions, and the largest change of a rate's
 # logarithm in a step: a rate that is far off is corrected by a factor of e within 20 steps.
@@ -41,13 +43,14 @@ class TransitionRateState(NamedTuple):
 
 
 def scale_by_transition_rate(
-  target: optax.Schedule, rings: Mapping[str, RingQuantizer], first_rate: float
+  target: optax.Schedule, rings: Mapping[str, Ring], first_rate: float
 ) -> optax.GradientTransformation:
   """Returns a descent step whose rate lets a target share of each ring's weights change their code.
 
   Args:
-    target: share of weights that are to change their code, in [0, 1], as a function of the step.
-    rings: quantizer of each ring, `{path_B: latents -> codes}`.
+    target: share of a 2-bit ring's weights that are to change their code, in [0, 1], as a function
+      of the step.
+    rings: rings by the name of their path.
     first_rate: rate that all rings start with.
 
   Returns:
@@ -70,11 +73,12 @@ def scale_by_transition_rate(
     scaled: dict[str, Any] = {**cast(Any, updates)}
     log_rate: dict[str, jax.Array] = {}
     share: dict[str, jax.Array] = {}
-    wanted = jnp.asarray(target(state.step), jnp.float32)
-    for name, quantize in rings.items():
+    of_two_bits = jnp.asarray(target(state.step), jnp.float32)
+    for name, ring in rings.items():
+      wanted = of_two_bits * (_spacing(2) / _spacing(ring.width))
       rate = jnp.exp(state.log_rate[name])
       scaled[name] = optax.tree.scale(-rate, scaled[name])
-      found = _transitions(latents[name], scaled[name], quantize)
+      found = _transitions(latents[name], scaled[name], ring.quantize)
       share[name] = _MOMENTUM * state.share[name] + (1 - _MOMENTUM) * found
       # Between -1 and 1, and 0 where the share is the wanted one.
       error = (wanted - share[name]) / jnp.maximum(wanted + share[name], 1e-12)
@@ -84,10 +88,17 @@ def scale_by_transition_rate(
   return optax.GradientTransformation(init, update)
 
 
-def _transitions(latents: Any, updates: Any, quantize: RingQuantizer) -> jax.Array:
+def _transitions(
+  latents: Any, updates: Any, quantize: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
   """Returns the share of a ring's weights whose code these updates change."""
   changed, size = jnp.zeros((), jnp.float32), 0
   for latent, step in zip(jax.tree.leaves(latents), jax.tree.leaves(updates), strict=True):
     changed += jnp.sum(quantize(latent) != quantize(latent + step), dtype=jnp.float32)
     size += latent.size
   return changed / size
+
+
+def _spacing(width: int) -> float:
+  """Returns the distance of two levels, in deviations, that quantizes a normal best."""
+  return 2 * quantizers.least_error_clip(width) / onion.max_code(width)
