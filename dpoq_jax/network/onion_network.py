@@ -142,18 +142,16 @@ class Onion:
       raise ValueError(f'path {index} ({precision} bits) reads {sorted(missing)}: run those first.')
     own = self.variables_of_path(variables, index)
     collections = {**laterals, **own, 'params': own['params'][path_name(precision)]}
-    # No path is above the highest one to hand anything up to.
-    hands_up = index + 1 < len(self.bits)
-    written = [handed_up] if hands_up else []
-    if train:
-      written.append(statistics)
+    # The highest path hands up, too: compiled without, XLA would fuse it otherwise than where there
+    # are paths above it, and its last bits would depend on those.
+    written = [handed_up, statistics] if train else [handed_up]
     logits, updated = self.path(index).apply(collections, images, train, mutable=written)
     updates = cast('dict[str, Any]', updated)
     features = {**updates.get(handed_up, {})}
     if self.sum_logits and index > 0:
       below = laterals[lateral_collection(self.bits[index - 1])]['logits']
       logits += collections['params'][LOGIT_SCALE] * below
-    if self.sum_logits and hands_up:
+    if self.sum_logits:
       features['logits'] = logits
     return PathOutput(
       logits,
