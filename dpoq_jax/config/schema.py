@@ -73,6 +73,8 @@ class Config(Section):
       )
     if not is_onion and self.init_from:
       raise ValueError(f'init_from={self.init_from}: only an onion starts from another run')
+    if not is_onion and self.quantization.sum_logits:
+      raise ValueError('quantization.sum_logits=True: only an onion has logits below to add')
     objective, optimizer = self.objective, self.optimizer
     companions, is_float = objective.companion_bits, bits == (onion.MAX_BITS,)
     if companions and (not is_onion or is_float):

@@ -53,6 +53,8 @@ class Settings:
     combine: what exits predict from; None compares all combinations.
     scale_temperatures: whether to fit a temperature per precision; they are 1 otherwise.
     precision: precision in progress, for a key by hand with the order `precision_first`.
+    reference: accuracy that `max_accuracy_drop` is counted from, on the calibration examples; None
+      is that of the highest precision alone.
   """
 
   target: Target = DEFAULT_TARGET
@@ -60,6 +62,7 @@ class Settings:
   combine: Combination | None = None
   scale_temperatures: bool = False
   precision: int | None = None
+  reference: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,7 +276,10 @@ def _point(
     temperatures,
     activation_bits,
   )
-  point, met = select(rerun, target, float(alone(calibration)[-1].mean()))
+  reference = settings.reference
+  if reference is None:
+    reference = float(alone(calibration)[-1].mean())
+  point, met = select(rerun, target, reference)
   return operating_point.from_curve(rerun, point, combine, weights, temperatures, met=met)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import statistics
 
+from dpoq_jax.reproduction import average_bits
 from dpoq_jax.reproduction.entries import Entry
 
 # The system that the others are compared with, and the columns in which it is another network: the
@@ -87,6 +88,8 @@ def page(entries: Sequence[Entry]) -> str:
   for table in dict.fromkeys(each.table for each in entries):
     of_table = [each for each in entries if each.table == table]
     lines += [f'## {table.capitalize()[:-1]} {table[-1]}', '']
+    if table == average_bits.FIGURE:
+      lines += [average_bits.note(of_table), '']
     for part in dict.fromkeys(each.part for each in of_table):
       of_part = [each for each in of_table if each.part == part]
       lines += [f'### {part}', '', *_part(of_part)]

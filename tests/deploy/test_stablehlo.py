@@ -10,7 +10,7 @@ import pytest
 
 from dpoq_jax.deploy import stablehlo
 from tests.conftest import once
-from tests.deploy.conftest import IMAGES, Frozen
+from tests.deploy.conftest import IMAGES, TINY_NET, Frozen, frozen
 
 
 @pytest.fixture(scope='module')
@@ -48,6 +48,35 @@ def test_programs_read_back_are_the_network(trained: Frozen, exported: pathlib.P
   }  # fmt: skip
   for precision, wanted in zip(programs.precisions, expected, strict=True):
     close(jit(precision.call)(IMAGES), wanted)
+
+
+def test_summed_logits_are_handed_up(tmp_path: pathlib.Path):
+  example = frozen((2, 4), TINY_NET, sum_logits=True)
+  stablehlo.write(tmp_path, example.network, example.variables, (8, 8, 3), class_names='abcde')
+  programs = stablehlo.read(tmp_path)
+  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+  expected = jit(example.network.apply)(example.variables, IMAGES)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+  lowest, laterals = jit(programs.paths[0].call)(IMAGES, {})
+  close(lowest, expected[0])
+  close(laterals['lateral_2']['logits'], expected[0])
+  close(jit(programs.paths[1].call)(IMAGES, laterals)[0], expected[1])
+  more = {**laterals['lateral_2'], 'logits': 0 * lowest}
+  alone, _ = jit(programs.paths[1].call)(IMAGES, {'lateral_2': more})
+  np.testing.assert_allclose(expected[1] - alone, 0.7 * lowest, rtol=1e-4, atol=1e-4)
+  for precision, wanted in zip(programs.precisions, expected, strict=True):
+    close(jit(precision.call)(IMAGES), wanted)
+
+
+def test_nothing_of_companions_is_written(tmp_path: pathlib.Path):
+  # From the same lines, whose numbers are in the programs.
+  for name, companion_bits in (('with', (8,)), ('without', ())):
+    example = frozen((2, 4), TINY_NET, companion_bits=companion_bits)
+    stablehlo.write(
+      tmp_path / name, example.network, example.variables, (8, 8, 3), class_names='abcde'
+    )
+  for path in (tmp_path / 'without').iterdir():
+    assert (tmp_path / 'with' / path.name).read_bytes() == path.read_bytes()
 
 
 def test_programs_are_for_every_platform(exported: pathlib.Path):

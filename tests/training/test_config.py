@@ -178,6 +178,7 @@ def test_a_model_of_ones_own_has_the_sizes_it_is_given():
     ({'bits': (32,), 'truncate_to': (2,)}, {}, 'where 32 is a float network'),
     ({'bits': (16, 32), 'sharing': 'rounded'}, {'mode': 'joint'}, 'where 32 is a float network'),
     ({'sharing': 'rounded'}, {}, 'objective.mode=scaled: precisions that share'),
+    ({'sharing': 'rounded', 'sum_logits': True}, {'mode': 'joint'}, 'only an onion has logits'),
     (
       {'sharing': 'floored', 'weight_quantizer': 'standardised'},
       {'mode': 'joint'},

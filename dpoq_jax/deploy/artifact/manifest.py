@@ -17,7 +17,7 @@ from pydantic import Field
 
 from dpoq_jax import config as config_lib
 from dpoq_jax import onion
-from dpoq_jax.core.names import SHIFT_PREFIX
+from dpoq_jax.core.names import LOGIT_SCALE, SHIFT_PREFIX
 from dpoq_jax.deploy.artifact import packing
 
 FILE = 'manifest.json'
@@ -58,7 +58,7 @@ class Ring(_Record):
     bytes: size of the file.
     sha256: digest of the file.
     floats: shapes of the path's float32 tensors, by name, in the order in which the file has them:
-      normalisation, lateral scales, clips, classifier.
+      normalisation, lateral scales, clips, classifier, scale of the logits below.
     top1: accuracy of this precision, in [0, 1], if known.
   """
 
@@ -143,12 +143,12 @@ class Manifest(_Record):
   def separate_bytes(self, index: int) -> int:
     """Returns the bytes of an individual network of precision `index`.
 
-    It has whole weights of that precision, and no lateral scales.
+    It has whole weights of that precision, and no scales of what lower paths hand up.
     """
     own = sum(
       math.prod(shape)
       for name, shape in self.rings[index].floats.items()
-      if not name.rpartition('/')[2].startswith(SHIFT_PREFIX)
+      if not name.rpartition('/')[2].startswith((SHIFT_PREFIX, LOGIT_SCALE))
     )
     return -(-self.weights * self.bits[index] // 8) + 4 * own
 

@@ -14,7 +14,8 @@ from dpoq_jax import onion
 from dpoq_jax.deploy.artifact import in_jax, rings
 from dpoq_jax.deploy.artifact import manifest as manifest_lib
 from dpoq_jax.deploy.artifact.manifest import ArtifactError
-from tests.deploy.conftest import IMAGES, Frozen, frozen
+from tests.deploy.conftest import IMAGES, TINY_NET, Frozen, frozen
+from tests.tiny_model import TinyNet
 
 
 @functools.lru_cache
@@ -79,6 +80,39 @@ def test_any_bit_list_comes_back(bits, quantization, tmp_path: pathlib.Path):
   for (name, a), (other, b) in zip(flat(read.variables), flat(example.variables), strict=True):
     assert name == other
     np.testing.assert_array_equal(a, b, strict=True)
+
+
+def test_summed_logits_come_back_bit_for_bit(tmp_path: pathlib.Path):
+  example = frozen((2, 4, 8), TINY_NET, sum_logits=True)
+  manifest = rings.write(tmp_path, example.variables, **example.known)
+  assert manifest.quantization.sum_logits
+  assert [ring.floats.get('params/logit_scale') for ring in manifest.rings] == [None, (), ()]
+  # An individual network has no logits below.
+  apart = frozen((2, 4, 8), TINY_NET)
+  plain = rings.write(tmp_path / 'apart', apart.variables, **apart.known)
+  assert [manifest.separate_bytes(k) for k in range(3)] == [
+    plain.separate_bytes(k) for k in range(3)
+  ]
+  whole = logits_of(example.network)(example.variables)
+  unscaled = logits_of(apart.network)(apart.variables)
+  assert not np.array_equal(whole[1], unscaled[1])
+  for count, bits in enumerate([2, 4, 8], start=1):
+    read = rings.load(tmp_path, max_bits=bits)
+    network = in_jax.network_of(read, TinyNet)
+    assert network == example.network.lowest(count)
+    for expected, found in zip(whole, logits_of(network)(read.variables), strict=False):
+      np.testing.assert_array_equal(found, expected)
+
+
+def test_nothing_of_companions_is_written(tmp_path: pathlib.Path):
+  example = frozen((2, 4), TINY_NET, companion_bits=(8,))
+  rings.write(tmp_path / 'with', example.variables, **example.known)
+  alone = frozen((2, 4), TINY_NET)
+  rings.write(tmp_path / 'without', alone.variables, **alone.known)
+  for path in (tmp_path / 'without').iterdir():
+    written = (tmp_path / 'with' / path.name).read_bytes()
+    assert written == path.read_bytes()
+    assert b'companion' not in written
 
 
 def test_prefixes_take_their_bits_and_floats_and_little_more(trained: Frozen, folder: pathlib.Path):

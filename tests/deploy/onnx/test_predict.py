@@ -66,6 +66,25 @@ def test_the_folder_decides_as_the_operating_point_does(folder: pathlib.Path):
   np.testing.assert_array_equal(alone.labels, logits[-1].argmax(-1))
 
 
+def test_summed_logits_go_from_path_to_path(tmp_path: pathlib.Path):
+  network, variables, source, pixels = made(bits=(2, 4), sum_logits=True)
+  folder = tmp_path / 'export'
+  export.write(
+    folder, network, variables, images(64, SHAPES['resnet']), class_names=tuple('abcdefghij')
+  )
+  logits = chain(source, pixels)
+  point = operating_point.from_key(
+    network.bits, 'confidence_first', 0.5, 'mean', ((1.0,), (1.0, 1.0)), (1.0, 1.0)
+  )
+  median = float(np.median(point.probabilities(0, logits[0]).max(-1)))
+  point = point.model_copy(update={'thresholds': {2: median, 4: 0.0}})
+  wanted = point.predict(logits)
+  found = predict.Network(folder).predict(pixels, point=json.loads(point.to_json()), batch_size=32)
+  np.testing.assert_array_equal(found.labels, wanted.labels)
+  np.testing.assert_array_equal(found.precisions, np.array(point.bits)[wanted.exits])
+  np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-5)
+
+
 def test_bad_input_and_altered_files_are_refused(folder: pathlib.Path, tmp_path: pathlib.Path):
   network = predict.Network(folder)
   with pytest.raises(ValueError, match='float32'):
