@@ -237,6 +237,8 @@ class Objective(Section):
 
   @pydantic.model_validator(mode='after')
   def _teacher_exists(self) -> 'Objective':
+    if self.draw_companion and not self.companion_bits:
+      raise ValueError('draw_companion=True needs companion_bits to draw from')
     taught_by_companions = self.distillation and self.teacher == 'companion'
     if taught_by_companions and (not self.companion_bits or self.draw_companion):
       raise ValueError('teacher=companion needs companion_bits, and all companions at every step')
