@@ -89,7 +89,7 @@ def test_joint_loss_weighs_precisions():
   losses = jnp.asarray([1.0, 2.0, 4.0])
   chex.assert_trees_all_close(objective.joint_loss(losses), 7.0)
   chex.assert_trees_all_close(objective.joint_loss(losses, (1.0, 0.5, 0.25)), 3.0)
-  with pytest.raises(ValueError, match='2 loss weights given for 3 precisions'):
+  with pytest.raises(ValueError, match='2 loss weights given for 3 losses'):
     objective.joint_loss(losses, (1.0, 1.0))
 
 
