@@ -83,6 +83,15 @@ class Config(Section):
       raise ValueError(
         f'objective.companion_rings={objective.companion_rings}: bits={bits} has {len(bits)} rings'
       )
+    if objective.distillation and objective.teacher == 'highest' and len(bits) == 1:
+      raise ValueError(
+        f'objective.distillation={objective.distillation}: the only one of bits={bits} has none to '
+        'teach'
+      )
+    if objective.distillation and objective.teacher_start >= self.epochs:
+      raise ValueError(
+        f'objective.teacher_start={objective.teacher_start} must be below epochs={self.epochs}'
+      )
     if optimizer.transition_rate and (not is_onion or is_float):
       raise ValueError(f'optimizer.transition_rate={optimizer.transition_rate} is for rings')
     if weights and len(weights) != len(bits):

@@ -164,6 +164,22 @@ class Quantization(Section):
       return onion.bitops(self.bits, self.activation_bits)
     return tuple(b * a for b, a in zip(self.bits, self.activation_widths, strict=True))
 
+  @pydantic.model_validator(mode='before')
+  @classmethod
+  def _read_earlier_fields(cls, given: Any, info: pydantic.ValidationInfo) -> Any:
+    """Reads what runs and artifacts wrote while `match_activations` was a field."""
+    if not isinstance(given, dict) or info.mode != 'json':
+      return given
+    # A tuple is a list in JSON, which pydantic knows only of what no validator has seen.
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    if {'match_activations', 'activation_bits', 'bits', 'clip_init'} <= fields.keys():
+      if fields.pop('match_activations'):
+        fields |= {'activation_bits': fields['bits'], 'clip_init': None}
+      # The clip that suits the activation bits was written out as a number.
+      if fields['clip_init'] == (2.0 if fields['activation_bits'] in (1, 2) else 6.0):
+        fields['clip_init'] = None
+    return fields
+
   @pydantic.field_validator('activation_bits', mode='before')
   @classmethod
   def _widths_are_one_or_as_many(cls, given: Any, info: pydantic.ValidationInfo) -> Any:
@@ -237,6 +253,8 @@ class Objective(Section):
 
   @pydantic.model_validator(mode='after')
   def _teacher_exists(self) -> 'Objective':
+    if self.draw_companion and not self.companion_bits:
+      raise ValueError('draw_companion=True needs companion_bits to draw from')
     taught_by_companions = self.distillation and self.teacher == 'companion'
     if taught_by_companions and (not self.companion_bits or self.draw_companion):
       raise ValueError('teacher=companion needs companion_bits, and all companions at every step')

@@ -35,6 +35,15 @@ def companion_name(precision: int, width: int) -> str:
   return f'companion_{precision}_{width}'
 
 
+def is_companion(name: str, precision: int) -> bool:
+  """Tells whether a subtree of `params` is what a companion of this path has for itself.
+
+  >>> is_companion('companion_2_8', precision=2)
+  True
+  """
+  return name.startswith(f'companion_{precision}_')
+
+
 def statistics_collection(precision: int) -> str:
   """Returns the name of the collection of a precision's running statistics.
 

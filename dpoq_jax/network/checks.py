@@ -40,14 +40,19 @@ def check_widths(
   else:
     for k, w in enumerate(activation_bits):
       widths[f'entry {k} of activation_bits={activation_bits}'] = w
+  for name, width in widths.items():
+    check_width(name, width, compute_dtype)
+
+
+def check_width(name: str, width: int, compute_dtype: Any) -> None:
+  """Raises a ValueError, which says `name`, if codes are wider than can be computed exactly."""
+  quantizers.check_width(name, width)
   dtype = jnp.dtype(compute_dtype)
   exact = int(jnp.finfo(dtype).nmant) + 1
-  for name, width in widths.items():
-    quantizers.check_width(name, width)
-    if exact < width < quantizers.FLOAT_WIDTH:
-      raise ValueError(
-        f'{name}={width}: {dtype} holds integers of up to {exact} bits exactly; use float32.'
-      )
+  if exact < width < quantizers.FLOAT_WIDTH:
+    raise ValueError(
+      f'{name}={width}: {dtype} holds integers of up to {exact} bits exactly; use float32.'
+    )
 
 
 def check_latents(variables: Variables) -> None:

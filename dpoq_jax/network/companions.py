@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from dpoq_jax.core.names import companion_name, path_name, statistics_collection
-from dpoq_jax.network import trees
+from dpoq_jax.network import checks, trees
 from dpoq_jax.network.gradient_scale import GradientScale, whole_gradient
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.network.trainable import Laterals, PathOutput, Variables
@@ -39,7 +39,7 @@ class Companions:
     draw: whether each step runs one companion, drawn at random, in place of all.
 
   Raises:
-    ValueError: if the onion has fewer rings.
+    ValueError: if the onion has fewer rings, or its compute dtype would round a companion's codes.
   """
 
   network: Onion
@@ -50,6 +50,8 @@ class Companions:
   def __post_init__(self) -> None:
     if not 1 <= self.rings <= len(self.bits):
       raise ValueError(f'companion_rings={self.rings}: the onion has {len(self.bits)} rings.')
+    for width in self.widths:
+      checks.check_width('companion_bits', width, self.network.options.compute_dtype)
 
   @property
   def bits(self) -> tuple[int, ...]:
@@ -93,7 +95,7 @@ class Companions:
       index: path whose latents and classifier it runs.
       width: bits that the latents are quantized to; 32 is the latents themselves.
       images: uint8 [batch, height, width, channels].
-      laterals: what that path received.
+      laterals: what that path received; where the network sums logits, those of the path below too.
     """
     precision, module = self.bits[index], self.network.path(index)
     spec = dataclasses.replace(module.spec, companion_width=width)
@@ -105,7 +107,7 @@ class Companions:
     statistics = statistics_collection(precision)
     collections = {**laterals, 'params': params, statistics: variables[statistics]}
     logits, _ = module.clone(spec=spec).apply(collections, images, True, mutable=[])
-    return logits
+    return self.network.summed(logits, params, index, laterals)
 
   def apply_and_update(
     self,

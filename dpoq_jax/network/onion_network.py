@@ -108,8 +108,7 @@ class Onion:
       )
       params[path_name(precision)] = created['params']
       if self.sum_logits and index > 0:
-        dtype = self.options.parameter_dtype
-        params[path_name(precision)] |= {LOGIT_SCALE: jnp.zeros((), dtype)}
+        params[path_name(precision)][LOGIT_SCALE] = jnp.zeros((), self.options.parameter_dtype)
       statistics[written] = created[written]
       laterals[handed_up] = created[handed_up]
     return {'params': params, **statistics}
@@ -144,13 +143,11 @@ class Onion:
     collections = {**laterals, **own, 'params': own['params'][path_name(precision)]}
     # The highest path hands up, too: compiled without, XLA would fuse it otherwise than where there
     # are paths above it, and its last bits would depend on those.
-    written = [handed_up, statistics] if train else [handed_up]
+    written = [handed_up] + [statistics] * train
     logits, updated = self.path(index).apply(collections, images, train, mutable=written)
     updates = cast('dict[str, Any]', updated)
     features = {**updates.get(handed_up, {})}
-    if self.sum_logits and index > 0:
-      below = laterals[lateral_collection(self.bits[index - 1])]['logits']
-      logits += collections['params'][LOGIT_SCALE] * below
+    logits = self.summed(logits, collections['params'], index, laterals)
     if self.sum_logits:
       features['logits'] = logits
     return PathOutput(
@@ -158,6 +155,13 @@ class Onion:
       {handed_up: features},
       {statistics: updates.get(statistics, variables[statistics])},
     )
+
+  def summed(self, logits: jax.Array, own: Variables, index: int, laterals: Laterals) -> jax.Array:
+    """Adds those of the path below to the logits of path `index`, if the network sums logits."""
+    if not self.sum_logits or index == 0:
+      return logits
+    below = laterals[lateral_collection(self.bits[index - 1])]['logits']
+    return logits + own[LOGIT_SCALE] * below
 
   def variables_of_path(self, variables: Variables, index: int) -> dict[str, Any]:
     """Returns what path `index` reads of `variables`: its own subtrees, and the shared integers."""
@@ -209,8 +213,8 @@ class Onion:
       precisions: the bits wanted, all by default. Paths above the highest one are not run.
       train: whether to normalise by the batch's statistics and update the running averages.
       gradient_scale: lambda(b_j, b_k) of eq. 6, applied where path j hands up to path k. As every
-        chain from path j to loss k climbs, and the scales along a chain multiply to lambda(j, k)
-        for `b_j / b_k`, 1 and 0, one backward pass gives eq. 6.
+        chain from path j to loss k climbs, and the scales along it multiply to lambda(j, k), be it
+        a power of `b_j / b_k`, 1 or 0, one backward pass gives eq. 6.
       fixed: how many of the lowest paths are not trained: they run as in evaluation and get no
         gradient.
       key: for networks that draw at random what they train; an onion draws nothing.
@@ -246,8 +250,7 @@ class Onion:
   ) -> Iterator[tuple[int, Laterals, PathOutput]]:
     """Yields the index of each path up to `highest`, what it received, and what it gave.
 
-    The arguments are those of `apply_and_update`. Laterals are received with their gradients
-    scaled.
+    The arguments are those of `apply_and_update`; laterals are received with scaled gradients.
     """
     laterals: dict[int, dict[str, Any]] = {}
     for index, precision in enumerate(self.bits[: highest + 1]):
@@ -310,7 +313,7 @@ class Onion:
     variables: dict[str, Any] = {'params': {}}
     for index in range(len(kept)):
       own = self.variables_of_path(frozen, index)
-      variables = {**own, **variables, 'params': {**variables['params'], **own['params']}}
+      variables = {**own, **variables, 'params': variables['params'] | own['params']}
     if precision != self.bits[-1]:
       dtype = onion.packed_dtype(kept)
       variables[ONION] = jax.tree.map(

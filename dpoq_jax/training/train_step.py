@@ -182,8 +182,10 @@ def make_train_step(
     images = augment.pad_crop_flip(
       key, batch['image'], padding=config.data.pad, flip=config.data.flip
     )
+    # Not 0 or 1: those give the two keys that the augmentation splits off.
+    draw_key = jax.random.fold_in(key, 2)
     gradients, (collections, losses, correct) = jax.grad(loss_of, has_aux=True)(
-      state.params, state, batch, images, jax.random.fold_in(key, 1)
+      state.params, state, batch, images, draw_key
     )
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     # The updates as well, since a finite gradient can make the velocity overflow.

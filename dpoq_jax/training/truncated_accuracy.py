@@ -10,7 +10,7 @@ import itertools
 
 import jax
 
-from dpoq_jax.network import onion_network, truncation
+from dpoq_jax.network import companions, onion_network, truncation
 from dpoq_jax.network.trainable import Variables
 from dpoq_jax.runtime import processes
 from dpoq_jax.training.evaluation import Evaluator
@@ -41,11 +41,13 @@ def measure(
   wanted = config.quantization.truncate_to
   if not wanted:
     return {}
-  assert isinstance(experiment.network, onion_network.Onion)
-  frozen = variables if 'onion' in variables else jax.jit(experiment.network.freeze)(variables)
+  trained = experiment.network
+  individual = trained.network if isinstance(trained, companions.Companions) else trained
+  assert isinstance(individual, onion_network.Onion)
+  frozen = variables if 'onion' in variables else jax.jit(individual.freeze)(variables)
   results: dict[int, dict[str, float]] = {}
   for bits in wanted:
-    network, cut = truncation.truncated(experiment.network, frozen, bits)
+    network, cut = truncation.truncated(individual, frozen, bits)
     evaluate = Evaluator(network, processes.local_mesh())
     first_epoch = dataclasses.replace(experiment.order, epochs=1)
     with contextlib.closing(experiment.train_set.training_batches(first_epoch)) as batches:

@@ -15,13 +15,16 @@ import jax.numpy as jnp
 
 from dpoq_jax import config as config_lib
 from dpoq_jax.core import quantizers
-from dpoq_jax.core.names import path_name, statistics_collection
+from dpoq_jax.core.names import is_companion, path_name, statistics_collection
 from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.training import clips, trained_network
 from dpoq_jax.training.experiment import Experiment
 from dpoq_jax.training.train_step import TrainState
 
 _FLOAT_BITS = (quantizers.FLOAT_WIDTH,)
+
+# Examples of the first batch, at most, that clips are calibrated on.
+_CALIBRATION_EXAMPLES = 512
 
 # Config fields that decide what a path is made of, and so must be those of the other run. A float
 # network has no quantized activations, no quantized weights and no merge.
@@ -54,6 +57,9 @@ def check(experiment: Experiment) -> None:
     of_kept_paths = experiment.config.quantization.activation_widths[: len(bits)]
     if theirs.quantization.activation_widths != of_kept_paths:
       fields += ('quantization.activation_bits',)
+    # A single path has no logits below it.
+    if len(bits) > 1:
+      fields += ('quantization.sum_logits',)
   differences = config_lib.differences(
     theirs, experiment.config, apart=workdir_lib.MAY_CHANGE_ON_RESUME
   )
@@ -94,10 +100,13 @@ def _from_run(experiment: Experiment, state: TrainState) -> tuple[TrainState, in
   for precision in experiment.network.bits if is_float else bits:
     theirs = bits[0] if is_float else precision
     name, statistics = path_name(precision), statistics_collection(precision)
-    # What a float network does not have, clips and shifts, starts as in a fresh path.
-    variables['params'][name] = _overlay(
-      variables['params'][name], source.variables['params'][path_name(theirs)]
-    )
+    # What a float network does not have, clips and shifts, starts as in a fresh path. Companions
+    # start as their path does.
+    names = [name, *(other for other in variables['params'] if is_companion(other, precision))]
+    for each in names:
+      variables['params'][each] = _overlay(
+        variables['params'][each], source.variables['params'][path_name(theirs)]
+      )
     variables[statistics] = jax.tree.map(jnp.copy, source.variables[statistics_collection(theirs)])
   params = variables.pop('params')
   started = dataclasses.replace(state, params=params, collections=variables)
@@ -106,9 +115,10 @@ def _from_run(experiment: Experiment, state: TrainState) -> tuple[TrainState, in
 
 def _with_calibrated_clips(experiment: Experiment, state: TrainState, fixed: int) -> TrainState:
   """Returns a state whose clips, those of fixed paths apart, suit the first batch of the run."""
-  # The whole batch, in every process, so that all find the same clips.
+  # The same examples in every process, so that all find the same clips; each on one device of its
+  # own, which need not hold a batch that is meant for many.
   order = dataclasses.replace(experiment.order, process=0, processes=1)
-  chosen = experiment.train_set.take(order.examples(0))
+  chosen = experiment.train_set.take(order.examples(0)[:_CALIBRATION_EXAMPLES])
   with contextlib.closing(chosen.evaluation_batches(len(chosen))) as batches:
     images = next(batches)['image']
   calibrate = jax.jit(functools.partial(clips.calibrate, experiment.network, fixed=fixed))

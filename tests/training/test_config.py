@@ -1,7 +1,9 @@
 import importlib
+import json
 import pathlib
 import re
 import sys
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -46,6 +48,39 @@ def changed(**fields):
     ({'optimizer__learning_rate': float('nan')}, 'config.optimizer.learning_rate=nan: '),
     ({'optimizer__decay_epochs': (3.0, 2.0)}, 'config.optimizer.decay_epochs=(3.0, 2.0): epochs'),
     ({'optimizer__warmup_epochs': 30.0}, 'optimizer.warmup_epochs=30.0 must be below epochs=30'),
+    ({'optimizer__transition_rate': 1.0}, 'config.optimizer.transition_rate=1.0: input should be '),
+    ({'optimizer__latent_weight_decay': -1.0}, 'config.optimizer.latent_weight_decay=-1.0: input'),
+    ({'objective__gradient_exponent': 0.0}, 'config.objective.gradient_exponent=0.0: input should'),
+    ({'objective__companion_rings': 0}, 'config.objective.companion_rings=0: input should be gre'),
+    ({'objective__companion_bits': (8, 4)}, 'config.objective.companion_bits=(8, 4): increasing'),
+    ({'objective__companion_bits': (17,)}, 'companion_bits=(17,): increasing widths of 1 to 16 b'),
+    (
+      {'objective__companion_bits': (8,), 'objective__companion_rings': 5},
+      'objective.companion_rings=5: bits=(2, 4, 8, 16) has 4 rings',
+    ),
+    ({'objective__draw_companion': True}, 'draw_companion=True needs companion_bits to draw from'),
+    ({'objective__distillation': 1.5}, 'config.objective.distillation=1.5: input should be less'),
+    (
+      {'objective__distillation': 0.5, 'objective__teacher': 'companion'},
+      'teacher=companion needs companion_bits, and all companions at every step',
+    ),
+    (
+      {
+        'objective__distillation': 0.5,
+        'objective__teacher': 'companion',
+        'objective__companion_bits': (8,),
+        'objective__draw_companion': True,
+      },
+      'teacher=companion needs companion_bits, and all companions at every step',
+    ),
+    (
+      {'objective__distillation': 0.5, 'quantization__bits': (4,)},
+      'objective.distillation=0.5: the only one of bits=(4,) has none to teach',
+    ),
+    (
+      {'objective__distillation': 0.5, 'objective__teacher_start': 30.0},
+      'objective.teacher_start=30.0 must be below epochs=30',
+    ),
   ],
 )
 def test_bad_field_is_one_line_that_names_it(fields: dict, message: str):
@@ -189,6 +224,65 @@ def test_a_model_of_ones_own_has_the_sizes_it_is_given():
 def test_systems_that_do_not_exist_are_refused(quantization, objective, message):
   with pytest.raises(config_lib.ConfigError, match=message):
     config_lib.validate({'quantization': quantization, 'objective': objective})
+
+
+@pytest.mark.parametrize('quantization', [{'sharing': 'rounded'}, {'bits': (32,)}])
+def test_levers_of_rings_are_refused_where_there_are_none(quantization):
+  fields = {'quantization': quantization, 'objective': {'mode': 'joint'}}
+  config_lib.validate(fields)
+  with pytest.raises(
+    config_lib.ConfigError, match=r'objective.companion_bits=\(8,\): only rings have companions'
+  ):
+    config_lib.validate({**fields, 'objective': {'mode': 'joint', 'companion_bits': (8,)}})
+  with pytest.raises(config_lib.ConfigError, match=r'optimizer.transition_rate=0.01 is for rings'):
+    config_lib.validate({**fields, 'optimizer': {'transition_rate': 0.01}})
+
+
+# The fields that there were before those that the reader fills in.
+EARLIER = {
+  'quantization': {
+    'bits': [2, 4],
+    'activation_bits': 8,
+    'weight_quantizer': 'dorefa',
+    'merge': 'psbn',
+    'clip_init': 6.0,
+    'shift_init': 0.0,
+    'compute_dtype': 'float32',
+    'sharing': 'rings',
+    'match_activations': False,
+    'truncate_to': [],
+  },
+  'objective': {'mode': 'joint', 'loss_weights': [1.0, 2.0], 'label_smoothing': 0.0},
+}
+
+
+@pytest.mark.parametrize(
+  ('changes', 'widths', 'clip'),
+  [
+    ({}, 8, None),
+    ({'clip_init': 5.0}, 8, 5.0),
+    ({'activation_bits': 2, 'clip_init': 2.0}, 2, None),
+    ({'activation_bits': 2}, 2, 6.0),
+    ({'match_activations': True, 'sharing': 'rounded'}, (2, 4), None),
+  ],
+)
+def test_configs_of_earlier_runs_are_read(changes: dict, widths: Any, clip: float | None):
+  fields = {**EARLIER, 'quantization': EARLIER['quantization'] | changes}
+  config = config_lib.from_json(json.dumps(fields))
+  expected = Quantization(
+    bits=(2, 4),
+    activation_bits=widths,
+    clip_init=clip,
+    sharing=changes.get('sharing', 'rings'),
+  )
+  assert config == config_lib.Config(
+    quantization=expected, objective=config_lib.Objective(mode='joint', loss_weights=(1.0, 2.0))
+  )
+  # An artifact's manifest reads the section alone.
+  assert Quantization.model_validate_json(json.dumps(fields['quantization'])) == expected
+  # In a config of today it is an unknown field.
+  with pytest.raises(config_lib.ConfigError, match=r'quantization\.match_activations: no su'):
+    config_lib.validate({'quantization': {'match_activations': False}})
 
 
 def test_workdir_without_a_run_says_so(tmp_path: pathlib.Path):

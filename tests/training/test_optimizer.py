@@ -1,14 +1,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import chex
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from dpoq_jax import config as config_lib
-from dpoq_jax.training import objective, optimizer
+from dpoq_jax.training import optimizer
 
 PARAMS = {
   'path_2': {
@@ -83,23 +81,3 @@ def test_cosine_ends_at_zero():
   rate = optimizer.learning_rate_schedule(config, epochs=11, steps_per_epoch=10)
   # Half-way between the end of the warm-up (step 10) and the end of the run (110).
   np.testing.assert_allclose(at(rate, (10, 60, 110)), [0.1, 0.05, 0.0], rtol=1e-5, atol=1e-8)
-
-
-def test_joint_loss_weighs_precisions():
-  losses = jnp.asarray([1.0, 2.0, 4.0])
-  chex.assert_trees_all_close(objective.joint_loss(losses), 7.0)
-  chex.assert_trees_all_close(objective.joint_loss(losses, (1.0, 0.5, 0.25)), 3.0)
-  with pytest.raises(ValueError, match='2 loss weights given for 3 precisions'):
-    objective.joint_loss(losses, (1.0, 1.0))
-
-
-def test_cross_entropy_with_label_smoothing():
-  logits = jnp.log(jnp.asarray([[[0.7, 0.2, 0.1]], [[0.1, 0.1, 0.8]]]))
-  labels = jnp.asarray([0])
-  np.testing.assert_allclose(
-    objective.cross_entropy(logits, labels), [-np.log(0.7), -np.log(0.1)], rtol=1e-5
-  )
-  # Target 0.3 / 3 on every class and 0.7 more on the right one.
-  expected = -0.8 * np.log(0.7) - 0.1 * np.log(0.2) - 0.1 * np.log(0.1)
-  smoothed = objective.cross_entropy(logits, labels, 0.3)
-  np.testing.assert_allclose(smoothed[0], expected, rtol=1e-5)
