@@ -12,12 +12,11 @@ nearest point, marked so.
 import itertools
 from typing import Any
 
-import rich.console
-
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import fail, user_errors, warn
 from dpoq_jax.cli.run import run
 from dpoq_jax.runtime import files, workdir
+from dpoq_jax.runtime.console import Console
 
 _TARGETS = {
   'average_bits': 'bits at most, on average',
@@ -83,7 +82,7 @@ def main(flags: shared.FlagValues) -> None:
     equal = calibration.equal_bits(
       best, examples.calibration, examples.reported, sorted([*bits, *between])
     )
-    console = rich.console.Console()
+    console = Console()
     console.print(
       f'chosen on {examples.calibration.name}; reported on {examples.reported.name}', soft_wrap=True
     )

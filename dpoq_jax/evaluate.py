@@ -8,12 +8,11 @@ Writes DIR/summary.json; DIR/summary_B_bits.json and the like for less than the 
 
 import signal
 
-import rich.console
-
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import user_errors
 from dpoq_jax.cli.run import run
 from dpoq_jax.runtime import workdir
+from dpoq_jax.runtime.console import Console
 
 
 def define_flags(flags: shared.FlagValues) -> None:
@@ -44,7 +43,7 @@ def main(flags: shared.FlagValues) -> None:
     result = summary.evaluate_checkpoint(
       experiment.build(config), directory, precision=flags.precision, step=step
     )
-  rich.console.Console(quiet=not processes.is_first()).print(summary.table(result))
+  Console(quiet=not processes.is_first()).print(summary.table(result))
 
 
 if __name__ == '__main__':

@@ -17,12 +17,11 @@ to one stops all; if one is lost the others end, too, and the same commands resu
 import contextlib
 import pathlib
 
-import rich.console
-
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import fail, user_errors
 from dpoq_jax.cli.run import run
 from dpoq_jax.runtime import workdir
+from dpoq_jax.runtime.console import Console
 
 
 def define_flags(flags: shared.FlagValues) -> None:
@@ -58,11 +57,11 @@ def main(flags: shared.FlagValues) -> None:
       experiment = processes.in_each(build)
       if flags.dry_run:
         measured = dry_run.measure(experiment)
-        rich.console.Console(quiet=not processes.is_first()).print(dry_run.table(measured))
+        Console(quiet=not processes.is_first()).print(dry_run.table(measured))
         return
       # Claimed last, so that a config that cannot be run leaves no trace.
       processes.by_first(lambda: claimed.enter_context(workdir.claim(directory, config)))
-    display = progress.Progress(rich.console.Console(quiet=not processes.is_first()))
+    display = progress.Progress(Console(quiet=not processes.is_first()))
     try:
       result = loop.train(experiment, directory, stop=stop, display=display)
     except loop.Stopped as stopped:

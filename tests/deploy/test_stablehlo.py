@@ -1,7 +1,9 @@
 import functools
+import hashlib
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 
 from dpoq_jax.deploy import stablehlo
-from tests.conftest import once
+from tests.conftest import REPOSITORY, once
 from tests.deploy.conftest import IMAGES, TINY_NET, Frozen, frozen
+from tests.deploy.rewriting import rewritten
 
 
 @pytest.fixture(scope='module')
@@ -109,10 +112,31 @@ print(logits.shape, sorted(laterals), 'dpoq_jax' in sys.modules, 'flax' in sys.m
   assert done.stdout.split('\n')[0] == "(4, 5) ['lateral_2'] False False"
 
 
+def test_nothing_tells_where_it_was_exported(exported: pathlib.Path):
+  for file in exported.iterdir():
+    content = file.read_bytes()
+    for path in (str(REPOSITORY), sys.prefix, '.py', str(pathlib.Path.home())):
+      assert path.encode() not in content, (file.name, path)
+  # Programs of others are made as before.
+  config: Any = jax.config
+  assert config.jax_traceback_in_locations_limit != 0
+
+
+def test_what_is_no_program_is_refused(exported: pathlib.Path, tmp_path: pathlib.Path):
+  for file in exported.iterdir():
+    (tmp_path / file.name).write_bytes(file.read_bytes())
+  for content in (b'', b'no program', bytes(1000)):
+    (tmp_path / 'path_2.stablehlo').write_bytes(content)
+    forged = {'bytes': len(content), 'sha256': hashlib.sha256(content).hexdigest()}
+    rewritten(tmp_path, lambda m, forged=forged: m['paths'][0].update(forged))
+    with pytest.raises(ValueError, match=r'path_2\.stablehlo is no StableHLO program'):
+      stablehlo.read(tmp_path)
+
+
 def test_altered_files_and_latents_are_refused(
   trained: Frozen, exported: pathlib.Path, folder: pathlib.Path, tmp_path: pathlib.Path
 ):
-  with pytest.raises(ValueError, match='holds no StableHLO programs'):
+  with pytest.raises(ValueError, match='not the manifest of StableHLO programs'):
     stablehlo.read(folder)
   for file in exported.iterdir():
     (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -3,7 +3,12 @@
 Every mutation is drawn from a generator, so that a failure is repeated by its seed and number.
 """
 
+from collections.abc import Iterator
+import contextlib
 import json
+import pathlib
+import re
+import signal
 from typing import Any
 
 import numpy as np
@@ -84,3 +89,30 @@ def _places(document: Any) -> Any:
 
 def _pick(rng: np.random.Generator, values: Any) -> Any:
   return values[rng.integers(len(values))]
+
+
+@contextlib.contextmanager
+def no_hang(seconds: float = 20.0) -> Iterator[None]:
+  """Fails if what is inside takes longer; a machine that is busy may take its time."""
+
+  def stop(*_: Any) -> None:
+    raise AssertionError(f'still at it after {seconds} s')
+
+  before = signal.signal(signal.SIGALRM, stop)
+  signal.setitimer(signal.ITIMER_REAL, seconds)
+  try:
+    yield
+  finally:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def little_memory(most: int = 2 * 10**9) -> Iterator[None]:
+  """Fails if the process, with all that it held before, comes to hold more bytes than `most`."""
+  # Makes the system forget the highest mark so far.
+  pathlib.Path('/proc/self/clear_refs').write_text('5')
+  yield
+  (line,) = re.findall(r'VmHWM:\s+([0-9]+) kB', pathlib.Path('/proc/self/status').read_text())
+  print(f'peak memory {int(line) / 1e6:.2f} GB')
+  assert int(line) * 1024 < most

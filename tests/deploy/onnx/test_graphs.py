@@ -1,6 +1,7 @@
 """ONNX graphs against the networks they are made from."""
 
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from dpoq_jax.core.spec import LayerOptions, Merge
 from dpoq_jax.deploy.onnx import graphs, integer_layers, operators, ranges
 from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.network import companions, onion_network
-from tests.deploy.onnx.conftest import chain, expected, made, relative_error, session
+from tests.deploy.onnx.conftest import Made, chain, expected, made, relative_error, session
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,26 @@ def test_a_scale_of_zero_hands_up_features_all_the_same():
   example = made(gamma=0.0)
   wanted, found = expected(example), chain(example.source, example.images)
   assert relative_error(found, wanted) < 0.15
+
+
+@pytest.mark.parametrize(('first', 'second'), [(0.0, 1e-3), (-0.0, -1e-3), (1e-30, 0.0)])
+def test_a_channel_that_nothing_reads_may_lie_beside_a_small_one(first: float, second: float):
+  network, variables, _, pixels = made(bits=(2, 4))
+
+  def replaced(path: Any, leaf: np.ndarray) -> np.ndarray:
+    if path[-1].key == 'scale':
+      # What is handed up has a multiplier of its own where gamma is small and a shift is not.
+      return np.concatenate([np.array([first, second], np.float32), leaf[2:]])
+    if path[-1].key.startswith('shift'):
+      return np.concatenate([np.zeros(1, np.float32), leaf[1:]])
+    return leaf
+
+  changed = {
+    **variables, 'params': jax.tree_util.tree_map_with_path(replaced, variables['params'])
+  }  # fmt: skip
+  source = source_lib.prepare(network, changed, pixels[:64])
+  example = Made(network, changed, source, pixels)
+  assert relative_error(chain(source, pixels), expected(example)) < 0.15
 
 
 @pytest.mark.parametrize('activation_bits', [2, 4])
