@@ -33,7 +33,7 @@ import rich.table
 
 from dpoq_jax.inference import calibration, combination, exits
 from dpoq_jax.inference.calibration import Examples
-from dpoq_jax.inference.operating_point import Target
+from dpoq_jax.inference.operating_point import OperatingPoint, Outcome, Target
 
 LOGITS = pathlib.Path(__file__).parents[1] / 'results/cpu/logits/cifar10_resnet8.npz'
 BITS = (2, 4, 8)
