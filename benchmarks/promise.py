@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 import functools
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from absl import app, flags
 import numpy as np
@@ -227,7 +227,7 @@ def main(_: list[str]) -> None:
     table.add_column(column, justify='right')
   figures: dict[str, Any] = {}
   for kind, draws in kinds.items():
-    figures[kind] = measure(draws(), drop, confidence, _COMBINE.value)
+    figures[kind] = measure(draws(), drop, confidence, cast(Any, _COMBINE.value))
     for name, of in figures[kind].items():
       table.add_row(
         kind, name,

@@ -20,7 +20,10 @@ CALIBRATION, REPORTED = problems.examples(3000, seed=1), problems.examples(500, 
 
 
 def choose(
-  examples: Examples = CALIBRATION, drop: float = 0.05, confidence: float | None = 0.9, **settings
+  examples: Examples = CALIBRATION,
+  drop: float = 0.05,
+  confidence: float | None = 0.9,
+  **settings: Any,
 ) -> Any:
   (point,) = calibration.choose(
     examples,
@@ -81,7 +84,8 @@ def test_what_bounds_has_no_part_in_what_is_fitted():
   logits = CALIBRATION.logits.copy()
   logits[:, bounding] = logits[:, bounding[::-1]]
   other = dataclasses.replace(CALIBRATION, logits=logits)
-  for settings in ({'combine': 'weighted'}, {'scale_temperatures': True}):
+  options: list[dict[str, Any]] = [{'combine': 'weighted'}, {'scale_temperatures': True}]
+  for settings in options:
     first, second = choose(**settings), choose(other, **settings)
     assert first.promise != second.promise
     assert (first.combine, first.weights) == (second.combine, second.weights)
@@ -169,10 +173,19 @@ def at_most(draws: int, probability: float = 0.1) -> float:
   return float(scipy.stats.binom.ppf(0.9999, draws, probability)) / draws
 
 
-@pytest.mark.parametrize('kind', ['synthetic', 'halves', 'resampled'])
-def test_promises_are_kept(kind):
+@pytest.mark.parametrize(
+  ('kind', 'draws'),
+  [
+    ('synthetic', 10),
+    ('halves', 10),
+    *(
+      pytest.param(kind, 200, marks=pytest.mark.nightly)
+      for kind in ('synthetic', 'halves', 'resampled')
+    ),
+  ],
+)
+def test_promises_are_kept(kind, draws):
   """A short form of `python -m benchmarks.promise`."""
-  draws = 25
   if kind == 'synthetic':
     drawn = simulation.synthetic(draws)
   else:
