@@ -53,6 +53,9 @@ def is_below(losses: np.ndarray, limit: float, confidence: float, test: Test) ->
       return False
     lost, count = int((losses > 0).sum()), len(losses)
     return bool(_scipy.special.bdtr(lost, count, limit) <= 1 - confidence)
+  if losses.mean() > limit:
+    # The capital may have been large enough before the losses came: right as often, but absurd.
+    return False
   scaled = (losses + 1) / 2
   return _largest_capital(scaled, _stakes(scaled, confidence), (limit + 1) / 2) >= _goal(confidence)
 
@@ -78,7 +81,7 @@ def upper_bound(losses: np.ndarray, confidence: float, test: Test) -> float:
     middle = (below + above) / 2
     enough = _largest_capital(scaled, stakes, middle) >= _goal(confidence)
     below, above = (below, middle) if enough else (middle, above)
-  return 2 * above - 1
+  return max(2 * above - 1, float(losses.mean()))
 
 
 def examples_needed(losses: np.ndarray, limit: float, confidence: float, test: Test) -> int | None:

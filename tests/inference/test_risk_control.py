@@ -84,7 +84,9 @@ def test_capital_is_what_one_bet_after_the_other_makes(case):
   values = losses(*case)
   for limit in (-0.05, 0.0, 0.02, 0.1, 0.4):
     most = gambler(values, limit, 0.9)
-    assert risk_control.is_below(values, limit, 0.9, 'betting') == (most >= 10)
+    assert risk_control.is_below(values, limit, 0.9, 'betting') == (
+      most >= 10 and values.mean() <= limit
+    )
   bound = risk_control.upper_bound(values, 0.9, 'betting')
   assert gambler(values, bound, 0.9) == pytest.approx(10, rel=1e-6)
 
@@ -142,6 +144,15 @@ def test_more_losses_and_more_confidence_raise_the_bound(test):
   assert all(bound > lost / 500 for bound, lost in zip(bounds, (0, 2, 10, 50), strict=True))
   by_confidence = [risk_control.upper_bound(losses(0, 9, 500), c, test) for c in (0.6, 0.9, 0.99)]
   assert by_confidence == sorted(set(by_confidence))
+
+
+def test_a_bound_is_not_below_what_was_measured():
+  """A gambler who had enough before the losses came would not care for them."""
+  values = np.concatenate([np.zeros(100, int), np.ones(100, int)])
+  assert gambler(values, 0.4, 0.8) > 5
+  assert not risk_control.is_below(values, 0.4, 0.8, 'betting')
+  assert risk_control.upper_bound(values, 0.8, 'betting') == 0.5
+  assert risk_control.is_below(values, 0.5, 0.8, 'betting')
 
 
 def test_gains_count_in_bets_alone():
