@@ -69,25 +69,29 @@ class HeldOut:
   Attributes:
     calibration: those to choose an operating point on.
     reported: those to report on; no example is in both.
+    whole: all test examples, of which those reported on are half or all.
+    split_seed: seed that halved them; None if they were not.
     images: uint8 [examples, height, width, channels], those reported on; of a streamed set, an
       object that reads each as it is asked for.
   """
 
   calibration: Examples
   reported: Examples
+  whole: Examples
+  split_seed: int | None
   images: Any
 
 
-def held_out(trained: Trained[Onion], data_dir: str | None = None, seed: int = 0) -> HeldOut:
+def held_out(trained: Trained[Onion], data_dir: str | None = None, split_seed: int = 0) -> HeldOut:
   """Runs all precisions on the examples of a data set that the network was not trained on.
 
   The run's own holdout calibrates and the whole test split reports; a run without one has its test
-  split halved.
+  split halved, by `calibration.split`. A figure on a half belongs beside that of the whole.
 
   Args:
     trained: the network.
     data_dir: where the data set is now, if it moved.
-    seed: draws the halves.
+    split_seed: draws the halves.
 
   Raises:
     FileNotFoundError: if the data set is not there.
@@ -104,23 +108,21 @@ def held_out(trained: Trained[Onion], data_dir: str | None = None, seed: int = 0
       f'{test_set.num_classes} classes; those trained on were {facts.image_shape} of '
       f'{len(facts.class_names)}, or of other names.'
     )
+  whole, intact = _examples(trained, test_set)
+  whole = dataclasses.replace(whole, name=f'all {len(whole)} test examples')
   if config.data.holdout:
     _, holdout_set = splits.load_train(config, tally)
     calibration, _ = _examples(trained, holdout_set)
-    reported, intact = _examples(trained, test_set)
-    return HeldOut(
-      dataclasses.replace(
-        calibration, name=f'{len(calibration)} training examples held out of training'
-      ),
-      dataclasses.replace(reported, name=f'all {len(reported)} test examples'),
-      test_set.take(intact).images,
-    )
-  whole, intact = _examples(trained, test_set)
-  first, second = split(len(whole), seed)
-  of_test = f'of the {len(whole)} test examples (halves by seed {seed})'
+    name = f'{len(calibration)} training examples held out of training'
+    calibration = dataclasses.replace(calibration, name=name)
+    return HeldOut(calibration, whole, whole, None, test_set.take(intact).images)
+  first, second = split(whole, split_seed)
+  of_test = f'of the {len(whole)} test examples (like halves, split seed {split_seed})'
   return HeldOut(
     whole.take(first, f'{len(first)} {of_test}'),
     whole.take(second, f'the other {len(second)} {of_test}'),
+    whole,
+    split_seed,
     test_set.take(intact[second]).images,
   )
 

@@ -49,6 +49,15 @@ def define_operating_point(flags: FlagValues) -> None:
   )
 
 
+def define_split_seed(flags: FlagValues) -> None:
+  """Defines `--split_seed=N`."""
+  DEFINE_integer(
+    'split_seed', None,
+    'draws the halves of the test split; by default that of the operating point, or 0',
+    lower_bound=0, upper_bound=2**32 - 1, flag_values=flags,
+  )  # fmt: skip
+
+
 def define_output(flags: FlagValues, what: str) -> None:
   """Defines `--output=PATH`."""
   DEFINE_string('output', None, what, flag_values=flags)

@@ -12,7 +12,7 @@ from PIL import Image
 import pytest
 
 from dpoq_jax.data import in_memory
-from dpoq_jax.inference import cascade, operating_point
+from dpoq_jax.inference import calibration, cascade, operating_point
 from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.training import experiment, trained_network
 from tests.end_to_end import runs
@@ -49,7 +49,8 @@ def test_calibrate_then_predict(run, tmp_path):
   assert [row['class_name'] for row in found] == [str(label) for label in expected.labels]
   assert {row['precision'] for row in found} == {2, 4}
   # What was reported is what it does, on the half that it was reported on.
-  _, reported = _halves(len(test_set))
+  known = trained_network.load(run).predict(test_set)
+  _, reported = calibration.split(calibration.Examples(known.logits, known.labels, ''))
   right = expected.labels[reported] == test_set.labels[reported]
   assert right.mean() == point.reported.accuracy
   assert expected.precisions[reported].mean() == point.reported.average_bits
@@ -69,12 +70,6 @@ def test_calibrate_then_predict(run, tmp_path):
   assert done.returncode == 0, done.stderr
   capped = [json.loads(line) for line in output.read_text().splitlines()]
   assert {row['precision'] for row in capped} == {2}
-
-
-def _halves(count):
-  from dpoq_jax.inference import calibration
-
-  return calibration.split(count)
 
 
 def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
@@ -150,9 +145,44 @@ def test_a_target_that_cannot_be_met_is_status_3(run):
   assert done.stdout.startswith('input,label,')
 
 
+def test_a_promise_that_few_examples_cannot_show_is_status_3(run):
+  done = runs.call('calibrate', f'--workdir={run}', '--confidence=0.9', '--max-accuracy-drop=0.001')
+  assert done.returncode == 3
+  (line,) = done.stderr.splitlines()
+  assert line.startswith('error: max_accuracy_drop=0.001 cannot be promised with confidence=0.9: ')
+  point: Any = operating_point.read(run)
+  assert not point.met
+  assert (point.promise.fitted_on, point.promise.bounded_on) == (36, 144)
+  assert point.promise.bound > 0.001
+
+
+def test_a_promise_is_reported_beside_what_is_hoped_for(run):
+  flags = (f'--workdir={run}', '--confidence=0.8', '--max-accuracy-drop=0.2', '--split-seed=5')
+  done = runs.call('calibrate', *flags)
+  assert done.returncode == 0, done.stderr
+  assert 'hoped for' in done.stdout
+  assert 'static, all 360' in done.stdout
+  point: Any = operating_point.read(run)
+  assert point.promise.confidence == 0.8
+  assert point.promise.drop <= point.promise.bound <= 0.2
+  assert point.data.split_seed == 5
+  # The report takes the halves that the point was chosen on.
+  done = runs.call('report', f'--workdir={run}')
+  assert (done.returncode, done.stderr) == (0, '')
+  page = (run / 'report' / 'report.html').read_text()
+  assert 'Promised, and hoped for' in page
+  done = runs.call('report', f'--workdir={run}', '--split-seed=6')
+  assert done.returncode == 0
+  assert done.stderr.startswith('warning: this operating point was chosen on 180 of the 360 test')
+
+
 @pytest.mark.parametrize(
   ('name', 'flags', 'message'),
   [
+    ('calibrate', ['--confidence=0.9', '--average-bits=3'], 'only a max_accuracy_drop can be'),
+    ('calibrate', ['--confidence=90'], 'confidence=90.0: give a number between 0 and 1'),
+    ('calibrate', ['--max-accuracy-drop=1'], '--max_accuracy_drop=1: give a fraction below 1'),
+    ('calibrate', ['--split-seed=-1'], '--split_seed'),
     ('calibrate', ['--average-bits=3', '--key=0.5'], '--average_bits and --key given'),
     ('calibrate', ['--key=high'], '--key=high: give a confidence, or BITS:CONFIDENCE'),
     ('calibrate', ['--key=5'], 'key=5.0: a key is a confidence'),
