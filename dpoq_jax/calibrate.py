@@ -118,6 +118,8 @@ def _target(flags: shared.FlagValues) -> tuple[dict[str, Any] | None, int | None
   ((kind, value),) = given.items()
   if not 0 <= value < float('inf'):
     raise ValueError(f'--{kind}={value}: give a number from 0 up.')
+  if kind == 'max_accuracy_drop' and value >= 1:
+    raise ValueError(f'--{kind}={value}: give a fraction, below 1; half a point is 0.005.')
   return {'kind': kind, 'value': value}, precision
 
 

@@ -8,11 +8,12 @@ import sys
 import textwrap
 import threading
 from typing import Any, NoReturn
+import warnings
 
 from absl import flags as absl_flags
 from absl import logging
 
-from dpoq_jax.cli.errors import fail
+from dpoq_jax.cli.errors import fail, warn
 from dpoq_jax.data import corrupt_records
 from dpoq_jax.runtime import compilation_cache
 
@@ -70,7 +71,9 @@ def _run(main: Callable[..., None], flags: FlagValues, words: Sequence[str]) -> 
   compilation_cache.turn_on()
   sys.excepthook = _in_main_thread(sys.excepthook)
   try:
-    main(flags, *words)
+    with warnings.catch_warnings():
+      warnings.showwarning = lambda message, *_, **__: warn(str(message))
+      main(flags, *words)
     sys.stdout.flush()
   except KeyboardInterrupt:
     fail('interrupted.', status=130)
