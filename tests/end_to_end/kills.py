@@ -95,20 +95,27 @@ def finish(process: int, timeout: float | None = None) -> int | None:
   return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def phase(workdir: pathlib.Path) -> str:
-  """Says what a run that was ended had been at, by what it left."""
-  if not (workdir / 'config.json').exists():
-    return 'start'
+def progress(workdir: pathlib.Path) -> tuple[list[str], str]:
+  """What a run has written so far: names of checkpoints, half-written too, and its last rows."""
+  names = sorted(path.name for path in (workdir / 'checkpoints').glob('*'))
+  log = workdir / 'metrics.jsonl'
+  return names, log.read_text()[-1000:] if log.exists() else ''
+
+
+def phase(workdir: pathlib.Path, before: tuple[list[str], str]) -> str:
+  """Says what a run that was ended had been at, by what it left and what was there `before`."""
+  after = names, log = progress(workdir)
   if (workdir / 'summary.json').exists():
     return 'end'
-  if any('tmp' in path.name for path in (workdir / 'checkpoints').glob('*')):
+  if any('tmp' in name for name in names) and names != before[0]:
     return 'save'
-  with contextlib.suppress(OSError, IndexError, ValueError):
-    last = json.loads((workdir / 'metrics.jsonl').read_text().splitlines()[-1])
+  if after == before or not log:
+    return 'start'
+  with contextlib.suppress(ValueError):
+    last = json.loads(log.splitlines()[-1])
     if last['step'] == 15:
       return 'last evaluation' if last['kind'] == 'train' else 'summary'
-    return 'step or evaluation'
-  return 'first steps'
+  return 'step or evaluation'
 
 
 def main() -> int:
@@ -146,11 +153,12 @@ def main() -> int:
     must(finish(fork(lambda: train(alone), log)), 'the run left alone')
     seconds = time.monotonic() - started
     while phases.total() < given.count:
+      before = progress(workdir)
       process = fork(lambda: train(workdir), log)
       status = finish(process, rng.uniform(0, 1.2 * seconds))
       if status is None:
         os.kill(process, number)
-        phases[phase(workdir)] += 1
+        phases[phase(workdir, before)] += 1
         status = finish(process)
       if status not in allowed:
         must(status, 'a run')
