@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from typing import Any
+import warnings
 
 import numpy as np
 
@@ -59,7 +60,14 @@ def open_network(
         f'the operating point is for bits={point.bits}, the network in {workdir} has '
         f'{config.quantization.bits}.'
       )
-  return trained_network.load(workdir, step)
+  trained = trained_network.load(workdir, step)
+  if point is not None and point.data is not None and point.data.step != trained.step:
+    warnings.warn(
+      f'the operating point was chosen for step {point.data.step}, this is step {trained.step}: '
+      'what it is worth there is not known.',
+      stacklevel=2,
+    )
+  return trained
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

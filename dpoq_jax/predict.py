@@ -37,9 +37,7 @@ def define_flags(flags: shared.FlagValues) -> None:
   shared.define_output(flags, '.csv or .jsonl file; CSV on stdout by default')
   shared.define_operating_point(flags)
   shared.define_step(flags)
-  shared.DEFINE_string(
-    'images', None, 'folder of images, one image, or a .npy file', flag_values=flags
-  )
+  shared.define_path('images', 'folder of images, one image, or a .npy file', flags)
   shared.DEFINE_integer(
     'precision', None, 'bits: run everything at this precision', flag_values=flags
   )

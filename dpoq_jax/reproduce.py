@@ -27,6 +27,7 @@ import pathlib
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import fail, user_errors
 from dpoq_jax.cli.run import run
+from dpoq_jax.runtime.files import write_whole
 
 
 def define_flags(flags: shared.FlagValues) -> None:
@@ -91,7 +92,7 @@ def main(flags: shared.FlagValues, what: str) -> None:
         if there:
           entries, png = figures.measure(what, part, there, flags.data_dir)
           page = results.write(folder, what, entries)
-          (folder / f'{what}.png').write_bytes(png)
+          write_whole(folder / f'{what}.png', png)
       else:
         cells = tables.cells(what, scale)
         failures, _ = train([cell.run for cell in cells])

@@ -7,6 +7,7 @@ from dpoq_jax.config.schema import (
   field_names,
   from_json,
   get_config,
+  ineffective,
   unknown_field,
   validate,
 )
@@ -44,6 +45,7 @@ __all__ = [
   'field_names',
   'from_json',
   'get_config',
+  'ineffective',
   'unknown_field',
   'validate',
 ]

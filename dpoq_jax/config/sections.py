@@ -11,13 +11,39 @@ from pydantic import AfterValidator, Field
 
 from dpoq_jax import onion
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Every number is bounded, since a file or a flag may hold any: what is beyond would end in an
+# overflow or eat the machine's memory long after it was read.
+MOST_EPOCHS = 10**6
+"""Epochs that a run may have; no data set is small enough to need more."""
+
+# Beyond this float32, which all is computed in, has no finite number.
+_GREATEST = 3e38
+Positive = Annotated[float, Field(gt=0, le=_GREATEST)]
+NonNegative = Annotated[float, Field(ge=0, le=_GREATEST)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Natural = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-# Bounded, since a file may ask for any number; the deepest published ResNet has 1,202 layers.
+Epochs = Annotated[float, Field(ge=0, le=MOST_EPOCHS)]
+# Steps, examples and what is counted in them are 32-bit integers on devices.
+_MOST = 2**31 - 1
+Natural = Annotated[int, Field(ge=0, le=_MOST)]
+Count = Annotated[int, Field(ge=1, le=_MOST)]
+# Of images, in pixels: no camera makes larger ones.
+Side = Annotated[int, Field(ge=1, le=2**14)]
+# The deepest published ResNet has 1,202 layers; the widest networks have some thousand channels.
 Depth = Annotated[int, Field(ge=1, le=2000)]
+Width = Annotated[int, Field(ge=1, le=2**14)]
+# Sixteen times the largest batch that ImageNet was ever trained with.
+BatchSize = Annotated[int, Field(ge=1, le=2**20)]
+# Each is a process; no machine has as many cores.
+Workers = Annotated[int, Field(ge=0, le=2**12)]
+
+
+def _none(value: Any) -> Any:
+  """Returns None for the text that a flag says it by, and any other value as it is."""
+  return None if value == 'None' else value
+
+
+Text = Annotated[str | None, pydantic.BeforeValidator(_none)]
+"""Text that may be None, also by a flag."""
 
 # The only list of the values that a field allows. What a value stands for is chosen by a `match`
 # over the type, which the type checker proves complete.
@@ -31,6 +57,8 @@ GradientMode = Literal['scaled', 'joint', 'separate']
 Teacher = Literal['highest', 'companion']
 MODELS = get_args(ModelName)
 OWN_MODEL = re.compile(r'[^\W\d][\w.]*:[^\W\d]\w*')  # MODULE:CLASS
+# What a quantizer computes exactly, and float.
+_WIDTHS = frozenset({*range(1, onion.MAX_BITS // 2 + 1), onion.MAX_BITS})
 _DEPTHS = {'vgg': (11,), 'mobilenet': (None,), 'imagenet_resnet': (18, 34, 50)}
 
 
@@ -60,14 +88,14 @@ class Data(Section):
   """
 
   name: str = 'digits'
-  dir: str | None = None
-  test_split: str | None = None
-  batch_size: Count = 64
-  image_size: Count | None = None
-  resize: Count = 256
-  workers: Natural = 0
+  dir: Text = None
+  test_split: Text = None
+  batch_size: BatchSize = 64
+  image_size: Side | None = None
+  resize: Side = 256
+  workers: Workers = 0
   max_corrupt: Natural = 10
-  pad: Natural = 1
+  pad: Annotated[int, Field(ge=0, le=2**14)] = 1
   flip: bool = False
   holdout: Natural = 0
 
@@ -91,7 +119,7 @@ class Model(Section):
 
   name: str = 'resnet'
   depth: Depth | None = 8
-  width: Count | None = 16
+  width: Width | None = 16
 
   @property
   def label(self) -> str:
@@ -143,7 +171,7 @@ class Quantization(Section):
   merge: MergeName = 'psbn'
   clip_init: Positive | None = None
   calibrate_clips: bool = False
-  shift_init: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+  shift_init: Annotated[float, Field(ge=-_GREATEST, le=_GREATEST)] = 0.0
   sum_logits: bool = False
   compute_dtype: Literal['float32', 'bfloat16'] = 'float32'
   sharing: Sharing = 'rings'
@@ -187,6 +215,10 @@ class Quantization(Section):
     widths = tuple(given) if isinstance(given, list | tuple) else (given,)
     if any(type(width) is not int for width in widths):
       raise ValueError('give a number of bits, or a tuple of one for each precision')
+    if not set(widths) <= _WIDTHS:
+      raise ValueError(
+        f'1 to {max(_WIDTHS - {onion.MAX_BITS})} bits, or {onion.MAX_BITS} for float'
+      )
     if not isinstance(given, list | tuple):
       return given
     bits = info.data.get('bits')
@@ -236,18 +268,17 @@ class Objective(Section):
   loss_weights: tuple[NonNegative, ...] = ()
   label_smoothing: Fraction = 0.0
   companion_bits: tuple[int, ...] = ()
-  companion_rings: Count = 1
+  companion_rings: Annotated[int, Field(ge=1, le=onion.MAX_BITS)] = 1
   companion_weight: NonNegative = 1.0
   draw_companion: bool = False
   distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
   teacher: Teacher = 'highest'
-  teacher_start: NonNegative = 0.0
+  teacher_start: Epochs = 0.0
 
   @pydantic.field_validator('companion_bits')
   @classmethod
   def _companions_increase(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
-    allowed = {*range(1, onion.MAX_BITS // 2 + 1), onion.MAX_BITS}
-    if list(bits) != sorted(set(bits)) or not set(bits) <= allowed:
+    if list(bits) != sorted(set(bits)) or not set(bits) <= _WIDTHS:
       raise ValueError(f'increasing widths of 1 to 16 bits, or {onion.MAX_BITS} for float')
     return bits
 
@@ -277,7 +308,7 @@ class Optimizer(Section):
     schedule: `steps` (times `decay_factor` after each of `decay_epochs`) or `cosine` (down to 0).
     decay_epochs: increasing epochs after which the learning rate drops.
     decay_factor: factor of each drop.
-    warmup_epochs: epochs over which the learning rate rises linearly from 0.
+    warmup_epochs: epochs over which the learning rate rises linearly; it peaks at their last step.
   """
 
   learning_rate: Positive = 0.1
@@ -288,9 +319,9 @@ class Optimizer(Section):
   clip_learning_rate: NonNegative = 1.0
   clip_weight_decay: NonNegative | None = None
   schedule: Literal['steps', 'cosine'] = 'steps'
-  decay_epochs: tuple[Positive, ...] = ()
+  decay_epochs: tuple[Annotated[float, Field(gt=0, le=MOST_EPOCHS)], ...] = ()
   decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
-  warmup_epochs: NonNegative = 0.0
+  warmup_epochs: Epochs = 0.0
 
   @pydantic.field_validator('decay_epochs')
   @classmethod

@@ -122,7 +122,7 @@ def write(
   )
   folder.mkdir(parents=True, exist_ok=True)
   for name, plot in drawn.items():
-    (folder / f'{name}.png').write_bytes(plot.png)
+    write_whole(folder / f'{name}.png', plot.png)
   # Written last, so that a page never lacks its plots.
   write_whole(folder / FILE, page)
   return folder / FILE

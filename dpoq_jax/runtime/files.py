@@ -26,10 +26,12 @@ def lock(folder: pathlib.Path, refusal: str) -> Iterator[None]:
     yield
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
   """Writes a file whole: a killed process leaves the old one or the new one, never a part."""
-  with whole_file(path) as file:
-    file.write(text)
+  if isinstance(content, str):
+    content = content.encode('utf-8', errors='surrogateescape')
+  with _renamed_when_whole(path) as partial:
+    partial.write_bytes(content)
 
 
 @contextlib.contextmanager
@@ -41,12 +43,31 @@ def whole_file(path: pathlib.Path) -> Iterator[TextIO]:
   Raises:
     OSError: if it cannot be written there.
   """
+  with (
+    _renamed_when_whole(path) as partial,
+    partial.open('w', encoding='utf-8', errors='surrogateescape', newline='') as file,
+  ):
+    yield file
+
+
+@contextlib.contextmanager
+def _renamed_when_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields the path of a file to write, which becomes `path` unless an exception ends the block."""
   if path.is_dir():
     raise IsADirectoryError(f'{path} is a directory: give a file.')
-  partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+  if path.exists() and not path.is_file():
+    # The new file would take the place of a device, for all programs.
+    raise FileExistsError(f'{path} is no regular file: give another.')
+  # A link stays one: what it points to is written.
+  target = path.resolve()
+  partial = target.with_name(f'.{target.name}.{os.getpid()}.partial')
   try:
-    with partial.open('w', encoding='utf-8', errors='surrogateescape', newline='') as file:
-      yield file
-    partial.replace(path)
+    yield partial
+    partial.replace(target)
+  except OSError as error:
+    if error.errno is None or error.filename:
+      raise
+    # A disk that is full says so without saying where.
+    raise OSError(error.errno, error.strerror, str(path)) from None
   finally:
     partial.unlink(missing_ok=True)

@@ -186,7 +186,12 @@ def test_systems_of_the_tables_are_variants():
   for text, message in [
     ('system=onion', 'no such system'),
     ('system=individual,bits=2-4', 'one precision, not'),
-    ('system=shared,activations=foo', 'invalid literal'),
+    ('system=shared,activations=foo', "variant activations=foo: 'foo' is no whole number"),
+    ('bits=2-x', "variant bits=2-x: 'x' is no whole number"),
+    ('bits=', "variant bits=: '' is no whole number"),
+    ('width=1e3', "variant width=1e3: '1e3' is no whole number"),
+    ('bits=2,bits=4', 'variant bits=4: bits is given twice'),
+    ('smoke=no', 'variant smoke=no: smoke has no setting'),
     ('model=vgg12', 'your own is written MODULE:CLASS'),
   ]:
     with pytest.raises(ValueError, match=message):
@@ -298,3 +303,50 @@ def test_config_file_is_valid_and_says_what_it_is_for(path: pathlib.Path):
   # Filled in, not only promised.
   assert re.search(r'Expected[^"]*\d', text)
   assert re.search(r'Cost: [^"]*\d', text)
+
+
+FIELDS = [
+  (section, name)
+  for section, fields in config_lib.get_config().to_dict().items()
+  for name in (fields if isinstance(fields, dict) else [''])
+]
+
+
+@pytest.mark.parametrize(('section', 'name'), FIELDS)
+def test_no_number_is_without_bounds(section: str, name: str):
+  # Nor are entries of tuples: no field takes what would end in an overflow later.
+  for number in (10**39, -(10**39), float('inf'), float('nan')):
+    for value in (number, (number,)):
+      fields = config_lib.get_config().to_dict()
+      holder, key = (fields[section], name) if name else (fields, section)
+      holder[key] = value
+      with pytest.raises(config_lib.ConfigError):
+        config_lib.validate(fields)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'expected'),
+  [
+    ({'optimizer__decay_epochs': (3.0,)}, 'config.optimizer.decay_epochs=(3.0,) has no effect'),
+    ({'optimizer__decay_factor': 0.5}, 'config.optimizer.decay_factor=0.5 has no effect'),
+    ({'optimizer__schedule': 'steps', 'optimizer__decay_epochs': (3.0, 30.0)}, 'beyond (30.0,)'),
+    ({'data__workers': 2}, 'config.data.workers=2 has no effect: it needs a streamed set'),
+    ({'objective__teacher_start': 1.0}, 'config.objective.teacher_start=1.0 has no effect'),
+    ({'objective__companion_weight': 0.5}, 'config.objective.companion_weight=0.5 has no effect'),
+    (
+      {'quantization__calibrate_clips': True, 'quantization__clip_init': 1.0},
+      'config.quantization.clip_init=1.0 has no effect',
+    ),
+    ({'quantization__bits': (4,), 'quantization__sum_logits': True}, 'several quantization.bits'),
+  ],
+)
+def test_a_field_without_effect_is_warned_of(fields: dict, expected: str):
+  assert any(
+    expected in each for each in config_lib.ineffective(config_lib.validate(changed(**fields)))
+  )
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_no_config_file_has_a_field_without_effect(path: pathlib.Path):
+  module = importlib.import_module(f'configs.{path.stem}')
+  assert config_lib.ineffective(config_lib.validate(module.get_config())) == []
