@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from dpoq_jax.data import examples, tfds_directory
+from dpoq_jax.data import decode, examples, tfds_directory
 from dpoq_jax.data.order import Order, evaluation_slices
 
 SPLITS = ('train', 'test')
@@ -173,7 +173,6 @@ def _load_tfds(path: pathlib.Path, split: str) -> ImageSet:
 
   Threads make it slower: decoding an image so small is mostly Python, under the interpreter lock.
   """
-  from PIL import Image
   import tensorflow_datasets as tfds
 
   builder = cast(Any, tfds.builder_from_directory(path))
@@ -186,8 +185,11 @@ def _load_tfds(path: pathlib.Path, split: str) -> ImageSet:
   for first in range(0, len(source), block):
     positions = range(first, min(first + block, len(source)))
     for position, example in zip(positions, source.__getitems__(list(positions)), strict=True):
-      with Image.open(io.BytesIO(example['image'])) as image:
-        images[position] = np.asarray(image)
+      with decode.opened(io.BytesIO(example['image'])) as image:
+        pixels = np.asarray(decode.decoded(image, images.shape[-1]))
+      if pixels.shape != images.shape[1:]:  # NumPy would repeat a smaller one.
+        raise ValueError(f'record {position} is an image of {list(pixels.shape)}.')
+      images[position] = pixels
       labels[position] = example['label']
   return ImageSet(images, labels, tuple(features['label'].names))
 

@@ -275,8 +275,8 @@ class TestCorruptRecords:
     with pytest.warns(UserWarning, match=r'test record \d \(validation_00[012].JPEG\): '):
       (batch,) = test.evaluation_batches(4)
     assert batch['mask'].sum() == 1
-    reasons = sorted(reason.partition('<')[0] for reason in test.tally.records.values())
-    assert reasons[1:] == ['cannot identify image file ', 'label -1 is none of 3 classes']
+    reasons = sorted(reason.partition(':')[0] for reason in test.tally.records.values())
+    assert reasons[1:] == ['label -1 is none of 3 classes', 'no image that is read']
 
   def test_a_set_with_nothing_intact_is_an_error_not_an_endless_search(
     self, tmp_path: pathlib.Path
