@@ -112,12 +112,12 @@ def held_out(trained: Trained[Onion], data_dir: str | None = None, seed: int = 0
       dataclasses.replace(
         calibration, name=f'{len(calibration)} training examples held out of training'
       ),
-      dataclasses.replace(reported, name=f'all {len(reported)} test examples'),
+      dataclasses.replace(reported, name=f'all {len(reported)} {test_set.split} examples'),
       test_set.take(intact).images,
     )
   whole, intact = _examples(trained, test_set)
   first, second = split(len(whole), seed)
-  of_test = f'of the {len(whole)} test examples (halves by seed {seed})'
+  of_test = f'of the {len(whole)} {test_set.split} examples (halves by seed {seed})'
   return HeldOut(
     whole.take(first, f'{len(first)} {of_test}'),
     whole.take(second, f'the other {len(second)} {of_test}'),

@@ -69,9 +69,8 @@ def main(flags: shared.FlagValues) -> None:
     from dpoq_jax.inference import cascade, operating_point, predictions
 
     config = workdir.read_config(directory)
-    shorter_side = config.data.resize if config.data.image_size else None
     part, parts = _shard(flags.shard)
-    found = to_predict.find(images, facts.image_shape, shorter_side).shard(part - 1, parts)
+    found = to_predict.find(images, facts.image_shape, config.data.resize).shard(part - 1, parts)
     step = shared.checkpoint_step(flags)
     if flags.precision is not None:
       point = operating_point.static(

@@ -23,6 +23,7 @@ from dpoq_jax.config.sections import (
   Sharing,
   Teacher,
   WeightQuantizer,
+  usual_resize,
 )
 
 __all__ = [
@@ -45,5 +46,6 @@ __all__ = [
   'from_json',
   'get_config',
   'unknown_field',
+  'usual_resize',
   'validate',
 ]

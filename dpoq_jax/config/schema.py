@@ -97,7 +97,7 @@ def get_config() -> Any:
   # (`object`: any literal), have to say.
   for section, fields in (
     (config, {'checkpoint_every': int, 'steps_per_dispatch': int, 'init_from': str}),
-    (config.data, {'dir': str, 'test_split': str, 'image_size': int}),
+    (config.data, {'dir': str, 'test_split': str, 'image_size': int, 'resize': int}),
     (config.model, {'depth': int, 'width': int}),
     (config.quantization, {'activation_bits': object, 'clip_init': float}),
     (config.optimizer, {'clip_weight_decay': float, 'latent_weight_decay': float}),

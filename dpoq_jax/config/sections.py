@@ -40,6 +40,11 @@ class Section(pydantic.BaseModel):
   model_config = pydantic.ConfigDict(extra='forbid', frozen=True, strict=True)
 
 
+def usual_resize(image_size: int) -> int:
+  """Returns the shorter side of which a central crop of this size has its usual share, 7/8."""
+  return round(image_size * 256 / 224)
+
+
 class Data(Section):
   """Describes the examples that are trained and reported on.
 
@@ -47,11 +52,15 @@ class Data(Section):
     name: data set: `digits`, `cifar10` or `cifar100`, kept in memory; any other is streamed: a TFDS
       data set (`imagenet2012`, `name/config`), or the path of a version directory of one.
     dir: data directory of TFDS; None is TFDS's own. May change on resume.
-    test_split: split of a streamed set that is reported on; None is `validation` or else `test`.
+    train_split: split of a streamed set that is trained on, or a part of one, as TFDS writes it
+      (`train[:90%]`).
+    test_split: split, or part of one, of a streamed set that is reported on; it shares no examples
+      with `train_split`. None is `validation` or else `test`.
     batch_size: examples per step, over all devices.
     image_size: side of the square crops of a streamed set: random ones in training, central ones in
       evaluation; None for a set in memory.
-    resize: shorter side to which evaluation resizes images of a streamed set, before the crop.
+    resize: shorter side to which evaluation resizes images of a streamed set, before the crop; None
+      is `image_size` * 256 / 224, the usual share, and for a set in memory nothing.
     workers: processes that decode a streamed set; 0 decodes in threads. May change on resume.
     max_corrupt: corrupt records of a streamed set that a process may skip. May change on resume.
     pad: pixels of padding for random crops; 0 crops nothing.
@@ -61,19 +70,32 @@ class Data(Section):
 
   name: str = 'digits'
   dir: str | None = None
+  train_split: str = 'train'
   test_split: str | None = None
   batch_size: Count = 64
   image_size: Count | None = None
-  resize: Count = 256
+  resize: Annotated[Count | None, Field(validate_default=True)] = None
   workers: Natural = 0
   max_corrupt: Natural = 10
   pad: Natural = 1
   flip: bool = False
   holdout: Natural = 0
 
+  @pydantic.field_validator('resize', mode='before')
+  @classmethod
+  def _resize_follows_the_size(cls, resize: Any, info: pydantic.ValidationInfo) -> Any:
+    """Fills in what None stands for, so that configs that mean the same are the same."""
+    size = info.data.get('image_size')
+    if size is not None:
+      return usual_resize(size) if resize is None else resize
+    # Runs on sets in memory were once written down with a 256 that meant nothing.
+    if resize not in (None, 256):
+      raise ValueError('only images of a streamed set, which have an image_size, are resized')
+    return None
+
   @pydantic.model_validator(mode='after')
   def _sizes_agree(self) -> 'Data':
-    if self.image_size and self.image_size > self.resize:
+    if self.image_size and self.resize and self.image_size > self.resize:
       raise ValueError(f'image_size={self.image_size} must be at most resize={self.resize}')
     return self
 
