@@ -117,7 +117,7 @@ def held_out(trained: Trained[Onion], data_dir: str | None = None, split_seed: i
       f'{len(facts.class_names)}, or of other names.'
     )
   whole, intact = _examples(trained, test_set)
-  whole = dataclasses.replace(whole, name=f'all {len(whole)} test examples')
+  whole = dataclasses.replace(whole, name=f'all {len(whole)} {test_set.split} examples')
   if config.data.holdout:
     _, holdout_set = splits.load_train(config, tally)
     calibration, _ = _examples(trained, holdout_set)
@@ -125,7 +125,7 @@ def held_out(trained: Trained[Onion], data_dir: str | None = None, split_seed: i
     calibration = dataclasses.replace(calibration, name=name)
     return HeldOut(calibration, whole, whole, None, test_set.take(intact).images)
   first, second = split(whole, split_seed)
-  of_test = f'of the {len(whole)} test examples (like halves, split seed {split_seed})'
+  of_test = f'of the {len(whole)} {test_set.split} examples (like halves, split seed {split_seed})'
   return HeldOut(
     whole.take(first, f'{len(first)} {of_test}'),
     whole.take(second, f'the other {len(second)} {of_test}'),

@@ -24,6 +24,7 @@ from dpoq_jax.config.sections import (
   Sharing,
   Teacher,
   WeightQuantizer,
+  usual_resize,
 )
 
 __all__ = [
@@ -47,5 +48,6 @@ __all__ = [
   'get_config',
   'ineffective',
   'unknown_field',
+  'usual_resize',
   'validate',
 ]

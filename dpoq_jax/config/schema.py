@@ -14,18 +14,8 @@ import pydantic
 from pydantic import Field
 
 from dpoq_jax import onion
-from dpoq_jax.config.sections import (
-  MOST_EPOCHS,
-  Count,
-  Data,
-  Model,
-  Natural,
-  Objective,
-  Optimizer,
-  Quantization,
-  Section,
-  Text,
-)
+from dpoq_jax.config.bounds import MOST_EPOCHS, Count, Natural, Section, Text
+from dpoq_jax.config.sections import Data, Model, Objective, Optimizer, Quantization
 
 # Fields that the files of earlier versions do not have.
 _ADDED = frozenset({

@@ -10,40 +10,20 @@ import pydantic
 from pydantic import AfterValidator, Field
 
 from dpoq_jax import onion
-
-# Every number is bounded, since a file or a flag may hold any: what is beyond would end in an
-# overflow or eat the machine's memory long after it was read.
-MOST_EPOCHS = 10**6
-"""Epochs that a run may have; no data set is small enough to need more."""
-
-# Beyond this float32, which all is computed in, has no finite number.
-_GREATEST = 3e38
-Positive = Annotated[float, Field(gt=0, le=_GREATEST)]
-NonNegative = Annotated[float, Field(ge=0, le=_GREATEST)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Epochs = Annotated[float, Field(ge=0, le=MOST_EPOCHS)]
-# Steps, examples and what is counted in them are 32-bit integers on devices.
-_MOST = 2**31 - 1
-Natural = Annotated[int, Field(ge=0, le=_MOST)]
-Count = Annotated[int, Field(ge=1, le=_MOST)]
-# Of images, in pixels: no camera makes larger ones.
-Side = Annotated[int, Field(ge=1, le=2**14)]
-# The deepest published ResNet has 1,202 layers; the widest networks have some thousand channels.
-Depth = Annotated[int, Field(ge=1, le=2000)]
-Width = Annotated[int, Field(ge=1, le=2**14)]
-# Sixteen times the largest batch that ImageNet was ever trained with.
-BatchSize = Annotated[int, Field(ge=1, le=2**20)]
-# Each is a process; no machine has as many cores.
-Workers = Annotated[int, Field(ge=0, le=2**12)]
-
-
-def _none(value: Any) -> Any:
-  """Returns None for the text that a flag says it by, and any other value as it is."""
-  return None if value == 'None' else value
-
-
-Text = Annotated[str | None, pydantic.BeforeValidator(_none)]
-"""Text that may be None, also by a flag."""
+from dpoq_jax.config.bounds import (
+  BatchSize,
+  Depth,
+  Epochs,
+  Fraction,
+  Natural,
+  NonNegative,
+  Positive,
+  Section,
+  Side,
+  Text,
+  Width,
+  Workers,
+)
 
 # The only list of the values that a field allows. What a value stands for is chosen by a `match`
 # over the type, which the type checker proves complete.
@@ -62,10 +42,9 @@ _WIDTHS = frozenset({*range(1, onion.MAX_BITS // 2 + 1), onion.MAX_BITS})
 _DEPTHS = {'vgg': (11,), 'mobilenet': (None,), 'imagenet_resnet': (18, 34, 50)}
 
 
-class Section(pydantic.BaseModel):
-  """Refuses unknown fields, other types, and change."""
-
-  model_config = pydantic.ConfigDict(extra='forbid', frozen=True, strict=True)
+def usual_resize(image_size: int) -> int:
+  """Returns the shorter side of which a central crop of this size has its usual share, 7/8."""
+  return round(image_size * 256 / 224)
 
 
 class Data(Section):
@@ -75,11 +54,15 @@ class Data(Section):
     name: data set: `digits`, `cifar10` or `cifar100`, kept in memory; any other is streamed: a TFDS
       data set (`imagenet2012`, `name/config`), or the path of a version directory of one.
     dir: data directory of TFDS; None is TFDS's own. May change on resume.
-    test_split: split of a streamed set that is reported on; None is `validation` or else `test`.
+    train_split: split of a streamed set that is trained on, or a part of one, as TFDS writes it
+      (`train[:90%]`).
+    test_split: split, or part of one, of a streamed set that is reported on; it shares no examples
+      with `train_split`. None is `validation` or else `test`.
     batch_size: examples per step, over all devices.
     image_size: side of the square crops of a streamed set: random ones in training, central ones in
       evaluation; None for a set in memory.
-    resize: shorter side to which evaluation resizes images of a streamed set, before the crop.
+    resize: shorter side to which evaluation resizes images of a streamed set, before the crop; None
+      is `image_size` * 256 / 224, the usual share, and for a set in memory nothing.
     workers: processes that decode a streamed set; 0 decodes in threads. May change on resume.
     max_corrupt: corrupt records of a streamed set that a process may skip. May change on resume.
     pad: pixels of padding for random crops; 0 crops nothing.
@@ -89,19 +72,32 @@ class Data(Section):
 
   name: str = 'digits'
   dir: Text = None
+  train_split: str = 'train'
   test_split: Text = None
   batch_size: BatchSize = 64
   image_size: Side | None = None
-  resize: Side = 256
+  resize: Annotated[Side | None, Field(validate_default=True)] = None
   workers: Workers = 0
   max_corrupt: Natural = 10
   pad: Annotated[int, Field(ge=0, le=2**14)] = 1
   flip: bool = False
   holdout: Natural = 0
 
+  @pydantic.field_validator('resize', mode='before')
+  @classmethod
+  def _resize_follows_the_size(cls, resize: Any, info: pydantic.ValidationInfo) -> Any:
+    """Fills in what None stands for, so that configs that mean the same are the same."""
+    size = info.data.get('image_size')
+    if size is not None:
+      return usual_resize(size) if resize is None else resize
+    # Runs on sets in memory were once written down with a 256 that meant nothing.
+    if resize not in (None, 256):
+      raise ValueError('only images of a streamed set, which have an image_size, are resized')
+    return None
+
   @pydantic.model_validator(mode='after')
   def _sizes_agree(self) -> 'Data':
-    if self.image_size and self.image_size > self.resize:
+    if self.image_size and self.resize and self.image_size > self.resize:
       raise ValueError(f'image_size={self.image_size} must be at most resize={self.resize}')
     return self
 

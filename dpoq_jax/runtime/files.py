@@ -1,11 +1,20 @@
-"""Writes files whole, and keeps folders for one process."""
+"""Opens files without waiting, writes them whole, and keeps folders for one process."""
 
 from collections.abc import Iterator
 import contextlib
 import fcntl
 import os
 import pathlib
-from typing import TextIO
+import stat
+from typing import BinaryIO, TextIO
+
+_KINDS = {
+  stat.S_IFDIR: 'a folder',
+  stat.S_IFIFO: 'a FIFO',
+  stat.S_IFSOCK: 'a socket',
+  stat.S_IFCHR: 'a device',
+  stat.S_IFBLK: 'a device',
+}
 
 
 @contextlib.contextmanager
@@ -24,6 +33,31 @@ def lock(folder: pathlib.Path, refusal: str) -> Iterator[None]:
     except BlockingIOError:
       raise BlockingIOError(refusal) from None
     yield
+
+
+def open_regular(path: pathlib.Path) -> BinaryIO:
+  """Opens a regular file to read; what may never answer, or never end, is refused at once.
+
+  Raises:
+    ValueError: if it is a folder, a FIFO, a socket or a device.
+    OSError: if it cannot be opened.
+  """
+  # Asked first, since opening a device may do something.
+  _check_regular(path, path.stat())
+  # A FIFO that took the name since then is opened without waiting for its writer.
+  file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 'rb')
+  try:
+    _check_regular(path, os.fstat(file.fileno()))
+  except ValueError:
+    file.close()
+    raise
+  return file
+
+
+def _check_regular(path: pathlib.Path, found: os.stat_result) -> None:
+  if not stat.S_ISREG(found.st_mode):
+    kind = _KINDS.get(stat.S_IFMT(found.st_mode), 'something else')
+    raise ValueError(f'{path} is {kind}, not a regular file.')
 
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any, Literal
 
 import jax
+import rich.markup
 import rich.table
 
 from dpoq_jax.runtime import processes
@@ -50,6 +51,7 @@ def summarise(
   bitops = dict(zip(bits, config.quantization.bitops, strict=True))
   return {
     'dataset': config.data.name,
+    'split': experiment.test_set.split,
     'model': config.model.label,
     'bits': list(bits),
     'steps': step,
@@ -123,8 +125,11 @@ def write(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
 
 def table(summary: Mapping[str, Any]) -> rich.table.Table:
   """Returns the summary as a table of one line for each precision, accuracies in percent."""
-  title = f'{summary["model"]} on {summary["dataset"]}, step {summary["steps"]}'
-  result = rich.table.Table(title=title)
+  title = (
+    f'{summary["model"]} on {summary["dataset"]} ({summary["split"]}), step {summary["steps"]}'
+  )
+  # Escaped, since a part of a split is written in brackets.
+  result = rich.table.Table(title=rich.markup.escape(title))
   for column in ('bits', 'top-1 %', 'best %', 'ensemble %', 'relative BitOPs', 'bytes'):
     result.add_column(column, justify='right')
   for bits, measured in summary['precisions'].items():
