@@ -10,10 +10,11 @@ from pydantic import Field
 MOST_EPOCHS = 10**6
 """Epochs that a run may have; no data set is small enough to need more."""
 
-# Beyond this float32, which all is computed in, has no finite number.
-_GREATEST = 3e38
-Positive = Annotated[float, Field(gt=0, le=_GREATEST)]
-NonNegative = Annotated[float, Field(ge=0, le=_GREATEST)]
+GREATEST = 3e38
+"""Beyond it float32, which all is computed in, has no finite number."""
+
+Positive = Annotated[float, Field(gt=0, le=GREATEST)]
+NonNegative = Annotated[float, Field(ge=0, le=GREATEST)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Epochs = Annotated[float, Field(ge=0, le=MOST_EPOCHS)]
 # Steps, examples and what is counted in them are 32-bit integers on devices.

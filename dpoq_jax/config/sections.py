@@ -11,6 +11,8 @@ from pydantic import AfterValidator, Field
 
 from dpoq_jax import onion
 from dpoq_jax.config.bounds import (
+  GREATEST,
+  MOST_EPOCHS,
   BatchSize,
   Depth,
   Epochs,
@@ -167,7 +169,7 @@ class Quantization(Section):
   merge: MergeName = 'psbn'
   clip_init: Positive | None = None
   calibrate_clips: bool = False
-  shift_init: Annotated[float, Field(ge=-_GREATEST, le=_GREATEST)] = 0.0
+  shift_init: Annotated[float, Field(ge=-GREATEST, le=GREATEST)] = 0.0
   sum_logits: bool = False
   compute_dtype: Literal['float32', 'bfloat16'] = 'float32'
   sharing: Sharing = 'rings'
