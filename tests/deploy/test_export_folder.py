@@ -1,3 +1,5 @@
+import doctest
+import json
 import os
 import pathlib
 from typing import Any
@@ -5,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dpoq_jax import export
 from dpoq_jax.deploy import export_folder, graph_folder
+from dpoq_jax.inference import operating_point
 from tests.deploy.rewriting import rewritten
 
 
@@ -153,3 +157,16 @@ def test_a_network_that_diverged_is_not_exported(number: float, tmp_path: pathli
   with pytest.raises(ValueError, match='params/path_2/head/bias is not finite'):
     export_folder.make_for_frozen(tmp_path / 'export', variables)
   assert not (tmp_path / 'export').exists()
+
+
+def test_manifests_do_not_say_where_a_data_set_is():
+  outcome = doctest.testmod(export)
+  assert (outcome.failed, outcome.attempted) == (0, 2)
+  point = operating_point.static((2, 4), 2)
+  assert export._to_ship(point)['data'] is None
+  chosen_on = operating_point.Provenance(
+    dataset='~/data/mine/1.0.0', step=7, calibration='some', reported='others'
+  )
+  shipped = export._to_ship(point.model_copy(update={'data': chosen_on}))
+  assert shipped['data']['dataset'] == 'mine/1.0.0'
+  assert operating_point.from_json(json.dumps(shipped)).data is not None
