@@ -7,6 +7,7 @@ import os
 import sys
 import textwrap
 from typing import NoReturn
+import warnings
 
 from absl import flags as absl_flags
 from absl import logging
@@ -65,6 +66,8 @@ def _run(main: Callable[..., None], flags: FlagValues, words: Sequence[str]) -> 
   logging.use_absl_handler()
   # Orbax and JAX log something for every checkpoint, and for every accelerator not found.
   logging.set_verbosity(logging.ERROR)
+  # Pillow warns, in two lines, of odd metadata; for what it cannot read it raises.
+  warnings.filterwarnings('ignore', module=r'PIL\.')
   compilation_cache.turn_on()
   try:
     main(flags, *words)
