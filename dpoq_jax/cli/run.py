@@ -72,6 +72,8 @@ def _run(main: Callable[..., None], flags: FlagValues, words: Sequence[str]) -> 
   sys.excepthook = _in_main_thread(sys.excepthook)
   try:
     with warnings.catch_warnings():
+      # Pillow warns, in two lines, of odd metadata; for what it cannot read it raises.
+      warnings.filterwarnings('ignore', module=r'PIL\.')
       warnings.showwarning = lambda message, *_, **__: warn(str(message))
       main(flags, *words)
     sys.stdout.flush()

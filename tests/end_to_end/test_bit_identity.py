@@ -7,6 +7,7 @@ a tie of PACT's rounding, which one image in a hundred does.
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -55,7 +56,7 @@ def test_a_ring_on_top_leaves_the_logits_below_as_they_were(test_images: np.ndar
   network = in_jax.network_of(held)
   # What `init_from` starts with: the paths below as they are, a fresh one above.
   wider = Onion(network.model, (*network.bits, 8), network.activation_bits, network.options)
-  fresh = wider.freeze(wider.init(jax.random.key(0), images[:1]))
+  fresh = wider.freeze(wider.init(jax.random.key(0), jnp.asarray(images[:1])))
   added = {**fresh, **{name: held.variables[name] for name in held.variables if 'psbn' in name}}
   added['params'] = {**fresh['params'], **held.variables['params']}
   added['onion'] = jax.tree.map(

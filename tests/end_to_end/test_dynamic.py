@@ -79,16 +79,22 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
   for i in range(3):
     Image.fromarray(test_set.images[i, ..., 0]).save(folder / f'{i}.png')
   (folder / '1.png').write_bytes(b'broken')
+  # Opened, it would be waited for.
+  os.mkfifo(folder / '3.png')
+  for name in ('a.heic', 'b.heic', 'notes.txt'):
+    (folder / name).write_bytes(b'x')
   output = tmp_path / 'rows.csv'
   # No operating point is needed for one precision.
   flags = (f'--workdir={run}', f'--images={folder}', f'--output={output}')
   done = runs.call('predict', *flags, '--precision=4')
   assert done.returncode == 0, done.stderr
-  assert '2 images labelled, 4.00 bits on average; 1 could not be read.' in done.stderr
+  said = '2 images labelled, 4.00 bits on average; 2 could not be read; '
+  assert done.stderr.endswith(f'{said}3 files passed over (.heic 2, .txt 1).\n')
   with output.open(newline='') as file:
     found = list(csv.DictReader(file))
-  assert [row['input'] for row in found] == ['0.png', '1.png', '2.png']
-  assert [bool(row['error']) for row in found] == [False, True, False]
+  assert [row['input'] for row in found] == ['0.png', '1.png', '2.png', '3.png']
+  assert [bool(row['error']) for row in found] == [False, True, False, True]
+  assert found[3]['error'] == '3.png is a FIFO, not a regular file.'
   logits = trained_network.load(run).predict(test_set).logits
   assert [int(found[i]['label']) for i in (0, 2)] == [logits[1, i].argmax() for i in (0, 2)]
 
@@ -142,7 +148,7 @@ def test_a_target_that_cannot_be_met_is_status_3(run):
   done = runs.call('predict', f'--workdir={run}', f'--images={run / "x.npy"}')
   assert done.returncode == 0
   assert done.stderr.startswith('warning: this operating point did not meet its target')
-  assert done.stdout.startswith('input,label,')
+  assert done.stdout.startswith('"input","label",')
 
 
 def test_a_promise_that_few_examples_cannot_show_is_status_3(run):
