@@ -110,7 +110,7 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
   (folder / os.fsdecode(b'caf\xe9.png')).write_bytes((folder / '0.png').read_bytes())
   done = runs.call('predict', *flags, '--precision=4')
   assert done.returncode == 0, done.stderr
-  assert b'\ncaf\xe9.png,' in output.read_bytes()
+  assert b'\n"caf\xe9.png",' in output.read_bytes()
   (folder / os.fsdecode(b'caf\xe9.png')).unlink()
 
   (run / 'd.csv').mkdir()
