@@ -105,7 +105,7 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
   (folder / os.fsdecode(b'caf\xe9.png')).write_bytes((folder / '0.png').read_bytes())
   done = runs.call('predict', *flags, '--precision=4')
   assert done.returncode == 0, done.stderr
-  assert b'\ncaf\xe9.png,' in output.read_bytes()
+  assert b'\n"caf\xe9.png",' in output.read_bytes()
   (folder / os.fsdecode(b'caf\xe9.png')).unlink()
 
   (run / 'd.csv').mkdir()
@@ -117,7 +117,7 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
     (folder / f'{i}.png').unlink()
   done = runs.call('predict', *flags, '--precision=4')
   assert done.returncode == 1
-  assert done.stderr.splitlines()[-1] == 'error: none of 1 images could be read.'
+  assert done.stderr.splitlines()[-1] == 'error: none of 2 images could be read.'
 
 
 def test_an_operating_point_of_another_network_is_refused(run, tmp_path):
