@@ -42,7 +42,14 @@ def _none(value: Any) -> Any:
   return None if value == 'None' else value
 
 
-Text = Annotated[str | None, pydantic.BeforeValidator(_none)]
+def _encodable(text: str | None) -> str | None:
+  """Returns text that can be written to the file of a run."""
+  if text is not None and not re.fullmatch('[^\x00\ud800-\udfff]*', text):
+    raise ValueError('text has to be UTF-8, without null characters')
+  return text
+
+
+Text = Annotated[str | None, pydantic.BeforeValidator(_none), AfterValidator(_encodable)]
 """Text that may be None, also by a flag."""
 
 # The only list of the values that a field allows. What a value stands for is chosen by a `match`
@@ -87,7 +94,7 @@ class Data(Section):
     holdout: training examples held out for `calibrate`; if 0, it takes half of the test split.
   """
 
-  name: str = 'digits'
+  name: Annotated[str, AfterValidator(_encodable)] = 'digits'
   dir: Text = None
   test_split: Text = None
   batch_size: BatchSize = 64
@@ -117,7 +124,7 @@ class Model(Section):
     width: channels of the first stage (MobileNetV2: of the stem); None is as published.
   """
 
-  name: str = 'resnet'
+  name: Annotated[str, AfterValidator(_encodable)] = 'resnet'
   depth: Depth | None = 8
   width: Width | None = 16
 
