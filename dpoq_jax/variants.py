@@ -40,8 +40,6 @@ def apply(config: Any, variant: str) -> Any:
     key, _, setting = pair.partition('=')
     if key not in _VARIANTS:
       raise ValueError(f'variant {key!r}: a variant is made of {", ".join(_VARIANTS)}.')
-    if key in pairs:
-      raise ValueError(f'variant {pair}: {key} is given twice.')
     pairs[key] = setting
   for key, change in _VARIANTS.items():
     if key in pairs:

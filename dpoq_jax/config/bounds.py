@@ -1,9 +1,10 @@
 """Defines the types of config fields: what each may be, and why no more."""
 
+import re
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 # Every number is bounded, since a file or a flag may hold any: what is beyond would end in an
 # overflow or eat the machine's memory long after it was read.
@@ -37,7 +38,15 @@ def _none(value: Any) -> Any:
   return None if value == 'None' else value
 
 
-Text = Annotated[str | None, pydantic.BeforeValidator(_none)]
+def _encodable(text: str | None) -> str | None:
+  """Returns text that can be written to the file of a run."""
+  if text is not None and not re.fullmatch('[^\x00\ud800-\udfff]*', text):
+    raise ValueError('text has to be UTF-8, without null characters')
+  return text
+
+
+Name = Annotated[str, AfterValidator(_encodable)]
+Text = Annotated[str | None, pydantic.BeforeValidator(_none), AfterValidator(_encodable)]
 """Text that may be None, also by a flag."""
 
 

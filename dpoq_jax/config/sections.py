@@ -17,6 +17,7 @@ from dpoq_jax.config.bounds import (
   Depth,
   Epochs,
   Fraction,
+  Name,
   Natural,
   NonNegative,
   Positive,
@@ -72,9 +73,9 @@ class Data(Section):
     holdout: training examples held out for `calibrate`; if 0, it takes half of the test split.
   """
 
-  name: str = 'digits'
+  name: Name = 'digits'
   dir: Text = None
-  train_split: str = 'train'
+  train_split: Name = 'train'
   test_split: Text = None
   batch_size: BatchSize = 64
   image_size: Side | None = None
@@ -115,7 +116,7 @@ class Model(Section):
     width: channels of the first stage (MobileNetV2: of the stem); None is as published.
   """
 
-  name: str = 'resnet'
+  name: Name = 'resnet'
   depth: Depth | None = 8
   width: Width | None = 16
 

@@ -18,13 +18,13 @@ class _Checked(pydantic.BaseModel):
 
 
 class _Precision(_Checked):
-  """Describes what is said of a precision."""
+  """Describes what is said of a precision; tables are made of its top-1."""
 
   top1: _Share
-  top1_best: _Share
-  ensemble_top1: _Share
-  relative_bitops: Annotated[float, Field(gt=0)]
-  bytes: Annotated[int, Field(ge=0, lt=2**63)]
+  top1_best: _Share = 0.0
+  ensemble_top1: _Share = 0.0
+  relative_bitops: Annotated[float, Field(gt=0)] = 1.0
+  bytes: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class _Truncated(_Checked):
@@ -37,11 +37,11 @@ class _Truncated(_Checked):
 class _Summary(_Checked):
   """Describes what is said of a run."""
 
-  dataset: str
-  model: str
-  bits: Annotated[list[int], Field(min_length=1)]
-  steps: Annotated[int, Field(ge=0, lt=2**63)]
-  examples_per_second: Annotated[float, Field(gt=0)]
+  dataset: str = ''
+  model: str = ''
+  bits: list[int] = []
+  steps: Annotated[int, Field(ge=0, lt=2**63)] = 0
+  examples_per_second: Annotated[float, Field(gt=0)] = 1.0
   precisions: Annotated[dict[_Bits, _Precision], Field(min_length=1)]
   truncated: dict[_Bits, _Truncated] = {}
 

@@ -223,11 +223,7 @@ def test_what_is_changed_may_stand_before_the_file(form: list[str]):
 def test_a_bad_variant_names_itself(capsys: pytest.CaptureFixture[str]):
   file = ROOT / 'configs' / 'digits_resnet8.py'
   with pytest.raises(SystemExit):
-    run(
-      shared.define_config,
-      lambda flags: print(shared.parsed_config(flags)),
-      argv=[f'--config={file}:bits=2-x'],
-    )
+    run(shared.define_config, lambda _: None, argv=[f'--config={file}:bits=2-x'])
   err = capsys.readouterr().err
   assert "variant bits=2-x: 'x' is no whole number" in err
   assert err.count('\n') == 1

@@ -192,7 +192,6 @@ def test_systems_of_the_tables_are_variants():
     ('bits=2-x', "variant bits=2-x: 'x' is no whole number"),
     ('bits=', "variant bits=: '' is no whole number"),
     ('width=1e3', "variant width=1e3: '1e3' is no whole number"),
-    ('bits=2,bits=4', 'variant bits=4: bits is given twice'),
     ('smoke=no', 'variant smoke=no: smoke has no setting'),
     ('model=vgg12', 'your own is written MODULE:CLASS'),
   ]:
