@@ -49,7 +49,11 @@ def test_all_paths_start_from_a_float_network(tmp_path):
   floats = '--config.quantization.activation_bits=32'
   status, _, err = runs.train(tmp_path / 'float', floats, bits='32', model=runs.RESNET)
   assert status == 0, err
-  flags = (f'--config.init_from={tmp_path / "float"}', '--config.optimizer.learning_rate=1e-6')
+  flags = (
+    f'--config.init_from={tmp_path / "float"}',
+    '--config.optimizer.learning_rate=1e-6',
+    '--config.objective.companion_bits=(8,)',
+  )
   status, _, err = runs.train(tmp_path / 'run', *flags, model=runs.RESNET)
   assert status == 0, err
   source = trained_network.load_latents(tmp_path / 'float').variables['params']['path_32']
@@ -62,6 +66,10 @@ def test_all_paths_start_from_a_float_network(tmp_path):
       np.testing.assert_allclose(one['conv']['latent'], other['conv']['latent'], atol=1e-3)
       np.testing.assert_allclose(one['norm']['scale'], other['norm']['scale'], atol=1e-3)
     np.testing.assert_allclose(ours[path]['head']['kernel'], source['head']['kernel'], atol=1e-3)
+  # So does the companion, as far as it has its own.
+  found, expected = ours['companion_2_8']['stem']['norm'], source['stem']['norm']
+  np.testing.assert_allclose(found['scale'], expected['scale'], atol=1e-3)
+  assert np.abs(expected['scale'] - 1).max() > 1e-2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -59,6 +61,45 @@ def test_clips_have_a_rate_and_a_decay_of_their_own():
   np.testing.assert_allclose(latent, expected, rtol=1e-6)
   expected = by_hand(np.array(6.0), -1.0, 3, decay=0.5, rate=0.01)
   np.testing.assert_allclose(clip, expected, rtol=1e-6)
+
+
+def test_latents_have_a_decay_of_their_own():
+  latent, clip = run(config_lib.Optimizer(weight_decay=0.01, latent_weight_decay=0.5), steps=3)
+  expected = by_hand(np.array([1.0, -2.0]), np.array([0.5, 0.25]), 3, decay=0.5)
+  np.testing.assert_allclose(latent, expected, rtol=1e-6)
+  np.testing.assert_allclose(clip, by_hand(np.array(6.0), -1.0, 3, decay=0.01), rtol=1e-6)
+
+
+def former_sgd(config: config_lib.Optimizer, learning_rate: Any) -> optax.GradientTransformation:
+  """The optimizer of runs from before latents had settings of their own."""
+
+  def is_clip(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'clip', params)
+
+  def is_not_clip(params: Any) -> Any:
+    return jax.tree.map(lambda found: not found, is_clip(params))
+
+  return optax.chain(
+    optax.add_decayed_weights(config.weight_decay, mask=is_not_clip),
+    optax.add_decayed_weights(config.weight_decay, mask=is_clip),
+    optax.trace(config.momentum),
+    optax.masked(optax.scale(config.clip_learning_rate), is_clip),
+    optax.scale_by_learning_rate(learning_rate),
+  )
+
+
+def test_earlier_checkpoints_are_of_the_same_structure():
+  config = config_lib.Optimizer(clip_learning_rate=0.1)
+  schedule = optimizer.learning_rate_schedule(config, epochs=2, steps_per_epoch=3)
+  former, ours = former_sgd(config, schedule), optimizer.sgd(config, schedule)
+  params: Any = PARAMS
+  states = former.init(params), ours.init(params)
+  assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+  # And goes on as it did.
+  results = [
+    t.update(GRADIENTS, state, params) for t, state in zip((former, ours), states, strict=True)
+  ]
+  chex.assert_trees_all_equal(*results)
 
 
 def test_steps_schedule_drops_after_the_epochs_of_the_paper():
