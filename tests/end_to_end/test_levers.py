@@ -44,8 +44,8 @@ DRAWN = (
 )
 
 
-def train(workdir: pathlib.Path, *flags: str, **options: str) -> str:
-  status, out, err = runs.train(workdir, *flags, '--config.checkpoint_every=15', **options)
+def train(workdir: pathlib.Path, *flags: str, bits: str = '2,4') -> str:
+  status, out, err = runs.train(workdir, *flags, '--config.checkpoint_every=15', bits=bits)
   assert status == 0, err
   return out
 
@@ -63,18 +63,18 @@ def last_state(workdir: pathlib.Path) -> Any:
 @pytest.fixture(scope='session')
 def levers_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   """A run with all levers that go together, to be left as it is."""
-  return conftest.once(tmp_path_factory, 'levers', lambda path: train(path, *TAUGHT) and None)
+  return conftest.once(tmp_path_factory, 'levers', lambda path: train(path, *TAUGHT))
 
 
 def assert_resumes(
-  workdir: pathlib.Path, copy: pathlib.Path, flags: tuple[str, ...], **options: str
+  workdir: pathlib.Path, copy: pathlib.Path, flags: tuple[str, ...], bits: str = '2,4'
 ) -> None:
   """Takes a finished run back to a step in mid-epoch: the end must be the same to the last bit."""
   shutil.copytree(workdir, copy)
   assert runs.steps_saved(copy)[-2:] == [30, 44]
   shutil.rmtree(copy / 'checkpoints' / '44')
   (copy / 'summary.json').unlink()
-  assert 'resuming from step 30 of 44' in train(copy, *flags, **options)
+  assert 'resuming from step 30 of 44' in train(copy, *flags, bits=bits)
   chex.assert_trees_all_equal(last_state(copy), last_state(workdir))
   assert runs.rows(copy) == runs.rows(workdir)
   assert runs.results(copy) == runs.results(workdir)

@@ -297,6 +297,7 @@ def test_a_config_builds_what_it_says():
     objective=config_lib.Objective(companion_bits=(8,), companion_rings=2, draw_companion=True),
   )
   network = from_config.build_trainable(config, CLASSES)
-  assert network == Companions(from_config.build(config, CLASSES), (8,), 2, draw=True)
+  alone: Any = from_config.build(config, CLASSES)
+  assert network == Companions(alone, (8,), 2, draw=True)
   without = config.model_copy(update={'objective': config_lib.Objective()})
   assert from_config.build_trainable(without, CLASSES) == from_config.build(without, CLASSES)

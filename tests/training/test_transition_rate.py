@@ -46,7 +46,7 @@ def shares(first_rate: float, target: float, steps: int = 250) -> dict[str, np.n
     noise = jax.random.normal(key, (4000,))
     gradients = jax.tree.map(lambda _: noise, params)
     updates, state = transform.update(gradients, state, params)
-    moved = optax.apply_updates(params, updates)
+    moved: Any = optax.apply_updates(params, updates)
     changed = {
       name: jnp.mean(
         ring.quantize(params[name]['conv']['latent'])
@@ -81,7 +81,7 @@ def test_rates_stay_in_bounds():
   transform = transition_rate.scale_by_transition_rate(lambda step: jnp.asarray(0.5), RINGS, 0.1)
   params = latents(10)
   nothing = jax.tree.map(jnp.zeros_like, params)
-  state = transform.init(params)
+  state: Any = transform.init(params)
   update = jax.jit(transform.update)
   for _ in range(200):
     updates, state = update(nothing, state, params)
