@@ -146,9 +146,12 @@ def _standardised(
   latent: jax.Array, width: int, clip: float, axes: tuple[int, ...] | None = None
 ) -> jax.Array:
   """Quantizes latents, standardised over `axes` (all, if None), to levels up to `clip`."""
-  # Equal latents have no deviation: the middle of the range, and a gradient that is finite.
+  # Equal latents have no deviation but what rounding leaves, by which nothing is divided: they are
+  # the middle of the range, and their gradient is no larger than that of others.
   variance = jnp.var(latent, axes, keepdims=axes is not None)
-  deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1))
+  square = jnp.mean(jnp.square(latent), axes, keepdims=axes is not None)
+  rounding = 16 * jnp.finfo(latent.dtype).eps
+  deviation = jnp.sqrt(jnp.where(variance > rounding**2 * square, variance, 1))
   centred = latent - jnp.mean(latent, axes, keepdims=axes is not None)
   clipped = jnp.clip(centred / deviation, -clip, clip)
   return straight_through_round((clipped / (2 * clip) + 0.5) * onion.max_code(width))
