@@ -5,7 +5,10 @@
 What `cifar10_resnet8_cpu.py` trains, with what `dpoq_jax.recipe` changes: the weight quantizer,
 companions of the two lowest rings at 8 bits, twice the learning rate. Not in the paper.
 
-Expected top-1 (%): not yet measured.
+Expected top-1 (%), mean of three seeds on a GPU (results/gpu/cpu/ABLATION.md):
+
+    weight bits      2      4      8
+                 73.06  75.16  75.52
 
 Cost: 4 epochs, in which two companions are trained beside the three paths.
 """

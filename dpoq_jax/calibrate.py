@@ -1,23 +1,28 @@
 """Chooses an operating point for dynamic inference, and says what it is worth.
 
     python -m dpoq_jax.calibrate --workdir=DIR [TARGET] [--order=normalised] [--combine=NAME]
-        [--temperature] [--step=N|best] [--data-dir=D] [--output=FILE]
+        [--temperature] [--confidence=P] [--split-seed=0] [--step=N|best] [--data-dir=D]
+        [--output=FILE]
 
 TARGET is one of --max-accuracy-drop=D (below the highest precision alone, as a fraction; 0.005 by
 default), --average-bits=B, --relative-cost=C, --key=P (with --order=precision_first: --key=BITS:P).
-Writes DIR/operating_point.json. Exit status 3 if the target cannot be met: the file then holds the
-nearest point, marked so.
+A target is met on the examples chosen on; with --confidence=0.9 new data keep to the accuracy drop
+with that probability. Writes DIR/operating_point.json. Exit status 3 if the target cannot be met,
+or not be promised: the file then holds the nearest point, marked so.
 """
 
+import dataclasses
 import itertools
-from typing import Any
-
-import rich.console
+from typing import TYPE_CHECKING, Any
 
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import fail, user_errors, warn
 from dpoq_jax.cli.run import run
 from dpoq_jax.runtime import files, workdir
+from dpoq_jax.runtime.console import Console
+
+if TYPE_CHECKING:
+  from dpoq_jax.inference.operating_point import OperatingPoint
 
 _TARGETS = {
   'average_bits': 'bits at most, on average',
@@ -42,6 +47,12 @@ def define_flags(flags: shared.FlagValues) -> None:
     'combine', None, combination.COMBINATIONS,
     'what exits predict from; all are compared by default', flag_values=flags,
   )  # fmt: skip
+  shared.DEFINE_float(
+    'confidence', None,
+    'probability with which new data are to keep to the accuracy drop; no promise by default',
+    flag_values=flags,
+  )  # fmt: skip
+  shared.define_split_seed(flags)
   shared.DEFINE_bool('temperature', False, 'fit a temperature per precision', flag_values=flags)
 
 
@@ -61,43 +72,65 @@ def main(flags: shared.FlagValues) -> None:
       combine=flags.combine,
       scale_temperatures=flags.temperature,
       precision=precision,
+      confidence=flags.confidence,
     )
     if flags.step == 'best':
       warn('the best checkpoint was found on the whole test split, the reported half included.')
     trained = from_run.open_network(directory, shared.checkpoint_step(flags))
-    examples = from_run.held_out(trained, flags.data_dir)
-    compared = calibration.choose(
-      examples.calibration,
-      examples.reported,
-      trained.network.bits,
-      settings,
-      dataset=trained.config.data.name,
-      step=trained.step,
-      activation_bits=trained.network.activation_bits,
-    )
-    best = compared[0]
+    examples = from_run.held_out(trained, flags.data_dir, flags.split_seed or 0)
+
+    def choose(settings: calibration.Settings) -> list[operating_point.OperatingPoint]:
+      """Chooses operating points on these examples, the best first."""
+      return calibration.choose(
+        examples.calibration,
+        examples.reported,
+        trained.network.bits,
+        settings,
+        dataset=trained.config.data.name,
+        step=trained.step,
+        activation_bits=trained.network.activation_bits,
+        split_seed=examples.split_seed,
+      )
+
+    compared = choose(dataclasses.replace(settings, confidence=None))
+    promised = None if settings.confidence is None else choose(settings)[0]
+    kept = promised or compared[0]
     output = shared.optional_path(flags, 'output') or directory / operating_point.FILE
-    files.write_whole(output, best.to_json())
+    files.write_whole(output, kept.to_json())
     bits = trained.network.bits
     between = [(low + high) / 2 for low, high in itertools.pairwise(bits)]
     equal = calibration.equal_bits(
-      best, examples.calibration, examples.reported, sorted([*bits, *between])
+      kept, examples.calibration, examples.reported, sorted([*bits, *between])
     )
-    console = rich.console.Console()
+    console = Console()
     console.print(
       f'chosen on {examples.calibration.name}; reported on {examples.reported.name}', soft_wrap=True
     )
     console.print(tables.comparison(compared))
-    console.print(tables.equal_bits(best, equal))
-    console.print(tables.best(compared))
+    if promised is not None:
+      console.print(tables.promise(compared[0], promised))
+    console.print(tables.equal_bits(kept, equal, examples.whole))
+    console.print(tables.best(kept, len(compared) if promised is None else 1))
     console.print(f'written to {output}', soft_wrap=True)
-  if not best.met:
-    chosen_for = settings.target
-    fail(
-      f'{chosen_for.kind}={chosen_for.value:g} cannot be met on the calibration examples; the '
-      f'nearest point was written to {output}, with "met": false.',
-      status=3,
-    )
+  if not kept.met:
+    fail(f'{_unmet(kept)}; the nearest point was written to {output}, with "met": false.', status=3)
+
+
+def _unmet(point: 'OperatingPoint') -> str:
+  """Returns why a point does not meet its target, and what would help."""
+  assert point.target is not None
+  asked = f'{point.target.kind}={point.target.value:g}'
+  if point.promise is None:
+    return f'{asked} cannot be met on the calibration examples'
+  promise = point.promise
+  asked += f' cannot be promised with confidence={promise.confidence:g}: '
+  examples = f'on the {promise.bounded_on} calibration examples that bound it'
+  if promise.examples_needed is None:
+    return f'{asked}the drop is {promise.drop:.4f} {examples}, and more of them would not help'
+  return (
+    f'{asked}the drop is {promise.drop:.4f} {examples}, and may be {promise.bound:.4f}; as small a '
+    f'drop needs about {promise.examples_needed} calibration examples'
+  )
 
 
 def _target(flags: shared.FlagValues) -> tuple[dict[str, Any] | None, int | None]:
@@ -118,6 +151,8 @@ def _target(flags: shared.FlagValues) -> tuple[dict[str, Any] | None, int | None
   ((kind, value),) = given.items()
   if not 0 <= value < float('inf'):
     raise ValueError(f'--{kind}={value}: give a number from 0 up.')
+  if kind == 'max_accuracy_drop' and value >= 1:
+    raise ValueError(f'--{kind}={value:g}: give a fraction below 1; 0.005 is half a point.')
   return {'kind': kind, 'value': value}, precision
 
 

@@ -1,19 +1,20 @@
 """Evaluates a run: restores it, freezes it to integers, prints and writes its table.
 
     python -m dpoq_jax.evaluate --workdir=DIR [--precision=B] [--step=N|best] [--data_dir=D]
+        [--output=FILE]
         [--coordinator=HOST:PORT --num_processes=N --process_id=I | --distributed]
 
-Writes DIR/summary.json; DIR/summary_B_bits.json and the like for less than the whole newest state.
+Writes DIR/summary.json, DIR/summary_B_bits.json and the like for less than the whole newest state,
+or the file given, which a run that may only be read needs.
 """
 
 import signal
-
-import rich.console
 
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import user_errors
 from dpoq_jax.cli.run import run
 from dpoq_jax.runtime import workdir
+from dpoq_jax.runtime.console import Console
 
 
 def define_flags(flags: shared.FlagValues) -> None:
@@ -21,12 +22,13 @@ def define_flags(flags: shared.FlagValues) -> None:
   shared.define_workdir(flags)
   shared.define_step(flags)
   shared.define_data_dir(flags)
+  shared.define_output(flags, 'file to write, instead of the one in the workdir')
   shared.define_processes(flags)
   shared.DEFINE_integer('precision', None, 'bits; all precisions by default', flag_values=flags)
 
 
 def main(flags: shared.FlagValues) -> None:
-  """Evaluates a checkpoint, writes its summary and prints it."""
+  """Evaluates a checkpoint, prints its summary and writes it."""
   directory = shared.required_path(flags, 'workdir')
   # Joined processes leave SIGTERM to JAX, for runs that save; here it ends the process as usual.
   if shared.join_processes(flags):
@@ -44,7 +46,12 @@ def main(flags: shared.FlagValues) -> None:
     result = summary.evaluate_checkpoint(
       experiment.build(config), directory, precision=flags.precision, step=step
     )
-  rich.console.Console(quiet=not processes.is_first()).print(summary.table(result))
+  Console(quiet=not processes.is_first()).print(summary.table(result))
+  of_step = None if step is None else result['steps']
+  name = summary.file_name(step=of_step, precision=flags.precision)
+  output = shared.optional_path(flags, 'output') or directory / name
+  with user_errors():
+    processes.by_first(lambda: summary.write(output, result))
 
 
 if __name__ == '__main__':

@@ -16,13 +16,13 @@ import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-import rich.console
-
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import user_errors, warn
 from dpoq_jax.cli.run import run
+from dpoq_jax.runtime.console import Console
 
 if TYPE_CHECKING:
+  from dpoq_jax.inference.operating_point import OperatingPoint
   from dpoq_jax.network.onion_network import Onion
   from dpoq_jax.training.trained_network import Trained
 
@@ -59,11 +59,11 @@ def main(flags: shared.FlagValues) -> None:
     trained = dataclasses.replace(trained, variables=jax.device_get(trained.variables))
     known = {
       'class_names': trained.facts.class_names,
-      'operating_points': (json.loads(point.to_json()),) if point else (),
+      'operating_points': (_to_ship(point),) if point else (),
     }
     with export_folder.emptied_on_failure(output):
       _WRITE[flags.format](output, trained, flags, known)
-  rich.console.Console().print(f'written to {output}', soft_wrap=True)
+  Console().print(f'written to {output}', soft_wrap=True)
 
 
 def _write_onion(
@@ -85,10 +85,10 @@ def _write_onion(
     quantization=config.quantization,
     image_shape=shape,
     multiply_accumulates=sum(c.multiply_accumulates for c in cost.convolutions),
-    source=Source(dataset=config.data.name, step=trained.step),
+    source=Source(**_source(trained)),
     **known,
   )
-  rich.console.Console().print(table.table(manifest))
+  Console().print(table.table(manifest))
 
 
 def _write_onnx(
@@ -115,7 +115,28 @@ def _write_stablehlo(
 
 
 def _source(trained: 'Trained[Onion]') -> dict[str, Any]:
-  return {'dataset': trained.config.data.name, 'step': trained.step}
+  """Returns where a network comes from, as manifests have it."""
+  return {'dataset': _dataset_name(trained.config.data.name), 'step': trained.step}
+
+
+def _to_ship(point: 'OperatingPoint') -> dict[str, Any]:
+  """Returns an operating point as JSON, as manifests have it."""
+  fields = json.loads(point.to_json())
+  if point.data:
+    fields['data']['dataset'] = _dataset_name(point.data.dataset)
+  return fields
+
+
+def _dataset_name(name: str) -> str:
+  """Returns the name of a data set without where on this machine it is.
+
+  >>> _dataset_name('/home/me/tensorflow_datasets/imagenet2012/5.1.0')
+  'imagenet2012/5.1.0'
+  >>> _dataset_name('cifar10')
+  'cifar10'
+  """
+  path = pathlib.Path(name).expanduser()
+  return '/'.join(path.parts[-2:]) if path.is_absolute() else name
 
 
 _WRITE = {'onion': _write_onion, 'onnx': _write_onnx, 'stablehlo': _write_stablehlo}

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from typing import Any
+import warnings
 
 import numpy as np
 
@@ -59,7 +60,14 @@ def open_network(
         f'the operating point is for bits={point.bits}, the network in {workdir} has '
         f'{config.quantization.bits}.'
       )
-  return trained_network.load(workdir, step)
+  trained = trained_network.load(workdir, step)
+  if point is not None and point.data is not None and point.data.step != trained.step:
+    warnings.warn(
+      f'the operating point was chosen for step {point.data.step}, this is step {trained.step}: '
+      'what it is worth there is not known.',
+      stacklevel=2,
+    )
+  return trained
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,25 +77,29 @@ class HeldOut:
   Attributes:
     calibration: those to choose an operating point on.
     reported: those to report on; no example is in both.
+    whole: all test examples, of which those reported on are half or all.
+    split_seed: seed that halved them; None if they were not.
     images: uint8 [examples, height, width, channels], those reported on; of a streamed set, an
       object that reads each as it is asked for.
   """
 
   calibration: Examples
   reported: Examples
+  whole: Examples
+  split_seed: int | None
   images: Any
 
 
-def held_out(trained: Trained[Onion], data_dir: str | None = None, seed: int = 0) -> HeldOut:
+def held_out(trained: Trained[Onion], data_dir: str | None = None, split_seed: int = 0) -> HeldOut:
   """Runs all precisions on the examples of a data set that the network was not trained on.
 
   The run's own holdout calibrates and the whole test split reports; a run without one has its test
-  split halved.
+  split halved, by `calibration.split`. A figure on a half belongs beside that of the whole.
 
   Args:
     trained: the network.
     data_dir: where the data set is now, if it moved.
-    seed: draws the halves.
+    split_seed: draws the halves.
 
   Raises:
     FileNotFoundError: if the data set is not there.
@@ -104,23 +116,21 @@ def held_out(trained: Trained[Onion], data_dir: str | None = None, seed: int = 0
       f'{test_set.num_classes} classes; those trained on were {facts.image_shape} of '
       f'{len(facts.class_names)}, or of other names.'
     )
+  whole, intact = _examples(trained, test_set)
+  whole = dataclasses.replace(whole, name=f'all {len(whole)} {test_set.split} examples')
   if config.data.holdout:
     _, holdout_set = splits.load_train(config, tally)
     calibration, _ = _examples(trained, holdout_set)
-    reported, intact = _examples(trained, test_set)
-    return HeldOut(
-      dataclasses.replace(
-        calibration, name=f'{len(calibration)} training examples held out of training'
-      ),
-      dataclasses.replace(reported, name=f'all {len(reported)} test examples'),
-      test_set.take(intact).images,
-    )
-  whole, intact = _examples(trained, test_set)
-  first, second = split(len(whole), seed)
-  of_test = f'of the {len(whole)} test examples (halves by seed {seed})'
+    name = f'{len(calibration)} training examples held out of training'
+    calibration = dataclasses.replace(calibration, name=name)
+    return HeldOut(calibration, whole, whole, None, test_set.take(intact).images)
+  first, second = split(whole, split_seed)
+  of_test = f'of the {len(whole)} {test_set.split} examples (like halves, split seed {split_seed})'
   return HeldOut(
     whole.take(first, f'{len(first)} {of_test}'),
     whole.take(second, f'the other {len(second)} {of_test}'),
+    whole,
+    split_seed,
     test_set.take(intact[second]).images,
   )
 

@@ -7,8 +7,12 @@
 The operating point is that of the workdir (`python -m dpoq_jax.calibrate`) unless another file is
 given, and the checkpoint the one it was chosen for; --precision runs everything at one precision
 instead and needs none; --max-precision cuts inputs short ("battery is low"). Writes a row per
-image, CSV on stdout by default; an image that cannot be read gets a row that says so. Exit status 1
-if none could be.
+image, CSV on stdout by default; an image, or a folder, that cannot be read gets a row that says so.
+Files of other kinds are passed over, and counted at the end. Exit status 1 if nothing could be
+read.
+
+In CSV every field is quoted, and one that a spreadsheet would take for a formula (it begins with
+=, +, -, @, a tab or a line break) has an apostrophe before it; JSON lines hold names as they are.
 
 --shard=I/N, I from 1 to N, labels one of N parts, for several machines to share a set: their
 outputs one after the other are the whole one, as the first alone has the CSV header.
@@ -37,9 +41,7 @@ def define_flags(flags: shared.FlagValues) -> None:
   shared.define_output(flags, '.csv or .jsonl file; CSV on stdout by default')
   shared.define_operating_point(flags)
   shared.define_step(flags)
-  shared.DEFINE_string(
-    'images', None, 'folder of images, one image, or a .npy file', flag_values=flags
-  )
+  shared.define_path('images', 'folder of images, one image, or a .npy file', flags)
   shared.DEFINE_integer(
     'precision', None, 'bits: run everything at this precision', flag_values=flags
   )
@@ -61,13 +63,12 @@ def main(flags: shared.FlagValues) -> None:
       raise ValueError(f'--output={output}: give a file that ends in .csv or .jsonl.')
     # Imported once there is something to do, since JAX takes seconds.
     from dpoq_jax import from_run
-    from dpoq_jax.data import to_predict
+    from dpoq_jax.data import image_folder, to_predict
     from dpoq_jax.inference import cascade, operating_point, predictions
 
     config = workdir.read_config(directory)
-    shorter_side = config.data.resize if config.data.image_size else None
     part, parts = _shard(flags.shard)
-    found = to_predict.find(images, facts.image_shape, shorter_side).shard(part - 1, parts)
+    found = to_predict.find(images, facts.image_shape, config.data.resize).shard(part - 1, parts)
     step = shared.checkpoint_step(flags)
     if flags.precision is not None:
       point = operating_point.static(
@@ -97,9 +98,10 @@ def main(flags: shared.FlagValues) -> None:
   read = count - unreadable
   if count and not read:
     fail(f'none of {count} images could be read.', status=1)
+  others = f'; {image_folder.summary(found.passed_over)}' if found.passed_over else ''
   print(
     f'{read} images labelled, {spent / max(read, 1):.2f} bits on average; '
-    f'{unreadable} could not be read.',
+    f'{unreadable} could not be read{others}.',
     file=sys.stderr,
   )
 

@@ -1,7 +1,7 @@
 """Shows a run as one HTML page that works offline, its plots as PNG beside it.
 
     python -m dpoq_jax.report --workdir=DIR [--operating-point=FILE] [--step=N|best]
-        [--data-dir=D] [--output=FOLDER]
+        [--split-seed=N] [--data-dir=D] [--output=FOLDER]
 
 Training curves, accuracy against bits, rerun curves with a slider that picks an operating point and
 downloads it, examples that leave first and last. Writes DIR/report/report.html. A run without an
@@ -9,7 +9,7 @@ operating point is shown at the one that `calibrate` would choose.
 """
 
 from dpoq_jax.cli import flags as shared
-from dpoq_jax.cli.errors import user_errors
+from dpoq_jax.cli.errors import user_errors, warn
 from dpoq_jax.cli.run import run
 
 
@@ -18,6 +18,7 @@ def define_flags(flags: shared.FlagValues) -> None:
   shared.define_workdir(flags)
   shared.define_operating_point(flags)
   shared.define_step(flags)
+  shared.define_split_seed(flags)
   shared.define_data_dir(flags)
   shared.define_output(flags, 'folder to write; report/ in the workdir by default')
 
@@ -35,7 +36,15 @@ def main(flags: shared.FlagValues) -> None:
     point = from_run.read_operating_point(directory, shared.optional_path(flags, 'operating_point'))
     trained = from_run.open_network(directory, shared.checkpoint_step(flags), point)
     config = trained.config
-    examples = from_run.held_out(trained, flags.data_dir)
+    record = None if point is None else point.data
+    recorded = None if record is None else record.split_seed
+    split_seed = recorded if flags.split_seed is None else flags.split_seed
+    examples = from_run.held_out(trained, flags.data_dir, split_seed or 0)
+    if record is not None and record.calibration != examples.calibration.name:
+      warn(
+        f'this operating point was chosen on {record.calibration}, the report is of '
+        f'{examples.calibration.name}: reported examples may have had a part in the choice.'
+      )
     if point is None:
       point = calibration.choose(
         examples.calibration,
@@ -45,6 +54,7 @@ def main(flags: shared.FlagValues) -> None:
         dataset=config.data.name,
         step=trained.step,
         activation_bits=trained.network.activation_bits,
+        split_seed=examples.split_seed,
       )[0]
     written = page.write(
       shared.optional_path(flags, 'output') or directory / 'report',
@@ -52,6 +62,7 @@ def main(flags: shared.FlagValues) -> None:
       rows=metrics.read_rows(directory, up_to=trained.step),
       calibration=examples.calibration,
       reported=examples.reported,
+      whole=examples.whole,
       images=examples.images,
       class_names=trained.facts.class_names,
       point=point,

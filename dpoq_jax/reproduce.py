@@ -10,6 +10,9 @@ beside the paper's numbers. A run that fails does not stop the others: the table
 there are, and the exit status is 1. --notrain makes the table of what there is. --jobs trains
 several at a time, on an accelerator that one does not fill.
 
+`figure5` is of the paper's onion and the recipe's; it shows the one that there is, if the other is
+missing.
+
 `ablation` is what each change to the training of an onion gains alone, `recipe` the onion with
 those that gain against the paper's, individual networks and shared kernels. Each has a page of its
 own, ABLATION.md or RECIPE.md, which names the runs that are missing.
@@ -24,6 +27,7 @@ import pathlib
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import fail, user_errors
 from dpoq_jax.cli.run import run
+from dpoq_jax.runtime.files import write_whole
 
 
 def define_flags(flags: shared.FlagValues) -> None:
@@ -65,26 +69,33 @@ def main(flags: shared.FlagValues, what: str) -> None:
       jobs=flags.jobs,
     )
 
-    def train(wanted: list[runs.Run], *, checkpoints: bool = False) -> dict[runs.Run, str]:
+    def train(
+      wanted: list[runs.Run], *, checkpoints: bool = False
+    ) -> tuple[dict[runs.Run, str], list[runs.Run]]:
+      """Returns the runs that failed, with the reasons, and those that are not there."""
       if flags.train:
-        return trainer.train(wanted, checkpoints=checkpoints)
-      trainer.missing(wanted)
-      return {}
+        failures = trainer.train(wanted, checkpoints=checkpoints)
+        return failures, list(failures)
+      return {}, trainer.missing(wanted, checkpoints=checkpoints)
 
     page = None
     try:
       if what in figures.FIGURES:
-        run, part = figures.run_of(what, scale)
-        if not flags.train and trainer.missing([run], checkpoints=True):
-          fail(f'the network {run.name} is not in {trainer.workdir}: leave out --notrain.')
-        failures = train([run], checkpoints=True)
-        if not failures:
-          entries, png = figures.measure(what, part, trainer.workdir / run.name, flags.data_dir)
+        wanted, part = figures.runs_of(what, scale)
+        failures, absent = train(list(wanted.values()), checkpoints=True)
+        there = {
+          name: trainer.workdir / run.name for name, run in wanted.items() if run not in absent
+        }
+        if not there and not failures:
+          names = ' or '.join(run.name for run in absent)
+          fail(f'no network {names} is in {trainer.workdir}: leave out --notrain.')
+        if there:
+          entries, png = figures.measure(what, part, there, flags.data_dir)
           page = results.write(folder, what, entries)
-          (folder / f'{what}.png').write_bytes(png)
+          write_whole(folder / f'{what}.png', png)
       else:
         cells = tables.cells(what, scale)
-        failures = train([cell.run for cell in cells])
+        failures, _ = train([cell.run for cell in cells])
         if what in ablation.TABLES:
           entries = cells_lib.measured(cells, trainer.stored, mean=True)
           comparison = ablation.comparison(what, scale, trainer.stored)

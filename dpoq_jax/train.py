@@ -4,7 +4,8 @@
         [--dry_run] [--coordinator=HOST:PORT --num_processes=N --process_id=I | --distributed]
 
 Without --config: ResNet-8 at 2, 4, 8 and 16 bits on scikit-learn's digits. Run the same command
-again to resume. SIGTERM and Ctrl-C save first (exit status 143 and 130).
+again to resume. SIGTERM and Ctrl-C save first (exit status 143 and 130). A disk that is full, or
+gone, is exit status 4: the run goes on from its newest checkpoint once there is room.
 
 --dry_run prints what the run will take (parameters, FLOPs, memory, examples/s), found by a few
 steps, and writes nothing; it needs no --workdir.
@@ -17,12 +18,15 @@ to one stops all; if one is lost the others end, too, and the same commands resu
 import contextlib
 import pathlib
 
-import rich.console
-
+from dpoq_jax import config as config_lib
 from dpoq_jax.cli import flags as shared
-from dpoq_jax.cli.errors import fail, user_errors
+from dpoq_jax.cli.errors import fail, user_errors, warn
 from dpoq_jax.cli.run import run
 from dpoq_jax.runtime import workdir
+from dpoq_jax.runtime.console import Console
+
+# Exit status of a run that could not be written, or its data not be read.
+_NO_STORAGE = 4
 
 
 def define_flags(flags: shared.FlagValues) -> None:
@@ -39,18 +43,29 @@ def main(flags: shared.FlagValues) -> None:
   """Trains, or resumes training, and prints the summary."""
   config = shared.parsed_config(flags)
   directory = pathlib.Path() if flags.dry_run else shared.required_path(flags, 'workdir')
+  for each in config_lib.ineffective(config):
+    warn(each)
   several = shared.join_processes(flags)
   # Imported once the flags are known to be good, since JAX takes seconds.
   from dpoq_jax.runtime import processes, signals
-  from dpoq_jax.training import checkpoint, dry_run, loop, progress, summary, warm_start
+  from dpoq_jax.training import (
+    checkpoint,
+    dry_run,
+    loop,
+    metrics,
+    preparation,
+    progress,
+    summary,
+  )
   from dpoq_jax.training import experiment as experiment_lib
 
   def build() -> experiment_lib.Experiment:
+    if not flags.dry_run:
+      workdir.check(directory, config)
+      metrics.read_rows(directory)
     experiment_lib.check_agreed(config)
     experiment = experiment_lib.build(config)
     experiment.check_batch()
-    if not flags.dry_run and not checkpoint.has_checkpoints(directory):
-      warm_start.check(experiment)
     return experiment
 
   with signals.catch_stop(several=several) as stop, contextlib.ExitStack() as claimed:
@@ -58,18 +73,27 @@ def main(flags: shared.FlagValues) -> None:
       experiment = processes.in_each(build)
       if flags.dry_run:
         measured = dry_run.measure(experiment)
-        rich.console.Console(quiet=not processes.is_first()).print(dry_run.table(measured))
+        Console(quiet=not processes.is_first()).print(dry_run.table(measured))
         return
+      prepared = None
+      if not checkpoint.steps_saved(directory):
+        prepared = processes.in_each(lambda: preparation.prepare(experiment))
       # Claimed last, so that a config that cannot be run leaves no trace.
       processes.by_first(lambda: claimed.enter_context(workdir.claim(directory, config)))
-    display = progress.Progress(rich.console.Console(quiet=not processes.is_first()))
+    display = progress.Progress(Console(quiet=not processes.is_first()))
     try:
-      result = loop.train(experiment, directory, stop=stop, display=display)
+      result = loop.train(experiment, directory, stop=stop, display=display, prepared=prepared)
     except loop.Stopped as stopped:
       display.say(f'{stopped}: run the same command again to resume.')
       raise SystemExit(stop.exit_status) from None
-    except (loop.DivergedError, checkpoint.CheckpointError) as error:
+    except (loop.DivergedError, checkpoint.CheckpointError, metrics.MetricsError) as error:
       fail(error, status=1)
+    except BrokenPipeError:
+      raise
+    except OSError as error:
+      saved = checkpoint.steps_saved(directory)
+      kept = f'step {saved[-1]} is saved' if saved else 'no step is saved yet'
+      fail(f'{error}; {kept}: run the same command again to go on.', status=_NO_STORAGE)
   display.console.print(summary.table(result))
 
 

@@ -1,6 +1,7 @@
 """Changes a config by a variant: short text that names what the paper's tables vary."""
 
 from collections.abc import Callable, Mapping
+import re
 from typing import Any, get_args
 
 from dpoq_jax import config as config_lib
@@ -36,24 +37,28 @@ def apply(config: Any, variant: str) -> Any:
   """
   pairs: dict[str, str] = {}
   for pair in variant.split(',') if variant else ():
-    key, _, pairs[key] = pair.partition('=')
-  if unknown := set(pairs) - _VARIANTS.keys():
-    raise ValueError(f'variant {unknown.pop()!r}: a variant is made of {", ".join(_VARIANTS)}.')
+    key, _, setting = pair.partition('=')
+    if key not in _VARIANTS:
+      raise ValueError(f'variant {key!r}: a variant is made of {", ".join(_VARIANTS)}.')
+    pairs[key] = setting
   for key, change in _VARIANTS.items():
     if key in pairs:
-      change(config, pairs[key])
+      try:
+        change(config, pairs[key])
+      except ValueError as error:
+        raise ValueError(f'variant {key}={pairs[key]}: {error}') from None
   return config
 
 
 def _set_bits(config: Any, setting: str) -> None:
   """Sets the bit list, `2-4-8`."""
-  config.quantization.bits = tuple(int(bits) for bits in setting.split('-'))
+  config.quantization.bits = tuple(_number(bits) for bits in setting.split('-'))
 
 
 def _set_activations(config: Any, setting: str) -> None:
   """Sets the bits of the activations: a number, or `match`, each precision's own."""
   quantization = config.quantization
-  quantization.activation_bits = quantization.bits if setting == 'match' else int(setting)
+  quantization.activation_bits = quantization.bits if setting == 'match' else _number(setting)
 
 
 def _set_system(config: Any, setting: str) -> None:
@@ -67,24 +72,22 @@ def _set_system(config: Any, setting: str) -> None:
     quantization.truncate_to = quantization.bits[:-1]
     quantization.bits = quantization.bits[-1:]
   elif setting != 'individual':
-    raise ValueError(f'variant system={setting}: there is no such system.')
+    raise ValueError('there is no such system.')
   elif len(quantization.bits) > 1:
-    raise ValueError(f'variant system=individual: one precision, not bits={quantization.bits}.')
+    raise ValueError(f'one precision, not bits={quantization.bits}.')
 
 
 def _set_model(config: Any, setting: str) -> None:
   """Sets name and depth of the model, in its published width."""
   if setting not in _MODELS and not config_lib.OWN_MODEL.fullmatch(setting):
-    raise ValueError(
-      f'variant model={setting}: there are {", ".join(_MODELS)}; your own is written MODULE:CLASS.'
-    )
+    raise ValueError(f'there are {", ".join(_MODELS)}; your own is written MODULE:CLASS.')
   config.model.name, config.model.depth = _MODELS.get(setting, (setting, None))
   config.model.width = None
 
 
 def _set_width(config: Any, setting: str) -> None:
   """Sets the channels of the first stage."""
-  config.model.width = int(setting)
+  config.model.width = _number(setting)
 
 
 def _set_merge(config: Any, setting: str) -> None:
@@ -92,8 +95,17 @@ def _set_merge(config: Any, setting: str) -> None:
   config.quantization.merge = setting
 
 
-def _shrink(config: Any, _: str) -> None:
+def _number(text: str) -> int:
+  """Reads a whole number."""
+  if not re.fullmatch('[0-9]{1,9}', text):
+    raise ValueError(f'{text!r} is no whole number.')
+  return int(text)
+
+
+def _shrink(config: Any, setting: str) -> None:
   """Makes network and run as small as they get."""
+  if setting:
+    raise ValueError('smoke has no setting.')
   config.epochs = config.eval_every = config.log_every = 1
   config.data.batch_size = 8
   # Compiling takes most of the time, and grows with the number of paths.

@@ -1,6 +1,7 @@
 """The documents: their Python runs, what they name is there, their links lead somewhere."""
 
 import configparser
+import csv
 import importlib
 import os
 import pathlib
@@ -174,3 +175,28 @@ def test_readme_lists_every_command():
   # What an export copies beside its graphs is started there.
   commands.discard('dpoq_jax.deploy.onnx.predict')
   assert commands == {module for module, _ in _COMMAND.findall(README.read_text())}
+
+
+def committed_accuracies(table: pathlib.Path) -> dict[str, list[str]]:
+  """Top-1 of each system as pages quote it: mean, and deviation where there are several seeds."""
+  quoted: dict[str, list[str]] = {}
+  with table.open(newline='') as file:
+    for row in csv.DictReader(file):
+      spread = f' ± {float(row["spread"]):.2f}' if row['spread'] else ''
+      quoted.setdefault(row['system'], []).append(f'{float(row["ours"]):.2f}{spread}')
+  return quoted
+
+
+def test_accuracies_in_readme_are_the_committed_ones():
+  committed = committed_accuracies(ROOT / 'results/gpu/cpu/ABLATION.csv')
+  section = README.read_text().partition('## Against what else there is')[2]
+  rows = re.findall(r'^\| ([^|]+) \| (\d[^|]+) \| ([^|]+) \| ([^|]+) \|$', section, re.MULTILINE)
+  assert len(rows) == 4
+  for system, *numbers in rows:
+    assert numbers == committed[system][:3], system
+
+
+def test_expected_accuracies_of_the_recipe_are_the_committed_ones():
+  committed = committed_accuracies(ROOT / 'results/gpu/cpu/ABLATION.csv')['onion, the recipe']
+  text = (ROOT / 'configs/cifar10_resnet8_cpu_plus.py').read_text()
+  assert all(number.partition(' ')[0] in text for number in committed[:3])

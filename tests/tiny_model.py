@@ -32,5 +32,5 @@ class TinyNet(nn.Module):
     x = layers.ConvNorm(self.spec, 2 * self.width, strides=(2, 2), name='conv')(x, train)
     x = layers.PACT(self.spec, name='pact')(x)
     # Not averaged over positions, from which so few layers would learn too little.
-    features = x.value.reshape(len(images), -1)
+    features = x.value.reshape(images.shape[0], -1)
     return nn.Dense(self.num_classes, param_dtype=dtype, name='head')(features)

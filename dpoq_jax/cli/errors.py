@@ -5,10 +5,12 @@ import contextlib
 import sys
 from typing import NoReturn
 
+from dpoq_jax.runtime import terminal
+
 
 def warn(message: str) -> None:
   """Prints a warning on stderr."""
-  print('warning:', message, file=sys.stderr)
+  _print(f'warning: {message}')
 
 
 def fail(message: object, status: int = 2) -> NoReturn:
@@ -16,7 +18,7 @@ def fail(message: object, status: int = 2) -> NoReturn:
   lines = str(message).strip().splitlines()
   # Config flags put a whole traceback into the message of what a config file raises.
   line = lines[-1] if any(each.startswith('Traceback') for each in lines) else ' '.join(lines)
-  print('error:', ' '.join(line.split()), file=sys.stderr)
+  _print(f'error: {line}')
   sys.exit(status)
 
 
@@ -29,3 +31,8 @@ def user_errors() -> Iterator[None]:
     raise
   except (ValueError, OSError) as error:
     fail(error)
+
+
+def _print(text: str) -> None:
+  """Prints one line on stderr, whatever the names and values in it."""
+  print(terminal.one_line(text), file=sys.stderr)

@@ -1,11 +1,15 @@
 """Defines the flags that several commands have, and reads what they were given."""
 
+from collections.abc import Sequence
 import pathlib
 import re
 import sys
 from typing import Any, Literal
 
+from absl import flags as absl_flags
 from absl.flags import (
+  ArgumentParser,
+  ArgumentSerializer,
   DEFINE_bool,
   DEFINE_enum,
   DEFINE_float,
@@ -19,13 +23,32 @@ from dpoq_jax import config as config_lib
 from dpoq_jax.cli.errors import fail, user_errors
 
 __all__ = [
-  'DEFINE_bool', 'DEFINE_enum', 'DEFINE_float', 'DEFINE_integer', 'DEFINE_string', 'FlagValues',
+  'DEFINE_bool',
+  'DEFINE_enum',
+  'DEFINE_float',
+  'DEFINE_integer',
+  'DEFINE_string',
+  'FlagValues',
+  'define_path',
 ]  # fmt: skip
+
+
+class _PathParser(ArgumentParser):
+  """Reads a path, in which `~` is the home directory: shells leave it alone after `=`."""
+
+  def parse(self, argument: str) -> str:
+    """Returns the path."""
+    return expanded(argument)
+
+
+def define_path(name: str, what: str, flags: FlagValues) -> None:
+  """Defines a flag that is the path of a file or folder."""
+  absl_flags.DEFINE(_PathParser(), name, None, what, flags, ArgumentSerializer())
 
 
 def define_workdir(flags: FlagValues, what: str = 'directory of the run') -> None:
   """Defines `--workdir=DIR`."""
-  DEFINE_string('workdir', None, what, flag_values=flags)
+  define_path('workdir', what, flags)
 
 
 def define_step(flags: FlagValues) -> None:
@@ -39,19 +62,26 @@ def define_data_dir(
   flags: FlagValues, what: str = 'where the data set is now, if it moved'
 ) -> None:
   """Defines `--data_dir=DIR`."""
-  DEFINE_string('data_dir', None, what, flag_values=flags)
+  define_path('data_dir', what, flags)
 
 
 def define_operating_point(flags: FlagValues) -> None:
   """Defines `--operating_point=FILE`."""
-  DEFINE_string(
-    'operating_point', None, 'file; the one in the workdir by default', flag_values=flags
-  )
+  define_path('operating_point', 'file; the one in the workdir by default', flags)
+
+
+def define_split_seed(flags: FlagValues) -> None:
+  """Defines `--split_seed=N`."""
+  DEFINE_integer(
+    'split_seed', None,
+    'draws the halves of the test split; by default that of the operating point, or 0',
+    lower_bound=0, upper_bound=2**32 - 1, flag_values=flags,
+  )  # fmt: skip
 
 
 def define_output(flags: FlagValues, what: str) -> None:
   """Defines `--output=PATH`."""
-  DEFINE_string('output', None, what, flag_values=flags)
+  define_path('output', what, flags)
 
 
 def define_config(flags: FlagValues) -> None:
@@ -60,6 +90,7 @@ def define_config(flags: FlagValues) -> None:
     field = re.match(r'--?(?:no)?config\.([\w.]+)', word)
     if field and field[1] not in config_lib.field_names():
       fail(config_lib.unknown_field(field[1]))
+  sys.argv = [sys.argv[0], *_config_file_first(sys.argv[1:])]
   # Without --config the overrides are parsed here already, with the default file.
   config_flags.DEFINE_config_file(
     'config',
@@ -67,6 +98,31 @@ def define_config(flags: FlagValues) -> None:
     help_string='config file, as FILE.py[:variant]; the embedded digits job by default',
     flag_values=flags,
   )
+
+
+def _config_file_first(words: Sequence[str]) -> list[str]:
+  """Puts `--config=FILE` before what is changed in it, wherever it was given."""
+  end = words.index('--') if '--' in words else len(words)
+  for place, word in enumerate(words[:end]):
+    name, equals, path = word.partition('=')
+    if name in ('-config', '--config'):
+      # The file may be a word of its own.
+      rest = words[place + 1 :] if equals else words[place + 2 :]
+      path = path if equals else ''.join(words[place + 1 : place + 2])
+      return [f'--config={expanded(path)}', *words[:place], *rest]
+  return list(words)
+
+
+def expanded(path: str) -> str:
+  """Returns a path with the home directory in place of `~`.
+
+  Raises:
+    ValueError: if there is no such home directory.
+  """
+  try:
+    return str(pathlib.Path(path).expanduser()) if path.startswith('~') else path
+  except RuntimeError as error:
+    raise ValueError(f'{path}: {error}') from None
 
 
 def define_processes(flags: FlagValues) -> None:
@@ -107,7 +163,15 @@ def join_processes(flags: FlagValues) -> bool:
 def parsed_config(flags: FlagValues) -> config_lib.Config:
   """Returns the validated config of the `--config` flags; exits with one line if it is invalid."""
   with user_errors():
-    return config_lib.validate(flags.config)
+    config = config_lib.validate(flags.config)
+    data = {name: getattr(config.data, name) for name in ('name', 'dir')}
+    found = {name: path and expanded(path) for name, path in data.items()}
+    return config.model_copy(
+      update={
+        'data': config.data.model_copy(update=found),
+        'init_from': config.init_from and expanded(config.init_from),
+      }
+    )
 
 
 def required_path(flags: FlagValues, name: str) -> pathlib.Path:

@@ -6,12 +6,14 @@ import faulthandler
 import os
 import sys
 import textwrap
-from typing import NoReturn
+import threading
+from typing import Any, NoReturn
+import warnings
 
 from absl import flags as absl_flags
 from absl import logging
 
-from dpoq_jax.cli.errors import fail
+from dpoq_jax.cli.errors import fail, warn
 from dpoq_jax.data import corrupt_records
 from dpoq_jax.runtime import compilation_cache
 
@@ -63,11 +65,17 @@ def _run(main: Callable[..., None], flags: FlagValues, words: Sequence[str]) -> 
   # Libraries read absl's own flags, whose defaults hold.
   absl_flags.FLAGS.mark_as_parsed()
   logging.use_absl_handler()
-  # Orbax and JAX log something for every checkpoint, and for every accelerator not found.
-  logging.set_verbosity(logging.ERROR)
+  # Orbax and JAX log something for every checkpoint, and for every accelerator not found. What they
+  # log as an error they also raise.
+  logging.set_verbosity(logging.FATAL)
   compilation_cache.turn_on()
+  sys.excepthook = _in_main_thread(sys.excepthook)
   try:
-    main(flags, *words)
+    with warnings.catch_warnings():
+      # Pillow warns, in two lines, of odd metadata; for what it cannot read it raises.
+      warnings.filterwarnings('ignore', module=r'PIL\.')
+      warnings.showwarning = lambda message, *_, **__: warn(str(message))
+      main(flags, *words)
     sys.stdout.flush()
   except KeyboardInterrupt:
     fail('interrupted.', status=130)
@@ -78,6 +86,20 @@ def _run(main: Callable[..., None], flags: FlagValues, words: Sequence[str]) -> 
     # The reader has gone (`| head`). Python flushes stdout once more as it exits.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(141)
+
+
+def _in_main_thread(hook: Callable[..., object]) -> Callable[..., None]:
+  """Returns an exception hook for the main thread alone.
+
+  TensorStore's native threads, too, show errors by it, pages of them when a disk is full; each is
+  raised in the main thread as well.
+  """
+
+  def show(*error: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+      hook(*error)
+
+  return show
 
 
 @contextlib.contextmanager

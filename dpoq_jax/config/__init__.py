@@ -7,6 +7,7 @@ from dpoq_jax.config.schema import (
   field_names,
   from_json,
   get_config,
+  ineffective,
   unknown_field,
   validate,
 )
@@ -23,6 +24,7 @@ from dpoq_jax.config.sections import (
   Sharing,
   Teacher,
   WeightQuantizer,
+  usual_resize,
 )
 
 __all__ = [
@@ -44,6 +46,8 @@ __all__ = [
   'field_names',
   'from_json',
   'get_config',
+  'ineffective',
   'unknown_field',
+  'usual_resize',
   'validate',
 ]

@@ -6,23 +6,25 @@ into a frozen `Config`.
 
 from collections.abc import Callable, Mapping, Set
 import difflib
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import ml_collections
 import pydantic
 from pydantic import Field
 
 from dpoq_jax import onion
-from dpoq_jax.config.sections import (
-  Count,
-  Data,
-  Model,
-  Natural,
-  Objective,
-  Optimizer,
-  Quantization,
-  Section,
-)
+from dpoq_jax.config.bounds import MOST_EPOCHS, Count, Natural, Section, Text
+from dpoq_jax.config.sections import Data, Model, Objective, Optimizer, Quantization
+
+# Fields that the files of earlier versions do not have.
+_ADDED = frozenset({
+  'steps_per_dispatch', 'data.dir', 'quantization.calibrate_clips', 'quantization.sum_logits',
+  'objective.gradient_exponent', 'objective.companion_bits', 'objective.companion_rings',
+  'objective.companion_weight', 'objective.draw_companion', 'objective.distillation',
+  'objective.teacher', 'objective.teacher_start', 'optimizer.latent_weight_decay',
+  'optimizer.transition_rate',
+})  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -48,7 +50,7 @@ class Config(Section):
   """
 
   seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-  epochs: Count = 30
+  epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)] = 30
   data: Data = Data()
   model: Model = Model()
   quantization: Quantization = Quantization()
@@ -59,7 +61,7 @@ class Config(Section):
   checkpoint_every: Count | None = None
   steps_per_dispatch: Count | None = None
   max_skipped_steps: Natural = 20
-  init_from: str | None = None
+  init_from: Text = None
   batch_statistics: Literal['global', 'per_device'] = 'global'
 
   @pydantic.model_validator(mode='after')
@@ -73,6 +75,8 @@ class Config(Section):
       )
     if not is_onion and self.init_from:
       raise ValueError(f'init_from={self.init_from}: only an onion starts from another run')
+    if not is_onion and self.quantization.sum_logits:
+      raise ValueError('quantization.sum_logits=True: only an onion has logits below to add')
     objective, optimizer = self.objective, self.optimizer
     companions, is_float = objective.companion_bits, bits == (onion.MAX_BITS,)
     if companions and (not is_onion or is_float):
@@ -99,20 +103,26 @@ class Config(Section):
     return self
 
 
+_SECTIONS: Mapping[str, type[Section]] = {
+  'data': Data,
+  'model': Model,
+  'quantization': Quantization,
+  'objective': Objective,
+  'optimizer': Optimizer,
+}
+
+
 def get_config() -> Any:
   """Returns the default run as a `ConfigDict`, for config files to change and flags to override."""
   config: Any = ml_collections.ConfigDict(Config().model_dump())
-  # A flag is parsed as the type of the value, which fields that may be None, or of several types
-  # (`object`: any literal), have to say.
-  for section, fields in (
-    (config, {'checkpoint_every': int, 'steps_per_dispatch': int, 'init_from': str}),
-    (config.data, {'dir': str, 'test_split': str, 'image_size': int}),
-    (config.model, {'depth': int, 'width': int}),
-    (config.quantization, {'activation_bits': object, 'clip_init': float}),
-    (config.optimizer, {'clip_weight_decay': float, 'latent_weight_decay': float}),
-  ):
-    for name, kind in fields.items():
-      section[name] = ml_collections.FieldReference(section[name], field_type=kind)
+  # A flag is parsed as the type of the value. Fields that may be None, or of several types, have to
+  # say theirs: text, or any literal (`object`), which the schema then checks.
+  for section, fields in ((config, Config), *((config[n], s) for n, s in _SECTIONS.items())):
+    for name, field in fields.model_fields.items():
+      types = get_args(field.annotation)
+      if types and get_origin(field.annotation) in (Union, UnionType):
+        kind = str if str in types else object
+        section[name] = ml_collections.FieldReference(section[name], field_type=kind)
   return config
 
 
@@ -128,8 +138,55 @@ def validate(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
 
 
 def from_json(text: str) -> Config:
-  """Reads what `Config.model_dump_json` wrote; raises what `validate` raises."""
-  return _checked(Config.model_validate_json, text)
+  """Reads what `Config.model_dump_json` wrote; raises what `validate` raises.
+
+  Every field has to be there: one that is lost would have its default, as in another run.
+  """
+  config = _checked(Config.model_validate_json, text)
+  given = _flatten(config.model_dump(exclude_unset=True))
+  if missing := [
+    name for name in _flatten(config.model_dump()) if name not in given.keys() | _ADDED
+  ]:
+    raise ConfigError(f'config.{missing[0]} is missing.')
+  return config
+
+
+def ineffective(config: Config) -> list[str]:
+  """Lists, one sentence each, the fields that were changed but have no effect in this run."""
+  optimizer, objective, quantization = config.optimizer, config.objective, config.quantization
+  is_streamed, is_joint = config.data.image_size is not None, len(quantization.bits) > 1
+  late = tuple(epoch for epoch in optimizer.decay_epochs if epoch >= config.epochs)
+  # Fields, whether they have an effect, and what they need to have one.
+  conditions = (
+    ('optimizer.decay_epochs optimizer.decay_factor', optimizer.schedule == 'steps',
+     'optimizer.schedule=steps'),
+    ('optimizer.decay_factor', optimizer.decay_epochs, 'optimizer.decay_epochs'),
+    ('optimizer.decay_epochs', not late, f'epochs beyond {late}'),
+    ('optimizer.clip_learning_rate optimizer.clip_weight_decay quantization.clip_init '
+     'quantization.calibrate_clips', min(quantization.activation_widths) < onion.MAX_BITS,
+     f'quantization.activation_bits below {onion.MAX_BITS}'),
+    ('quantization.clip_init', not quantization.calibrate_clips,
+     'quantization.calibrate_clips=False'),
+    ('quantization.shift_init', quantization.merge == 'psbn', 'quantization.merge=psbn'),
+    ('quantization.merge quantization.shift_init quantization.sum_logits objective.mode '
+     'objective.gradient_exponent', is_joint, 'several quantization.bits'),
+    ('quantization.merge quantization.shift_init quantization.sum_logits',
+     quantization.sharing == 'rings', 'quantization.sharing=rings'),
+    ('objective.gradient_exponent', objective.mode == 'scaled', 'objective.mode=scaled'),
+    ('objective.companion_rings objective.companion_weight objective.draw_companion',
+     objective.companion_bits, 'objective.companion_bits'),
+    ('objective.teacher objective.teacher_start', objective.distillation,
+     'objective.distillation above 0'),
+    ('data.test_split data.workers data.max_corrupt data.resize', is_streamed,
+     'a streamed set, with data.image_size'),
+  )  # fmt: skip
+  values, defaults = _flatten(config.model_dump()), _flatten(Config().model_dump())
+  return [
+    f'config.{name}={values[name]} has no effect: it needs {need}.'
+    for names, has_effect, need in conditions
+    for name in names.split()
+    if not has_effect and values[name] != defaults[name]
+  ]
 
 
 def differences(one: Config, other: Config, apart: Set[str]) -> list[str]:

@@ -10,14 +10,23 @@ import pydantic
 from pydantic import AfterValidator, Field
 
 from dpoq_jax import onion
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Natural = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-# Bounded, since a file may ask for any number; the deepest published ResNet has 1,202 layers.
-Depth = Annotated[int, Field(ge=1, le=2000)]
+from dpoq_jax.config.bounds import (
+  GREATEST,
+  MOST_EPOCHS,
+  BatchSize,
+  Depth,
+  Epochs,
+  Fraction,
+  Name,
+  Natural,
+  NonNegative,
+  Positive,
+  Section,
+  Side,
+  Text,
+  Width,
+  Workers,
+)
 
 # The only list of the values that a field allows. What a value stands for is chosen by a `match`
 # over the type, which the type checker proves complete.
@@ -31,13 +40,14 @@ GradientMode = Literal['scaled', 'joint', 'separate']
 Teacher = Literal['highest', 'companion']
 MODELS = get_args(ModelName)
 OWN_MODEL = re.compile(r'[^\W\d][\w.]*:[^\W\d]\w*')  # MODULE:CLASS
+# What a quantizer computes exactly, and float.
+_WIDTHS = frozenset({*range(1, onion.MAX_BITS // 2 + 1), onion.MAX_BITS})
 _DEPTHS = {'vgg': (11,), 'mobilenet': (None,), 'imagenet_resnet': (18, 34, 50)}
 
 
-class Section(pydantic.BaseModel):
-  """Refuses unknown fields, other types, and change."""
-
-  model_config = pydantic.ConfigDict(extra='forbid', frozen=True, strict=True)
+def usual_resize(image_size: int) -> int:
+  """Returns the shorter side of which a central crop of this size has its usual share, 7/8."""
+  return round(image_size * 256 / 224)
 
 
 class Data(Section):
@@ -47,11 +57,15 @@ class Data(Section):
     name: data set: `digits`, `cifar10` or `cifar100`, kept in memory; any other is streamed: a TFDS
       data set (`imagenet2012`, `name/config`), or the path of a version directory of one.
     dir: data directory of TFDS; None is TFDS's own. May change on resume.
-    test_split: split of a streamed set that is reported on; None is `validation` or else `test`.
+    train_split: split of a streamed set that is trained on, or a part of one, as TFDS writes it
+      (`train[:90%]`).
+    test_split: split, or part of one, of a streamed set that is reported on; it shares no examples
+      with `train_split`. None is `validation` or else `test`.
     batch_size: examples per step, over all devices.
     image_size: side of the square crops of a streamed set: random ones in training, central ones in
       evaluation; None for a set in memory.
-    resize: shorter side to which evaluation resizes images of a streamed set, before the crop.
+    resize: shorter side to which evaluation resizes images of a streamed set, before the crop; None
+      is `image_size` * 256 / 224, the usual share, and for a set in memory nothing.
     workers: processes that decode a streamed set; 0 decodes in threads. May change on resume.
     max_corrupt: corrupt records of a streamed set that a process may skip. May change on resume.
     pad: pixels of padding for random crops; 0 crops nothing.
@@ -59,21 +73,34 @@ class Data(Section):
     holdout: training examples held out for `calibrate`; if 0, it takes half of the test split.
   """
 
-  name: str = 'digits'
-  dir: str | None = None
-  test_split: str | None = None
-  batch_size: Count = 64
-  image_size: Count | None = None
-  resize: Count = 256
-  workers: Natural = 0
+  name: Name = 'digits'
+  dir: Text = None
+  train_split: Name = 'train'
+  test_split: Text = None
+  batch_size: BatchSize = 64
+  image_size: Side | None = None
+  resize: Annotated[Side | None, Field(validate_default=True)] = None
+  workers: Workers = 0
   max_corrupt: Natural = 10
-  pad: Natural = 1
+  pad: Annotated[int, Field(ge=0, le=2**14)] = 1
   flip: bool = False
   holdout: Natural = 0
 
+  @pydantic.field_validator('resize', mode='before')
+  @classmethod
+  def _resize_follows_the_size(cls, resize: Any, info: pydantic.ValidationInfo) -> Any:
+    """Fills in what None stands for, so that configs that mean the same are the same."""
+    size = info.data.get('image_size')
+    if size is not None:
+      return usual_resize(size) if resize is None else resize
+    # Runs on sets in memory were once written down with a 256 that meant nothing.
+    if resize not in (None, 256):
+      raise ValueError('only images of a streamed set, which have an image_size, are resized')
+    return None
+
   @pydantic.model_validator(mode='after')
   def _sizes_agree(self) -> 'Data':
-    if self.image_size and self.image_size > self.resize:
+    if self.image_size and self.resize and self.image_size > self.resize:
       raise ValueError(f'image_size={self.image_size} must be at most resize={self.resize}')
     return self
 
@@ -89,9 +116,9 @@ class Model(Section):
     width: channels of the first stage (MobileNetV2: of the stem); None is as published.
   """
 
-  name: str = 'resnet'
+  name: Name = 'resnet'
   depth: Depth | None = 8
-  width: Count | None = 16
+  width: Width | None = 16
 
   @property
   def label(self) -> str:
@@ -143,7 +170,7 @@ class Quantization(Section):
   merge: MergeName = 'psbn'
   clip_init: Positive | None = None
   calibrate_clips: bool = False
-  shift_init: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+  shift_init: Annotated[float, Field(ge=-GREATEST, le=GREATEST)] = 0.0
   sum_logits: bool = False
   compute_dtype: Literal['float32', 'bfloat16'] = 'float32'
   sharing: Sharing = 'rings'
@@ -187,6 +214,10 @@ class Quantization(Section):
     widths = tuple(given) if isinstance(given, list | tuple) else (given,)
     if any(type(width) is not int for width in widths):
       raise ValueError('give a number of bits, or a tuple of one for each precision')
+    if not set(widths) <= _WIDTHS:
+      raise ValueError(
+        f'1 to {max(_WIDTHS - {onion.MAX_BITS})} bits, or {onion.MAX_BITS} for float'
+      )
     if not isinstance(given, list | tuple):
       return given
     bits = info.data.get('bits')
@@ -236,18 +267,17 @@ class Objective(Section):
   loss_weights: tuple[NonNegative, ...] = ()
   label_smoothing: Fraction = 0.0
   companion_bits: tuple[int, ...] = ()
-  companion_rings: Count = 1
+  companion_rings: Annotated[int, Field(ge=1, le=onion.MAX_BITS)] = 1
   companion_weight: NonNegative = 1.0
   draw_companion: bool = False
   distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
   teacher: Teacher = 'highest'
-  teacher_start: NonNegative = 0.0
+  teacher_start: Epochs = 0.0
 
   @pydantic.field_validator('companion_bits')
   @classmethod
   def _companions_increase(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
-    allowed = {*range(1, onion.MAX_BITS // 2 + 1), onion.MAX_BITS}
-    if list(bits) != sorted(set(bits)) or not set(bits) <= allowed:
+    if list(bits) != sorted(set(bits)) or not set(bits) <= _WIDTHS:
       raise ValueError(f'increasing widths of 1 to 16 bits, or {onion.MAX_BITS} for float')
     return bits
 
@@ -277,7 +307,7 @@ class Optimizer(Section):
     schedule: `steps` (times `decay_factor` after each of `decay_epochs`) or `cosine` (down to 0).
     decay_epochs: increasing epochs after which the learning rate drops.
     decay_factor: factor of each drop.
-    warmup_epochs: epochs over which the learning rate rises linearly from 0.
+    warmup_epochs: epochs over which the learning rate rises linearly; it peaks at their last step.
   """
 
   learning_rate: Positive = 0.1
@@ -288,9 +318,9 @@ class Optimizer(Section):
   clip_learning_rate: NonNegative = 1.0
   clip_weight_decay: NonNegative | None = None
   schedule: Literal['steps', 'cosine'] = 'steps'
-  decay_epochs: tuple[Positive, ...] = ()
+  decay_epochs: tuple[Annotated[float, Field(gt=0, le=MOST_EPOCHS)], ...] = ()
   decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
-  warmup_epochs: NonNegative = 0.0
+  warmup_epochs: Epochs = 0.0
 
   @pydantic.field_validator('decay_epochs')
   @classmethod

@@ -60,7 +60,7 @@ def training_crop(encoded: bytes, size: int, rng: np.random.Generator) -> np.nda
   """Decodes an image and resizes a random crop of it (bilinear, with antialiasing).
 
   Args:
-    encoded: image file of any kind that pillow reads.
+    encoded: image file of a kind in `decode.FORMATS`.
     size: side of the result, pixels.
     rng: random generator of this example alone; what is drawn depends on the image's size only.
 
@@ -68,14 +68,13 @@ def training_crop(encoded: bytes, size: int, rng: np.random.Generator) -> np.nda
     uint8 [size, size, 3].
 
   Raises:
-    ValueError: for an image with too many pixels.
+    ValueError: for an image of another kind, or with too many pixels.
     Exception: anything else that a broken image makes pillow raise.
   """
   from PIL import Image
 
-  with Image.open(io.BytesIO(encoded)) as opened:
-    decode.check_size(opened)
-    width, height = opened.size
+  with decode.opened(io.BytesIO(encoded)) as opened:
+    width, height = decode.upright_size(opened)
     box = random_crop_box(width, height, rng)
     gap = _DRAFT_GAP * size
     wanted = (
@@ -83,10 +82,10 @@ def training_crop(encoded: bytes, size: int, rng: np.random.Generator) -> np.nda
       math.ceil(height * gap / (box[3] - box[1])),
     )
     # Pillow ignores this for other kinds than JPEG, and never decodes to less than was asked for.
-    opened.draft(None, wanted)
-    across, down = opened.width / width, opened.height / height
+    opened.draft(None, wanted if opened.size == (width, height) else (wanted[1], wanted[0]))
+    image = decode.decoded(opened, channels=3)
+    across, down = image.width / width, image.height / height
     scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    image = decode.as_bytes(opened, channels=3)
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=scaled))
 
 
@@ -94,7 +93,7 @@ def evaluation_crop(encoded: bytes, size: int, shorter_side: int) -> np.ndarray:
   """Decodes an image, resizes its shorter side and takes the central square.
 
   Args:
-    encoded: image file of any kind that pillow reads.
+    encoded: image file of a kind in `decode.FORMATS`.
     size: side of the result, pixels.
     shorter_side: shorter side of the resized image, pixels, at least `size`.
 
@@ -102,14 +101,11 @@ def evaluation_crop(encoded: bytes, size: int, shorter_side: int) -> np.ndarray:
     uint8 [size, size, 3].
 
   Raises:
-    ValueError: for an image with too many pixels.
+    ValueError: for an image of another kind, or with too many pixels.
     Exception: anything else that a broken image makes pillow raise.
   """
-  from PIL import Image
-
-  with Image.open(io.BytesIO(encoded)) as opened:
-    decode.check_size(opened)
-    return np.asarray(central_crop(decode.as_bytes(opened, channels=3), size, shorter_side))
+  with decode.opened(io.BytesIO(encoded)) as opened:
+    return np.asarray(central_crop(decode.decoded(opened, channels=3), size, shorter_side))
 
 
 def central_crop(image: 'Image.Image', size: int, shorter_side: int) -> 'Image.Image':

@@ -21,6 +21,11 @@ class ExampleSet(Protocol):
   """Describes a labelled set of images, in memory or on disk, as training and evaluation use it."""
 
   @property
+  def split(self) -> str:
+    """Returns the name of the split, or part of one, that the examples are of."""
+    ...
+
+  @property
   def class_names(self) -> tuple[str, ...]:
     """Returns one name per class."""
     ...

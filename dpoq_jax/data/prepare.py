@@ -27,6 +27,7 @@ import urllib.request
 import numpy as np
 
 from dpoq_jax.data import in_memory, tfds_directory
+from dpoq_jax.runtime import terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     print(prepare(args.name, args.data_dir, args.source))
   except (ValueError, OSError) as error:
-    print(f'prepare: {error}', file=sys.stderr)
+    print(terminal.one_line(f'prepare: {error}'), file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print('prepare: interrupted, no data set was written', file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from dpoq_jax.data.corrupt_records import CorruptRecord
+from dpoq_jax.runtime import terminal
 
 # Features in which data sets keep the name of the file that a record was made of.
 _FILE_NAMES = ('file_name', 'filename', 'image/filename')
@@ -66,8 +67,9 @@ class Records:
       raise
     # Broken bytes may make a reader or a decoder raise any exception.
     except Exception as error:
-      return CorruptRecord(name, ' '.join(str(error).split()) or type(error).__name__)
+      return CorruptRecord(name, terminal.one_line(error) or type(error).__name__)
 
 
 def _text(value: Any) -> str:
-  return value.decode(errors='replace') if isinstance(value, bytes) else str(value)
+  text = value.decode(errors='replace') if isinstance(value, bytes) else value
+  return terminal.one_line(text)

@@ -6,7 +6,7 @@ function for one step after another, in worker processes or threads, and hands t
 order; so the number of workers changes nothing.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 import dataclasses
 import functools
 import os
@@ -15,7 +15,15 @@ from typing import Any, cast
 
 import numpy as np
 
-from dpoq_jax.data import corrupt_records, crop, examples, in_memory, tfds_directory, workers
+from dpoq_jax.data import (
+  corrupt_records,
+  crop,
+  examples,
+  in_memory,
+  tfds_directory,
+  tfds_splits,
+  workers,
+)
 from dpoq_jax.data.corrupt_records import CorruptRecord
 from dpoq_jax.data.order import Order, evaluation_slices
 from dpoq_jax.data.records import Example, Records
@@ -63,6 +71,11 @@ class StreamedSet:
   def __len__(self) -> int:
     """Returns the number of examples, corrupt ones included."""
     return len(self.chosen)
+
+  @property
+  def split(self) -> str:
+    """Returns the name of the split, or part of one, that the examples are of."""
+    return self.records.split
 
   @property
   def num_classes(self) -> int:
@@ -139,7 +152,7 @@ class _Images:
 
 def load(
   name: str,
-  split: str,
+  split: str | None,
   data_dir: str | os.PathLike[str] | None,
   options: Options,
   tally: corrupt_records.Tally,
@@ -149,45 +162,68 @@ def load(
   Args:
     name: TFDS data set, as `imagenet2012`, `name/config` or `name/config/version`, by default the
       newest version there is; or the path of a version directory.
-    split: 'train', 'test', or another name that the data set has. 'test' is the validation split
-      of a data set that has one, as the labels of its test split may be secret.
+    split: a split that the data set has, or a part of one, as TFDS writes it (`train[90%:]`). None
+      is the one to report on: `validation`, as the labels of a test split may be secret, or else
+      `test`.
     data_dir: directory of all TFDS data sets, unless `name` is a path; None for TFDS's default.
     options: how images are made of the records.
     tally: corrupt records met so far.
 
   Raises:
     FileNotFoundError: if the data set is not there or not whole.
-    ValueError: if it is not stored as array_record, has no such split, or is no set of images with
-      a class each.
+    ValueError: if it is not stored as array_record, has no such split, or is no set of images of
+      8 or 16 bits with a class each.
   """
-  path = find(name, data_dir)
-  tfds_directory.check_directory(
-    name,
-    path,
-    repair='copy or prepare it again.',
-    convert=f'where TensorFlow is installed, run {tfds_directory.conversion_command(path)}',
+  path, info = _opened(name, data_dir)
+  features: dict[str, Any] = dict(info.features.items()) if hasattr(info.features, 'items') else {}
+  _check_features(name, features)
+  split = tfds_splits.reported(name, info.splits) if split is None else split
+  return StreamedSet(
+    Records(str(path), split),
+    np.arange(tfds_splits.size(name, info.splits, split)),
+    tuple(features['label'].names),
+    options,
+    tally,
   )
+
+
+def check_apart(
+  name: str, data_dir: str | os.PathLike[str] | None, trained: str, reported_on: str | None
+) -> None:
+  """Checks that no example of a data set is both trained and reported on; see `load`.
+
+  Raises:
+    ValueError: if one is; or as `load` does.
+    FileNotFoundError: as `load` does.
+  """
+  _, info = _opened(name, data_dir)
+  reported_on = tfds_splits.reported(name, info.splits) if reported_on is None else reported_on
+  tfds_splits.check_apart(name, info.splits, trained, reported_on)
+
+
+def _opened(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[pathlib.Path, Any]:
+  """Returns the version directory of a data set, and what TFDS says of it."""
+  path = find(name, data_dir)
+  repair = 'copy or prepare it again.'
+  convert = f'where TensorFlow is installed, run {tfds_directory.conversion_command(path)}'
+  tfds_directory.check_directory(name, path, repair=repair, convert=convert)
+  return path, tfds_directory.open_builder(name, path, repair=repair).info
+
+
+def _check_features(name: str, features: Mapping[str, Any]) -> None:
+  """Checks that each record is an image of whole numbers, and its class."""
   import tensorflow_datasets as tfds
 
-  info = cast(Any, tfds.builder_from_directory(path)).info
-  features: dict[str, Any] = dict(info.features.items()) if hasattr(info.features, 'items') else {}
   image, label = features.get('image'), features.get('label')
   if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
     raise ValueError(
       f'data set {name} has features {", ".join(sorted(features))}: to be classified it needs an '
       'image called image and a class called label.'
     )
-  if split == 'test' and 'validation' in info.splits:
-    split = 'validation'
-  if split not in info.splits:
-    raise ValueError(f'data set {name} has no split {split!r}: it has {", ".join(info.splits)}.')
-  return StreamedSet(
-    Records(str(path), split),
-    np.arange(int(info.splits[split].num_examples)),
-    tuple(cast(Any, label).names),
-    options,
-    tally,
-  )
+  # TFDS keeps the bytes of other numbers as if they were the colours of a picture.
+  kind = np.dtype(cast(Any, image).np_dtype)
+  if kind not in (np.uint8, np.uint16):
+    raise ValueError(f'data set {name} has images of {kind}: only uint8 and uint16 are read.')
 
 
 def find(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:

@@ -4,6 +4,9 @@ import json
 import os
 import pathlib
 import shlex
+from typing import Any, cast
+
+from dpoq_jax.runtime import terminal
 
 
 def root_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
@@ -75,7 +78,8 @@ def check_directory(name: str, path: pathlib.Path, *, repair: str, convert: str)
     info = json.loads((path / 'dataset_info.json').read_text())
     prefix = info.get('name', name)
     shards = {split['name']: len(split['shardLengths']) for split in info['splits']}
-  except (OSError, ValueError, KeyError) as error:
+  # JSON of another shape raises whatever it is not.
+  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
     raise FileNotFoundError(
       f'data set {name} in {path} has no readable dataset_info.json: {repair}'
     ) from error
@@ -88,6 +92,28 @@ def check_directory(name: str, path: pathlib.Path, *, repair: str, convert: str)
   for split, count in shards.items():
     if len(list(path.glob(f'{prefix}-{split}.array_record-*'))) != count:
       raise FileNotFoundError(f'data set {name} in {path} lacks {split} files: {repair}')
+
+
+def open_builder(name: str, path: pathlib.Path, *, repair: str) -> Any:
+  """Opens a version directory that was checked; returns the TFDS builder that reads it.
+
+  Args:
+    name: name of the data set, for messages.
+    path: version directory.
+    repair: what to do about files that are damaged; ends the message of the error.
+
+  Raises:
+    ValueError: if the files that describe the data set are damaged.
+  """
+  import tensorflow_datasets as tfds
+
+  try:
+    return cast(Any, tfds.builder_from_directory(path))
+  # They are JSON that names classes, and may make TFDS raise anything.
+  except Exception as error:
+    raise ValueError(
+      f'data set {name} in {path} is damaged: {repair} ({terminal.one_line(error)})'
+    ) from error
 
 
 def check_prepared(name: str, path: pathlib.Path) -> None:

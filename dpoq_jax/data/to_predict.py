@@ -1,23 +1,20 @@
 """Reads the images to predict on: image files, or an array in a `.npy` file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import concurrent.futures
 import dataclasses
+import os
 import pathlib
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpoq_jax.data import crop, decode
+from dpoq_jax.data import crop, decode, image_folder, npy
 from dpoq_jax.data.order import shard
+from dpoq_jax.runtime import files, terminal
 
 if TYPE_CHECKING:
   from PIL import Image
-
-# Files that are programs: pillow would have Ghostscript run them.
-_PROGRAMS = ('.eps', '.ps')
-# Films: pillow reads nothing but their header.
-_FILMS = ('.mpg', '.mpeg')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,6 +44,7 @@ class Inputs:
     shorter_side: shorter side to which files are resized before their centre is taken, pixels; None
       resizes them to `shape`.
     first: position of the first image in the whole array, if these are a part of it.
+    passed_over: number of files in the folder that are no images by their names, by suffix.
   """
 
   shape: tuple[int, ...]
@@ -55,6 +53,7 @@ class Inputs:
   root: pathlib.Path = pathlib.Path()
   shorter_side: int | None = None
   first: int = 0
+  passed_over: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
     """Returns the number of images, those that cannot be read included."""
@@ -80,24 +79,25 @@ class Inputs:
       return Input(str(self.first + index), np.array(self.array[index]))
     return self._read_file(self.files[index])
 
-  def _read_file(self, file: pathlib.Path) -> Input:
-    from PIL import Image
-
-    name = file.relative_to(self.root).as_posix()
+  def _read_file(self, path: pathlib.Path) -> Input:
+    name = path.relative_to(self.root).as_posix()
     try:
-      with Image.open(file) as opened:
-        decode.check_size(opened)
+      if path.is_dir():
+        # Raises what kept it from being searched.
+        with os.scandir(path):
+          pass
+      with files.open_regular(path) as file, decode.opened(file) as opened:
         return Input(name, self._pixels(opened))
     # A broken file may make a decoder raise any exception.
     except Exception as error:
-      reason = ' '.join(str(error).split()) or type(error).__name__
-      return Input(name, None, reason.replace(f'{self.root}/', ''))
+      reason = str(error).replace(f'{self.root}/', '') or type(error).__name__
+      return Input(name, None, terminal.one_line(reason))
 
   def _pixels(self, opened: 'Image.Image') -> np.ndarray:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     height, width, channels = self.shape
-    image = decode.as_bytes(ImageOps.exif_transpose(opened), channels)
+    image = decode.decoded(opened, channels)
     if self.shorter_side:
       image = crop.central_crop(image, height, self.shorter_side)
     elif image.size != (width, height):
@@ -108,9 +108,11 @@ class Inputs:
 def find(path: pathlib.Path, shape: Sequence[int], shorter_side: int | None = None) -> Inputs:
   """Finds the images to predict on; they are read later.
 
-  Files may be of any kind and size that pillow reads; they are turned upright as their EXIF says,
-  converted to grey or RGB (transparency dropped) and resized (bilinear, with antialiasing) where
-  they differ from `shape`. Files of other kinds in a folder are passed over.
+  Files may be of any kind in `decode.FORMATS` and of any size; they are turned upright as their
+  EXIF says, converted to grey or RGB (transparency dropped) and resized (bilinear, with
+  antialiasing) where they differ from `shape`. Files of other kinds in a folder are passed over,
+  and counted. What has the name of an image and cannot be read is found, too, as is a folder that
+  cannot be listed: reading it says why.
 
   Args:
     path: A folder, searched with all folders in it; one image file; or a `.npy` file that holds
@@ -122,35 +124,34 @@ def find(path: pathlib.Path, shape: Sequence[int], shorter_side: int | None = No
 
   Raises:
     FileNotFoundError: if there is nothing at `path`, or no image in the folder.
-    ValueError: if the `.npy` file holds something else.
+    ValueError: if the `.npy` file holds something else, or `path` is a FIFO, a socket or a device.
   """
   shape = tuple(shape)
-  if path.suffix == '.npy':
-    return Inputs(shape, array=_load_array(path, shape))
-  if path.is_file():
-    return Inputs(shape, files=[path], root=path.parent, shorter_side=shorter_side)
-  if not path.is_dir():
+  if path.is_dir():
+    found = image_folder.search(path, decode.suffixes())
+    if not found.files:
+      others = f' ({image_folder.summary(found.passed_over)})' if found.passed_over else ''
+      raise FileNotFoundError(f'{path} holds no image files{others}.')
+    return Inputs(
+      shape,
+      files=found.files,
+      root=path,
+      shorter_side=shorter_side,
+      passed_over=found.passed_over,
+    )
+  if not path.exists():
     raise FileNotFoundError(
       f'there is no {path}: give a folder of images, an image or a .npy file.'
     )
-  known = _suffixes()
-  # Dangling links are kept: they are reported as files that cannot be read.
-  files = [f for f in path.rglob('*') if f.suffix.lower() in known and not f.is_dir()]
-  if not files:
-    raise FileNotFoundError(f'{path} holds no image files.')
-  return Inputs(shape, files=sorted(files), root=path, shorter_side=shorter_side)
+  if path.suffix.lower() == '.npy':
+    return Inputs(shape, array=_load_array(path, shape))
+  # Of a folder these are rows; alone, there is nothing else to do.
+  files.open_regular(path).close()
+  return Inputs(shape, files=[path], root=path.parent, shorter_side=shorter_side)
 
 
 def _load_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
-  if not path.is_file():
-    raise FileNotFoundError(f'there is no {path}.')
-  try:
-    loaded: Any = np.load(path, mmap_mode='r', allow_pickle=False)
-  except (ValueError, EOFError) as error:
-    raise ValueError(f'{path} is not an array of images: {error}') from None
-  if not isinstance(loaded, np.ndarray):
-    raise ValueError(f'{path} is not an array of images: it holds several arrays.')
-  array = cast(np.ndarray, loaded)
+  array = npy.read(path)
   if shape[-1] == 1 and array.shape[1:] == shape[:-1]:
     array = array[..., None]
   if array.shape == shape:
@@ -161,18 +162,3 @@ def _load_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
       f'[examples, {", ".join(map(str, shape))}].'
     )
   return array
-
-
-def _suffixes() -> frozenset[str]:
-  """Returns the suffixes of the files that pillow decodes, not only writes or hands on."""
-  from PIL import Image, ImageFile
-
-  known = Image.registered_extensions()
-  decoders = {name: factory for name, (factory, _) in Image.OPEN.items()}
-  handed_on = {
-    name
-    for name, factory in decoders.items()
-    if isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
-  }
-  readable = {suffix for suffix, name in known.items() if name in decoders.keys() - handed_on}
-  return frozenset(readable.difference(_PROGRAMS, _FILMS))

@@ -7,10 +7,11 @@ import json
 import pathlib
 from typing import Any
 
-from dpoq_jax.core.names import ONION
-from dpoq_jax.runtime.files import write_whole
+import numpy as np
 
-MANIFEST = 'manifest.json'
+from dpoq_jax.core.names import ONION
+from dpoq_jax.deploy import graph_folder
+from dpoq_jax.runtime.files import write_whole
 
 
 def make_for_frozen(folder: pathlib.Path, variables: Mapping[str, Any]) -> None:
@@ -22,11 +23,23 @@ def make_for_frozen(folder: pathlib.Path, variables: Mapping[str, Any]) -> None:
 
   Raises:
     FileExistsError: if there is something in the folder.
-    ValueError: for variables that hold latents.
+    ValueError: for variables that hold latents, or numbers that are not finite.
   """
   if ONION not in variables:
     raise ValueError('these variables hold latents: freeze them first (Onion.freeze).')
+  for name, leaf in flattened(variables):
+    if not np.isfinite(leaf).all():
+      raise ValueError(f'{name} is not finite: a network that diverged cannot be exported.')
   _make_empty(folder)
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, np.ndarray]]:
+  """Yields the leaves of nested mappings, in the order of their names joined by `/`."""
+  for name in sorted(tree):
+    if isinstance(tree[name], Mapping):
+      yield from flattened(tree[name], f'{prefix}{name}/')
+    else:
+      yield prefix + name, np.asarray(tree[name])
 
 
 @contextlib.contextmanager
@@ -72,6 +85,7 @@ def write_manifest(
   bits: Sequence[int],
   image_shape: Sequence[int],
   *,
+  classes: int,
   class_names: Sequence[str],
   operating_points: Sequence[Mapping[str, Any]] = (),
   source: Mapping[str, Any] | None = None,
@@ -83,15 +97,23 @@ def write_manifest(
     folder: the folder with the graphs.
     bits: the bit list.
     image_shape: (height, width, channels) of the input, uint8.
+    classes: number of logits.
     class_names: a name for each class.
     operating_points: operating points for dynamic inference, `inference.OperatingPoint` as JSON.
     source: data set and step that the network comes from.
-    **more: further fields: format, graphs.
+    **more: further fields: paths and precisions, and what only one kind of graphs has.
 
   Returns:
-    The content of the manifest.
+    The content of the manifest, without its digest.
+
+  Raises:
+    ValueError: for a manifest that `graph_folder.read` would refuse.
   """
+  # Text is a sequence of names of one letter.
+  if isinstance(class_names, str) or len(class_names) != classes:
+    raise ValueError(f'class_names={class_names!r}: give {classes} names, one for each class.')
   manifest = {
+    'format': graph_folder.FORMAT,
     'bits': list(bits),
     'class_names': list(class_names),
     'image_shape': list(image_shape),
@@ -100,7 +122,12 @@ def write_manifest(
     'source': dict(source or {}),
     **more,
   }
-  write_whole(folder / MANIFEST, json.dumps(manifest, indent=1) + '\n')
+  try:
+    graph_folder.check(manifest)
+  except ValueError as error:
+    raise ValueError(f'{folder} cannot be written: {error}.') from None
+  text = json.dumps({'sha256': graph_folder.digest(manifest), **manifest}, indent=1) + '\n'
+  write_whole(folder / graph_folder.MANIFEST, text)
   return manifest
 
 

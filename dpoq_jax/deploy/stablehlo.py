@@ -8,8 +8,7 @@ needs nothing of this library.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-import hashlib
-import json
+import contextlib
 import pathlib
 from typing import Any, NamedTuple
 
@@ -19,11 +18,10 @@ import jax.numpy as jnp
 
 from dpoq_jax import onion
 from dpoq_jax.core.names import ONION, path_name
-from dpoq_jax.deploy import export_folder
+from dpoq_jax.deploy import export_folder, graph_folder
 from dpoq_jax.network import onion_network
 from dpoq_jax.network.trainable import Variables
 
-FORMAT = 1
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
@@ -68,25 +66,30 @@ def write(
     ValueError: for variables that hold latents.
   """
   export_folder.make_for_frozen(folder, variables)
+  classes = 0
 
   def written(name: Callable[[int], str], programs: Iterator[export.Exported]) -> list[Any]:
     """Writes a program for each precision; returns their entries in the manifest."""
-    return [
-      export_folder.write_graph(
-        folder / f'{name(precision)}.stablehlo', precision, bytes(program.serialize())
-      )
-      for precision, program in zip(network.bits, programs, strict=True)
-    ]
+    nonlocal classes
+    entries: list[Any] = []
+    for precision, program in zip(network.bits, programs, strict=True):
+      classes = program.out_avals[0].shape[-1]
+      file = folder / f'{name(precision)}.stablehlo'
+      entries.append(export_folder.write_graph(file, precision, bytes(program.serialize())))
+    return entries
 
   images = jax.ShapeDtypeStruct((*export.symbolic_shape('batch'), *image_shape), jnp.uint8)
+  with _without_source_paths():
+    paths = written(path_name, _paths(network, variables, images))
+    precisions = written('precision_{}'.format, _precisions(network, variables, images))
   return export_folder.write_manifest(
     folder,
     network.bits,
     image_shape,
-    format=FORMAT,
+    classes=classes,
     platforms=PLATFORMS,
-    paths=written(path_name, _paths(network, variables, images)),
-    precisions=written('precision_{}'.format, _precisions(network, variables, images)),
+    paths=paths,
+    precisions=precisions,
     **known,
   )
 
@@ -96,28 +99,34 @@ def read(folder: pathlib.Path) -> Programs:
 
   Raises:
     FileNotFoundError: if a file is missing.
-    ValueError: if a file was altered, or the folder is of a newer format or of another kind.
+    ValueError: if a file was altered, or the folder is of another format or of another kind.
   """
-  manifest = json.loads((folder / export_folder.MANIFEST).read_text('utf-8'))
-  # ONNX exports and artifacts have a manifest of that name, too.
-  if not isinstance(manifest, dict) or not {'format', 'platforms'} <= manifest.keys():
-    raise ValueError(f'{folder} holds no StableHLO programs.')
-  if manifest['format'] > FORMAT:
-    raise ValueError(
-      f'{folder} is of format {manifest["format"]}; this version reads up to {FORMAT}: upgrade it.'
-    )
+  manifest = graph_folder.read(folder, 'StableHLO programs', 'platforms')
 
-  def programs(entries: Sequence[Mapping[str, Any]]) -> Iterator[export.Exported]:
-    """Reads the programs of a list in the manifest."""
-    for entry in entries:
-      content = (folder / entry['file']).read_bytes()
-      if hashlib.sha256(content).hexdigest() != entry['sha256']:
-        raise ValueError(f'{entry["file"]} was altered: its digest is not that of the manifest.')
-      yield export.deserialize(bytearray(content))
+  def program(entry: Mapping[str, Any]) -> export.Exported:
+    """Reads a program."""
+    content = graph_folder.read_file(folder, entry)
+    try:
+      return export.deserialize(bytearray(content))
+    # What is no program may raise anything.
+    except Exception as error:
+      raise ValueError(f'{folder / entry["file"]} is no StableHLO program ({error}).') from None
 
   return Programs(
-    manifest, tuple(programs(manifest['paths'])), tuple(programs(manifest['precisions']))
+    manifest, tuple(map(program, manifest['paths'])), tuple(map(program, manifest['precisions']))
   )
+
+
+@contextlib.contextmanager
+def _without_source_paths() -> Iterator[None]:
+  """Leaves out of programs which files, of this machine, their operations were written in."""
+  config: Any = jax.config
+  frames = config.jax_traceback_in_locations_limit
+  config.update('jax_traceback_in_locations_limit', 0)
+  try:
+    yield
+  finally:
+    config.update('jax_traceback_in_locations_limit', frames)
 
 
 def _paths(

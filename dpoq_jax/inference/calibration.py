@@ -9,38 +9,16 @@ import dataclasses
 import numpy as np
 
 from dpoq_jax import onion
-from dpoq_jax.inference import combination, curve, exits, operating_point, temperature
-from dpoq_jax.inference.combination import Combination, Weights
+from dpoq_jax.inference import combination, curve, exits, operating_point, promise, temperature
+from dpoq_jax.inference.combination import Combination
 from dpoq_jax.inference.curve import Order
+from dpoq_jax.inference.examples import Examples, alone
 from dpoq_jax.inference.operating_point import OperatingPoint, Outcome, Provenance, Target
 
 DEFAULT_TARGET = Target(kind='max_accuracy_drop', value=0.005)
 
 # Accuracies and costs count as equal if they differ in the last bits; far less than one example.
 _TOLERANCE = 1e-12
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Examples:
-  """Holds the logits of all precisions on labelled examples.
-
-  Attributes:
-    logits: [precisions, examples, classes].
-    labels: int [examples].
-    name: description of the examples, for people.
-  """
-
-  logits: np.ndarray
-  labels: np.ndarray
-  name: str
-
-  def __len__(self) -> int:
-    """Returns the number of examples."""
-    return len(self.labels)
-
-  def take(self, chosen: np.ndarray, name: str) -> 'Examples':
-    """Returns the examples of these indices, in this order, under another name."""
-    return Examples(self.logits[:, chosen], self.labels[chosen], name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +31,13 @@ class Settings:
     combine: what exits predict from; None compares all combinations.
     scale_temperatures: whether to fit a temperature per precision; they are 1 otherwise.
     precision: precision in progress, for a key by hand with the order `precision_first`.
+    reference: accuracy that `max_accuracy_drop` is counted from, on the calibration examples; None
+      is that of the highest precision alone.
+    confidence: probability with which new data are to keep to the target, which then is to be a
+      `max_accuracy_drop`; None promises nothing.
+
+  Raises:
+    ValueError: for a confidence that is no probability, or one in another target.
   """
 
   target: Target = DEFAULT_TARGET
@@ -60,6 +45,22 @@ class Settings:
   combine: Combination | None = None
   scale_temperatures: bool = False
   precision: int | None = None
+  reference: float | None = None
+  confidence: float | None = None
+
+  def __post_init__(self):
+    """Checks the confidence."""
+    if self.confidence is None:
+      return
+    if not 0 < self.confidence < 1:
+      raise ValueError(f'confidence={self.confidence}: give a number between 0 and 1, such as 0.9.')
+    if self.reference is not None:
+      raise ValueError('only a drop from the highest precision alone can be promised.')
+    if self.target.kind != 'max_accuracy_drop':
+      raise ValueError(
+        f'confidence={self.confidence:g} with a target of {self.target.kind}: only a '
+        'max_accuracy_drop can be promised. Give that, or leave the confidence out.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,16 +82,27 @@ class EqualBits:
   dynamic_bits: float
 
 
-def split(examples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-  """Returns two random halves of the examples, as indices to calibrate on and to report on.
+def split(examples: Examples, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+  """Returns two halves of the examples that are alike, as indices to calibrate and to report on.
+
+  The two of equal label that are next to one another in confidence, averaged over precisions, part:
+  which of them goes where is drawn. So both halves have the same classes, and inputs as easy; how
+  often the network is right about them has no part in it.
 
   Raises:
     ValueError: if there are fewer than two examples.
   """
-  if examples < 2:
-    raise ValueError(f'{examples} examples cannot be halved: calibration needs its own.')
-  order = np.random.default_rng(seed).permutation(examples)
-  return np.sort(order[: examples // 2]), np.sort(order[examples // 2 :])
+  if len(examples) < 2:
+    raise ValueError(f'{len(examples)} examples cannot be halved: calibration needs its own.')
+  weights = combination.plain_weights('last', len(examples.logits))
+  confidence = exits.evaluate(examples.logits, examples.labels, weights).confidence.mean(axis=0)
+  order = np.lexsort((confidence, examples.labels))
+  pairs = order[: len(order) // 2 * 2].reshape(-1, 2)
+  first = np.random.default_rng(seed).integers(0, 2, len(pairs))
+  both = np.arange(len(pairs))
+  return np.sort(pairs[both, first]), np.sort(
+    np.append(pairs[both, 1 - first], order[pairs.size :])
+  )
 
 
 def choose(
@@ -102,12 +114,17 @@ def choose(
   dataset: str,
   step: int,
   activation_bits: int | tuple[int, ...] | None = None,
+  split_seed: int | None = None,
 ) -> list[OperatingPoint]:
   """Returns operating points for a target, one per combination that was compared, the best first.
 
   The best is found on the calibration examples. Those that meet the target come before those that
   do not; of these, under a limit on cost, the more accurate comes first, and under a limit on
   accuracy the cheaper. Under a limit on cost all combinations have the same thresholds.
+
+  With a confidence there is one point, that of `promise.choose`: its combination was compared,
+  and all but the choice of the point fitted, on a part of the calibration examples. Examples are
+  taken to be independent draws of what new data are.
 
   Args:
     calibration: examples that everything is chosen on.
@@ -117,38 +134,56 @@ def choose(
     dataset: name of the data set, for the record.
     step: step of the checkpoint, for the record.
     activation_bits: activation bits of each precision, if they differ; see `curve.rerun_curve`.
+    split_seed: seed that halved the test examples, if they were, for the record; it also draws the
+      part of the calibration examples that a promise is fitted on.
 
   Raises:
-    ValueError: for logits and labels that do not fit one another and the bits, and for an order,
-      combination, key, precision or activation bits that are not allowed.
+    ValueError: for logits and labels that do not fit one another and the bits, for an order,
+      combination, key, precision or activation bits that are not allowed, and for a promise on
+      fewer than two examples.
   """
   bits = onion.check_bits(bits)
   for examples in (calibration, reported):
     exits.check_logits(examples.logits, examples.labels, bits)
-  temperatures = temperatures_of(calibration, settings.scale_temperatures)
   names = combination.COMBINATIONS if settings.combine is None else (settings.combine,)
-  record = Provenance(
-    dataset=dataset, step=step, calibration=calibration.name, reported=reported.name
-  )
-  points = [
-    _point(calibration, bits, settings, combine, temperatures, activation_bits).model_copy(
-      update={'target': settings.target, 'data': record}
+  if settings.confidence is None:
+    temperatures = temperature.temperatures_of(
+      calibration.logits, calibration.labels, settings.scale_temperatures
     )
-    for combine in names
-  ]
+    points = [
+      _point(calibration, bits, settings, combine, temperatures, activation_bits)
+      for combine in names
+    ]
+  else:
+    points = [
+      promise.choose(
+        calibration,
+        bits,
+        names,
+        order=settings.order,
+        scale_temperatures=settings.scale_temperatures,
+        limit=settings.target.value,
+        confidence=settings.confidence,
+        activation_bits=activation_bits,
+        seed=split_seed or 0,
+      )
+    ]
+  record = Provenance(
+    dataset=dataset, step=step, calibration=calibration.name, reported=reported.name,
+    split_seed=split_seed,
+  )  # fmt: skip
   points = [
     point.model_copy(
-      update={'expected': outcome(point, calibration), 'reported': outcome(point, reported)}
+      update={
+        'target': settings.target,
+        'data': record,
+        'expected': outcome(point, calibration),
+        'reported': outcome(point, reported),
+      }
     )
     for point in points
   ]
   return sorted(points, key=lambda point: _rank(point, settings.target))
-
-
-def alone(examples: Examples) -> np.ndarray:
-  """Returns whether each precision alone predicts the label: bool [precisions, examples]."""
-  weights = combination.plain_weights('last', len(examples.logits))
-  return exits.evaluate(examples.logits, examples.labels, weights).correct
 
 
 def outcome(point: OperatingPoint, examples: Examples) -> Outcome:
@@ -229,26 +264,6 @@ def select(
   )
 
 
-def temperatures_of(calibration: Examples, fitted: bool) -> tuple[float, ...]:
-  """Returns a temperature per precision: fitted to the calibration examples, or 1."""
-  if not fitted:
-    return (1.0,) * len(calibration.logits)
-  return tuple(temperature.fit_temperature(each, calibration.labels) for each in calibration.logits)
-
-
-def weights_of(
-  combine: Combination, calibration: Examples, temperatures: Sequence[float]
-) -> Weights:
-  """Returns the weights of a combination, which for `weighted` are fitted to the examples.
-
-  Raises:
-    ValueError: for a name that is no combination.
-  """
-  if combine == 'weighted':
-    return combination.fit_weights(calibration.logits, calibration.labels, temperatures)
-  return combination.plain_weights(combine, len(calibration.logits))
-
-
 def _point(
   calibration: Examples,
   bits: tuple[int, ...],
@@ -258,7 +273,8 @@ def _point(
   activation_bits: int | tuple[int, ...] | None,
 ) -> OperatingPoint:
   """Returns the operating point of one combination, without its outcomes."""
-  weights, target = weights_of(combine, calibration, temperatures), settings.target
+  weights = combination.weights_of(combine, calibration.logits, calibration.labels, temperatures)
+  target = settings.target
   if target.kind == 'key':
     return operating_point.from_key(
       bits, settings.order, target.value, combine, weights, temperatures,
@@ -273,7 +289,10 @@ def _point(
     temperatures,
     activation_bits,
   )
-  point, met = select(rerun, target, float(alone(calibration)[-1].mean()))
+  reference = settings.reference
+  if reference is None:
+    reference = float(alone(calibration)[-1].mean())
+  point, met = select(rerun, target, reference)
   return operating_point.from_curve(rerun, point, combine, weights, temperatures, met=met)
 
 

@@ -54,6 +54,25 @@ def plain_weights(combine: str, count: int) -> tuple[tuple[float, ...], ...]:
   raise ValueError(f'combine={combine!r}: a combination is one of {", ".join(COMBINATIONS)}.')
 
 
+def weights_of(
+  combine: Combination, logits: np.ndarray, labels: np.ndarray, temperatures: Sequence[float]
+) -> Weights:
+  """Returns the weights of a combination, which for `weighted` are fitted to the examples.
+
+  Args:
+    combine: one of `COMBINATIONS`.
+    logits: [precisions, examples, classes].
+    labels: int [examples].
+    temperatures: one per precision.
+
+  Raises:
+    ValueError: for a name that is no combination.
+  """
+  if combine == 'weighted':
+    return fit_weights(logits, labels, temperatures)
+  return plain_weights(combine, len(logits))
+
+
 def fit_weights(
   logits: np.ndarray, labels: np.ndarray, temperatures: Sequence[float] | None = None
 ) -> tuple[tuple[float, ...], ...]:

@@ -199,6 +199,16 @@ def rerun_curve(
   )
 
 
+def evenly_spread_states(rerun: RerunCurve, count: int) -> Sequence[int]:
+  """Returns up to `count` states that thresholds lead to, evenly spread in cost, with both ends."""
+  costs = rerun.cost[rerun.points]
+  aims = np.linspace(costs[0], costs[-1], count)
+  above = np.searchsorted(costs, aims)
+  below = np.maximum(above - 1, 0)
+  nearest = np.where(costs[above] - aims <= aims - costs[below], above, below)
+  return rerun.points[np.unique(nearest)].tolist()
+
+
 def of_each(activation_bits: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
   """Returns the activation bits of each precision; None where one number is for all of them."""
   return None if isinstance(activation_bits, int) else activation_bits

@@ -16,70 +16,23 @@ from dpoq_jax.inference import combination, curve, temperature
 from dpoq_jax.inference.combination import Combination, Weights
 from dpoq_jax.inference.curve import Order
 from dpoq_jax.inference.exits import ExitPredictions
+from dpoq_jax.inference.records import (
+  NonNegative,
+  Outcome,
+  Positive,
+  Promise,
+  Provenance,
+  Record,
+  Target,
+)
 
 FILE = 'operating_point.json'
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-TargetKind = Literal['average_bits', 'relative_cost', 'max_accuracy_drop', 'key']
 Checkpoint = int | Literal['best'] | None
 """Step of a checkpoint, the best one, or None for the newest intact one."""
 
 
-class _Record(pydantic.BaseModel):
-  model_config = pydantic.ConfigDict(extra='forbid', frozen=True)
-
-
-class Target(_Record):
-  """Describes what an operating point is chosen for.
-
-  Attributes:
-    kind: `average_bits` or `relative_cost`, an upper limit, under which the accuracy is to be the
-      highest; `max_accuracy_drop` below the highest precision alone (0.005 is half a point), a
-      limit under which the cost is to be the lowest; or `key`, a point given by hand.
-    value: the limit, or the key.
-  """
-
-  kind: TargetKind
-  value: NonNegative
-
-
-class Outcome(_Record):
-  """Describes what an operating point does with a set of examples.
-
-  Attributes:
-    examples: number of examples.
-    accuracy: top-1, in [0, 1].
-    average_bits: mean bits of the precision that inputs left at.
-    relative_cost: mean BitOPs, relative to those of the lowest precision.
-    exits: share of the inputs that left at each precision.
-  """
-
-  examples: Annotated[int, Field(ge=1)]
-  accuracy: Share
-  average_bits: Positive
-  relative_cost: Annotated[float, Field(ge=1)]
-  exits: dict[int, Share]
-
-
-class Provenance(_Record):
-  """Describes where an operating point comes from.
-
-  Attributes:
-    dataset: name of the data set.
-    step: step of the checkpoint.
-    calibration: examples on which thresholds, weights and temperatures were chosen.
-    reported: examples on which `reported` was measured; none of them is among the former.
-  """
-
-  dataset: str
-  step: int
-  calibration: str
-  reported: str
-
-
-class OperatingPoint(_Record):
+class OperatingPoint(Record):
   """Holds thresholds and all that belongs to them; mappings are by precision, in bits.
 
   Attributes:
@@ -96,7 +49,9 @@ class OperatingPoint(_Record):
     weights: for each exit, the weights of the precisions that were run.
     temperatures: divisors of the logits.
     target: what the point was chosen for.
-    met: whether the target could be met on the calibration examples.
+    met: whether the target could be met on the calibration examples; with a promise, whether new
+      data can be promised to meet it.
+    promise: how sure that is; None for a point that was chosen without.
     expected: outcome on the calibration examples.
     reported: outcome on examples that had no part in the choice.
     data: names of these examples, and of the checkpoint.
@@ -114,6 +69,7 @@ class OperatingPoint(_Record):
   temperatures: dict[int, Positive]
   target: Target | None = None
   met: bool = True
+  promise: Promise | None = None
   expected: Outcome | None = None
   reported: Outcome | None = None
   data: Provenance | None = None
@@ -131,6 +87,8 @@ class OperatingPoint(_Record):
     for count, (precision, weights) in enumerate(self.weights.items(), start=1):
       if len(weights) != count or not sum(weights) > 0:
         raise ValueError(f'weights of {precision} bits: {count} are needed, not all 0')
+    if self.promise and (self.target is None or self.target.kind != 'max_accuracy_drop'):
+      raise ValueError('promise needs a target of max_accuracy_drop')
     return self
 
   @property
@@ -139,13 +97,14 @@ class OperatingPoint(_Record):
     return onion.bitops(self.bits, self.activation_bits or 1)
 
   def capped(self, precision: int) -> 'OperatingPoint':
-    """Returns the same with every input leaving at `precision` bits at the latest.
+    """Returns the same with every input leaving at `precision` bits at the latest, unpromised.
 
     Raises:
       ValueError: for a precision that is not in the bit list.
     """
     onion.check_precision(precision, self.bits)
-    return self.model_copy(update={'thresholds': {**self.thresholds, precision: 0.0}})
+    thresholds = {**self.thresholds, precision: 0.0}
+    return self.model_copy(update={'thresholds': thresholds, 'promise': None})
 
   def checkpoint_for(self, dataset: str, step: Checkpoint) -> Checkpoint:
     """Chooses the checkpoint to load: `step` if it is given, else the one the point was chosen for.
@@ -226,7 +185,8 @@ class OperatingPoint(_Record):
 
   def to_json(self) -> str:
     """Returns the content of the file."""
-    left_out = {'activation_bits'} if self.activation_bits is None else set[str]()
+    optional = {'activation_bits', 'promise'}
+    left_out = {name for name in optional if getattr(self, name) is None}
     return self.model_dump_json(indent=2, exclude=left_out) + '\n'
 
 

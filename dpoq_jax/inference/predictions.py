@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import csv
 import dataclasses
 import json
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -36,6 +36,9 @@ class Prediction:
   relative_cost: float | None = None
   error: str | None = None
 
+
+# What a spreadsheet takes for a formula begins with one of these, perhaps after a line break.
+_FORMULAS = ('=', '+', '-', '@', '\t', '\r', '\n')
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Prediction))
 
@@ -110,17 +113,26 @@ def _unreadable(unread: Input) -> Prediction:
 
 
 class CsvWriter:
-  """Writes predictions as CSV, with or without a header; a field that is None stays empty."""
+  """Writes predictions as CSV, with or without a header; a field that is None stays empty.
+
+  Every field is quoted, so that line breaks in names stay inside of them. Text that a spreadsheet
+  would take for a formula, such as the file name `=1+1.png`, has an apostrophe before it.
+  """
 
   def __init__(self, file: TextIO, *, header: bool = True):
     """Writes the header, if one is wanted."""
-    self._writer = csv.writer(file, lineterminator='\n')
+    self._writer = csv.writer(file, csv.unix_dialect)
     if header:
       self._writer.writerow(COLUMNS)
 
   def write(self, prediction: Prediction) -> None:
     """Writes a prediction as a line."""
-    self._writer.writerow(dataclasses.astuple(prediction))
+    self._writer.writerow(map(_no_formula, dataclasses.astuple(prediction)))
+
+
+def _no_formula(field: Any) -> Any:
+  """Returns a field with an apostrophe before it if a spreadsheet would take it for a formula."""
+  return f"'{field}" if isinstance(field, str) and field.startswith(_FORMULAS) else field
 
 
 class JsonLinesWriter:

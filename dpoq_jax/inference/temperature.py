@@ -69,6 +69,19 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
   return float(np.exp(found.x))
 
 
+def temperatures_of(logits: np.ndarray, labels: np.ndarray, fitted: bool) -> tuple[float, ...]:
+  """Returns a temperature per precision: fitted to the examples, or 1.
+
+  Args:
+    logits: [precisions, examples, classes].
+    labels: int [examples].
+    fitted: whether to fit them.
+  """
+  if not fitted:
+    return (1.0,) * len(logits)
+  return tuple(fit_temperature(each, labels) for each in logits)
+
+
 def given_or_ones(temperatures: Sequence[float] | None, count: int) -> Sequence[float]:
   """Returns the temperatures that were given, or 1 for each of `count` precisions."""
   return (1.0,) * count if temperatures is None else temperatures

@@ -8,11 +8,10 @@ python -m dpoq_jax.inspect FOLDER
 
 import pathlib
 
-import rich.console
-
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import user_errors
 from dpoq_jax.cli.run import run
+from dpoq_jax.runtime.console import Console
 
 
 def define_flags(flags: shared.FlagValues) -> None:
@@ -25,7 +24,7 @@ def main(flags: shared.FlagValues, folder: str) -> None:
   del flags
   from dpoq_jax.deploy.artifact import manifest, table
 
-  console = rich.console.Console()
+  console = Console()
   with user_errors():
     found = manifest.read(pathlib.Path(folder))
   console.print(table.table(found))

@@ -141,14 +141,14 @@ class Onion:
       raise ValueError(f'path {index} ({precision} bits) reads {sorted(missing)}: run those first.')
     own = self.variables_of_path(variables, index)
     collections = {**laterals, **own, 'params': own['params'][path_name(precision)]}
-    # No path is above the highest one to hand anything up to.
-    hands_up = index + 1 < len(self.bits)
-    written = [handed_up] * hands_up + [statistics] * train
+    # The highest path hands up, too: compiled without, XLA would fuse it otherwise than where there
+    # are paths above it, and its last bits would depend on those.
+    written = [handed_up] + [statistics] * train
     logits, updated = self.path(index).apply(collections, images, train, mutable=written)
     updates = cast('dict[str, Any]', updated)
     features = {**updates.get(handed_up, {})}
     logits = self.summed(logits, collections['params'], index, laterals)
-    if self.sum_logits and hands_up:
+    if self.sum_logits:
       features['logits'] = logits
     return PathOutput(
       logits,

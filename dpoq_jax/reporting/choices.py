@@ -1,13 +1,13 @@
 """Computes the operating points that a report offers to its readers, along the rerun curves."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from dpoq_jax.inference import curve, exits, operating_point
-from dpoq_jax.inference.calibration import Examples, outcome_of
+from dpoq_jax.inference.calibration import outcome_of, select
 from dpoq_jax.inference.curve import Order
+from dpoq_jax.inference.examples import Examples, alone
 from dpoq_jax.inference.operating_point import OperatingPoint, Target
 
 
@@ -85,7 +85,7 @@ def choices_of_order(
     point.activation_bits,
   )
   points: list[OperatingPoint] = []
-  for state in evenly_spread_states(rerun, count):
+  for state in curve.evenly_spread_states(rerun, count):
     chosen = operating_point.from_curve(
       rerun, state, point.combine, weights, temperatures, data=point.data
     )
@@ -102,14 +102,27 @@ def choices_of_order(
   return Choices(rerun, points, index)
 
 
-def evenly_spread_states(rerun: curve.RerunCurve, count: int) -> Sequence[int]:
-  """Returns up to `count` states that thresholds lead to, evenly spread in cost, with both ends."""
-  costs = rerun.cost[rerun.points]
-  aims = np.linspace(costs[0], costs[-1], count)
-  above = np.searchsorted(costs, aims)
-  below = np.maximum(above - 1, 0)
-  nearest = np.where(costs[above] - aims <= aims - costs[below], above, below)
-  return rerun.points[np.unique(nearest)].tolist()
+def hoped_for(
+  point: OperatingPoint,
+  rerun: curve.RerunCurve,
+  calibration: Examples,
+  evaluated: EvaluatedExits,
+) -> OperatingPoint:
+  """Returns the point that meets the target of a promised one on the calibration examples.
+
+  Args:
+    point: an operating point with a target; its combination, weights and temperatures are kept.
+    rerun: the curve of its order, on the calibration examples.
+    calibration: examples of the curve.
+    evaluated: result of `evaluated_exits`.
+  """
+  assert point.target is not None
+  state, met = select(rerun, point.target, float(alone(calibration)[-1].mean()))
+  chosen = operating_point.from_curve(
+    rerun, state, point.combine, tuple(point.weights.values()), tuple(point.temperatures.values()),
+    data=point.data, target=point.target, met=met,
+  )  # fmt: skip
+  return with_outcomes(chosen, evaluated)
 
 
 def _cost(point: OperatingPoint) -> float:

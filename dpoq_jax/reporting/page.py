@@ -16,7 +16,8 @@ from PIL import Image
 
 from dpoq_jax.inference import calibration as calibration_lib
 from dpoq_jax.inference import curve, exits
-from dpoq_jax.inference.calibration import EqualBits, Examples
+from dpoq_jax.inference.calibration import EqualBits
+from dpoq_jax.inference.examples import Examples, alone
 from dpoq_jax.inference.operating_point import OperatingPoint, Outcome, Target
 from dpoq_jax.reporting import choices, plots
 from dpoq_jax.reporting.choices import Choices
@@ -47,6 +48,7 @@ def write(
   images: Any,
   class_names: Sequence[str],
   point: OperatingPoint,
+  whole: Examples | None = None,
 ) -> pathlib.Path:
   """Writes `report.html` and its plots; the same input gives the same files.
 
@@ -60,6 +62,8 @@ def write(
       an object that gives one of them at a time by its index.
     class_names: one for each class.
     point: the current operating point; its outcomes are measured anew.
+    whole: all test examples, if `reported` is a part of them: the accuracies of single precisions
+      on them are shown beside those on the part.
 
   Returns:
     The path of the page.
@@ -79,6 +83,7 @@ def write(
   offered = [
     choices.choices_of_order(point, order, calibration, evaluated, POINTS) for order in curve.ORDERS
   ]
+  rerun = next(each.rerun for each in offered if each.rerun.order == point.order)
   equal = list(calibration_lib.equal_bits(point, calibration, reported, _targets(point.bits)))
   curves, places = plots.rerun_curves(offered, point)
   drawn = {
@@ -96,7 +101,11 @@ def write(
     point=point,
     target=_target(point.target),
     combination=_COMBINATIONS[point.combine],
-    highest=_percent(float(np.mean(reported.logits[-1].argmax(axis=-1) == reported.labels))),
+    highest=_percent(float(alone(reported)[-1].mean())),
+    whole=whole,
+    whole_static=[] if whole is None else [_percent(each) for each in alone(whole).mean(axis=1)],
+    hoped=point.promise and choices.hoped_for(point, rerun, calibration, evaluated),
+    points=_points,
     calibration=calibration,
     reported=reported,
     svg={name: plot.svg for name, plot in drawn.items()},
@@ -113,7 +122,7 @@ def write(
   )
   folder.mkdir(parents=True, exist_ok=True)
   for name, plot in drawn.items():
-    (folder / f'{name}.png').write_bytes(plot.png)
+    write_whole(folder / f'{name}.png', plot.png)
   # Written last, so that a page never lacks its plots.
   write_whole(folder / FILE, page)
   return folder / FILE
@@ -286,6 +295,10 @@ def _threshold(point: OperatingPoint, bits: int) -> str:
 
 def _percent(share: float) -> str:
   return f'{100 * share:.2f} %'
+
+
+def _points(share: float) -> str:
+  return f'{100 * share:.2f} points'
 
 
 def _outcomes(point: OperatingPoint) -> tuple[Outcome, Outcome]:

@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, PercentFormatter
 import numpy as np
 
+from dpoq_jax.inference import curve
 from dpoq_jax.inference.calibration import EqualBits
 from dpoq_jax.inference.operating_point import OperatingPoint
 from dpoq_jax.reporting import drawing
-from dpoq_jax.reporting.choices import Choices, evenly_spread_states
+from dpoq_jax.reporting.choices import Choices
 
 # States drawn of a rerun curve, at most: more than a figure has pixels.
 _CURVE_POINTS = 1000
@@ -101,7 +102,7 @@ def rerun_curves(
     figure = Figure(figsize=(6, 4.2))
     axes = figure.add_subplot()
     for index, (rerun, _, _) in enumerate(offered):
-      states = evenly_spread_states(rerun, _CURVE_POINTS)
+      states = curve.evenly_spread_states(rerun, _CURVE_POINTS)
       axes.plot(
         rerun.cost[states], rerun.accuracy[states], color=drawing.colour(index),
         linestyle=drawing.DASHES[index % len(drawing.DASHES)], label=rerun.order.replace('_', ' '),

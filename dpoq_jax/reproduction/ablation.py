@@ -141,6 +141,11 @@ def _lever(label: str, *, smoke: bool = False, **fields: Any) -> Row:
   return Row(label, 'onion', settings, over=(_BASE,), smoke=smoke)
 
 
+def _recipe_but(label: str, base: config_lib.Config, **fields: Any) -> Row:
+  """Returns the row of an onion that is trained by the recipe, but for these fields."""
+  return Row(f'the recipe, {label}', 'onion', {**recipe.settings(base), **_settings(**fields)})
+
+
 def _tuned(base: config_lib.Config) -> dict[str, Any]:
   """Returns what the recipe sets that is of use to other systems than onions, too."""
   of_recipe = recipe.settings(base)
@@ -154,6 +159,7 @@ def ablation_rows(base: config_lib.Config) -> list[Row]:
     base: config that they change.
   """
   standardised, tuned = _settings(weight_quantizer='standardised'), _tuned(base)
+  least_error = _settings(weight_quantizer='standardised_least_error')
   rate, half = base.optimizer.learning_rate, base.epochs / 2
   return [
     Row('onion, DoReFa (the paper)', 'onion', over=(_BASE,), smoke=True),
@@ -161,15 +167,19 @@ def ablation_rows(base: config_lib.Config) -> list[Row]:
     Row('onion, the recipe', 'onion', plus=True, over=(_BASE,), smoke=True),
     Row('shared kernels, DoReFa', 'shared'),
     Row('shared kernels, standardised', 'shared', standardised),
+    Row('shared kernels, quantizer of least error', 'shared', least_error),
     Row("shared kernels, the recipe's quantizer and rate", 'shared', tuned, smoke=True),
     Row('individual networks, DoReFa', 'individual'),
     Row(_INDIVIDUAL, 'individual', standardised, smoke=True),
+    Row('individual networks, quantizer of least error', 'individual', least_error),
     Row("individual networks, the recipe's quantizer and rate", 'individual', tuned),
     Row(
       "individual networks, the recipe's quantizer and rate, companion",
       'individual',
       {**tuned, **_settings(companion_bits=(8,))},
     ),
+    _recipe_but('quantizer of least error', base, weight_quantizer='standardised_least_error'),
+    _recipe_but('standardised', base, weight_quantizer='standardised'),
     _lever('quantizer of least error', weight_quantizer='standardised_least_error'),
     _lever('companion of ring 1', companion_bits=(8,), companion_rings=1),
     _lever('companions of rings 1 and 2', companion_bits=(8,), companion_rings=2, smoke=True),

@@ -1,11 +1,17 @@
-"""Draws tables: accuracies over precisions, and rows of dots."""
+"""Draws tables: accuracies over precisions, and rows of dots; and Figure 5 of several networks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from dpoq_jax.inference.operating_point import OperatingPoint
 from dpoq_jax.reporting import drawing
+from dpoq_jax.reproduction import average_bits as average_bits_lib
 from dpoq_jax.reproduction.entries import Entry
+
+# Markers of operating points: the highest accuracy, and those near it.
+_MARKERS = '*^v'
 
 
 def lines(table: str, entries: Sequence[Entry]) -> drawing.Plot:
@@ -80,4 +86,47 @@ def dots(
       of_part[0].set_yticks(range(len(systems)), systems)
       of_part[0].invert_yaxis()
       of_part[0].set_xlabel(f'top-1 (%), {part}', loc='left')
+    return drawing.render(figure)
+
+
+def average_bits(
+  networks: Sequence[average_bits_lib.Network], points: Sequence[Mapping[str, OperatingPoint]]
+) -> drawing.Plot:
+  """Draws accuracy over average bits, static and dynamic, of the networks that there are.
+
+  Args:
+    networks: networks of the figure.
+    points: operating points of each, as `average_bits.near_highest` returns them.
+  """
+  with drawing.style(average_bits_lib.FIGURE):
+    figure = Figure(figsize=(7, 5))
+    axes = figure.add_subplot()
+    for number, (network, near) in enumerate(zip(networks, points, strict=True)):
+      colour = drawing.colour(number)
+      curve = [(bits, 100 * top1) for bits, top1 in network.curve(near['highest'])]
+      axes.plot(*zip(*curve, strict=True), color=colour, label=f'{network.name}: dynamic')
+      static = [(bits, 100 * top1) for bits, top1 in network.static().items()]
+      axes.plot(
+        *zip(*static, strict=True),
+        color=colour,
+        marker='s',
+        linestyle=drawing.DASHES[1],
+        label=f'{network.name}: static',
+      )
+      for point, marker in zip(near.values(), _MARKERS, strict=True):
+        assert point.reported is not None
+        place = point.reported.average_bits, 100 * point.reported.accuracy
+        axes.plot(*place, color=colour, marker=marker, markersize=11, zorder=3)
+    # Named once, for all networks.
+    for name, marker in zip(points[0], _MARKERS, strict=True):
+      axes.plot([], [], color=drawing.INK, marker=marker, linestyle='', label=f'dynamic: {name}')
+    absent = average_bits_lib.missing([network.name for network in networks])
+    if absent:
+      axes.set_title(f'missing: {"; ".join(absent)}', loc='left', fontsize=10)
+    bits = sorted({b for network in networks for b in network.bits})
+    axes.set_xscale('log', base=2)
+    axes.xaxis.set(major_locator=FixedLocator(bits), minor_locator=NullLocator())
+    axes.xaxis.set_major_formatter(FixedFormatter([str(b) for b in bits]))
+    axes.set(xlabel='average bits', ylabel='top-1 (%)')
+    figure.legend(fontsize=9, loc='outside lower center', ncols=2)
     return drawing.render(figure)

@@ -1,42 +1,50 @@
-"""Measures Figures 3 and 5 of the paper: what dynamic inference is worth for Table 1's system."""
+"""Measures Figures 3 and 5 of the paper: what dynamic inference is worth.
 
-from collections.abc import Iterator
+Figure 3 is of Table 1's system. Figure 5 is of the paper's onion and the recipe's, side by side.
+"""
+
+from collections.abc import Iterator, Mapping
 import pathlib
 
 from dpoq_jax import from_run
 from dpoq_jax.inference import calibration as calibration_lib
-from dpoq_jax.inference import combination, curve
+from dpoq_jax.inference import curve
 from dpoq_jax.inference.operating_point import OperatingPoint, Target
 from dpoq_jax.reporting import choices, plots
-from dpoq_jax.reproduction import tables
-from dpoq_jax.reproduction.cells import Scale
+from dpoq_jax.reproduction import average_bits, charts, tables
+from dpoq_jax.reproduction.cells import Cell, Scale
 from dpoq_jax.reproduction.entries import Entry, entry
 from dpoq_jax.reproduction.runs import Run
 from dpoq_jax.training import trained_network
 
-FIGURES = ('figure3', 'figure5')
+_FIGURE_3 = 'figure3'
+FIGURES = (_FIGURE_3, average_bits.FIGURE)
 
 # Accuracy by relative cost, with exits in the normalised order; the curve ends at b_K / b_1 = 8.
 _PAPER_FIGURE_3 = {1.0: 65.3, 2.0: 70.0, 8.0: 71.8}
 
 
-def run_of(figure: str, scale: Scale) -> tuple[Run, str]:
-  """Returns the run that a figure is about, and the name of its network and data.
+def runs_of(figure: str, scale: Scale) -> tuple[dict[str, Run], str]:
+  """Returns the runs that a figure is about, by network, and the name of their network and data.
 
   Raises:
     ValueError: if the figure is not made at this scale.
   """
   tables.check_scale(figure, scale)
-  cell = next(
-    each
-    for each in tables.cells('table1', scale)
-    if each.system == 'scaled gradients + PSBN' and each.run.seed == 0
-  )
-  return cell.run, cell.part
+  table, systems = 'table1', ('scaled gradients + PSBN',)
+  if figure == average_bits.FIGURE:
+    table, systems = 'recipe', average_bits.NETWORKS
+  first = [_first(table, system, scale) for system in systems]
+  return {cell.system: cell.run for cell in first}, first[0].part
+
+
+def _first(table: str, system: str, scale: Scale) -> Cell:
+  """Returns the first cell of a system in a table, of its first seed."""
+  return next(cell for cell in tables.cells(table, scale) if cell.system == system)
 
 
 def measure(
-  figure: str, part: str, workdir: pathlib.Path, data_dir: str | None
+  figure: str, part: str, workdirs: Mapping[str, pathlib.Path], data_dir: str | None
 ) -> tuple[list[Entry], bytes]:
   """Measures a figure.
 
@@ -45,66 +53,58 @@ def measure(
   Args:
     figure: one of `FIGURES`.
     part: name of network and data, for the table.
-    workdir: directory of the finished run.
-    data_dir: directory of the data set; None is that of the run.
+    workdirs: directories of the finished runs, by network; of Figure 5, those that there are.
+    data_dir: directory of the data set; None is that of the runs.
 
   Returns:
     The numbers of the figure, and its plot as a PNG file.
   """
+  networks = [_network(name, workdir, data_dir) for name, workdir in workdirs.items()]
+  if figure == _FIGURE_3:
+    return _figure3(part, networks[0])
+  points = [average_bits.near_highest(network) for network in networks]
+  drawn = charts.average_bits(networks, points)
+  return list(average_bits.entries(part, networks, points)), drawn.png
+
+
+def _network(name: str, workdir: pathlib.Path, data_dir: str | None) -> average_bits.Network:
+  """Runs the network of a finished run on the examples that it was not trained on."""
   trained = trained_network.load(workdir)
   examples = from_run.held_out(trained, data_dir)
-  bits = trained.network.bits
+  return average_bits.Network(
+    name,
+    trained.network.bits,
+    examples.calibration,
+    examples.reported,
+    trained.config.data.name,
+    trained.step,
+  )
 
-  def choose(
-    target: Target, order: curve.Order, combine: combination.Combination | None
-  ) -> OperatingPoint:
-    """Chooses thresholds that meet a target."""
-    return calibration_lib.choose(
-      examples.calibration,
-      examples.reported,
-      bits,
-      calibration_lib.Settings(target=target, order=order, combine=combine),
-      dataset=trained.config.data.name,
-      step=trained.step,
-    )[0]
 
-  def at_cost(cost: float, order: curve.Order, combine: combination.Combination) -> float:
-    """Returns the accuracy of dynamic inference at a cost, in percent."""
-    point = choose(Target(kind='relative_cost', value=cost), order, combine)
-    assert point.reported is not None
-    return 100 * point.reported.accuracy
+def _figure3(part: str, network: average_bits.Network) -> tuple[list[Entry], bytes]:
+  """Measures accuracies over costs, for each order of exits."""
+  calibration, reported = network.calibration, network.reported
+  bits = network.bits
 
-  def figure3() -> Iterator[Entry]:
-    """Yields accuracies over costs, for each order of exits."""
+  def accuracies() -> Iterator[Entry]:
+    """Yields the numbers of the figure."""
     costs = sorted({1.0, 2.0, *(b / bits[0] for b in bits)})
     for order in reversed(curve.ORDERS):
       for cost in costs:
         paper = _PAPER_FIGURE_3.get(cost) if order == 'normalised' else None
-        value = at_cost(cost, order, 'mean')
+        settings = calibration_lib.Settings(
+          target=Target(kind='relative_cost', value=cost), order=order, combine='mean'
+        )
+        point = network.choose(settings)
+        assert point.reported is not None
         name = order.replace('_', ' ')
-        yield entry(figure, part, name, f'cost {cost:g}', [value], paper)
+        value = 100 * point.reported.accuracy
+        yield entry(_FIGURE_3, part, name, f'cost {cost:g}', [value], paper)
 
-  def figure5() -> Iterator[Entry]:
-    """Yields accuracies over average bits, static and dynamic."""
-    static = calibration_lib.alone(examples.reported).mean(axis=1)
-    for b, accuracy in zip(bits, static, strict=True):
-      yield entry(figure, part, 'static', f'{b} bits', [100 * float(accuracy)], None)
-    for combine in combination.COMBINATIONS:
-      for b in bits:
-        value = at_cost(b / bits[0], 'normalised', combine)
-        yield entry(figure, part, f'dynamic, {combine}', f'{b} bits', [value], None)
-
-  point = choose(calibration_lib.DEFAULT_TARGET, 'normalised', None)
-  evaluated = choices.evaluated_exits(point, examples.calibration, examples.reported)
-  if figure == 'figure3':
-    offered = [
-      choices.choices_of_order(point, order, examples.calibration, evaluated, 2)
-      for order in curve.ORDERS
-    ]
-    drawn, _ = plots.rerun_curves(offered, choices.with_outcomes(point, evaluated))
-    return list(figure3()), drawn.png
-  between = [b * f for b in bits[:-1] for f in (1, 1.25, 1.5, 1.75)] + [bits[-1]]
-  equal = calibration_lib.equal_bits(
-    point, examples.calibration, examples.reported, sorted(map(float, set(between)))
-  )
-  return list(figure5()), plots.accuracy_vs_bits(list(equal), point).png
+  point: OperatingPoint = network.choose(calibration_lib.Settings())
+  evaluated = choices.evaluated_exits(point, calibration, reported)
+  offered = [
+    choices.choices_of_order(point, order, calibration, evaluated, 2) for order in curve.ORDERS
+  ]
+  drawn, _ = plots.rerun_curves(offered, choices.with_outcomes(point, evaluated))
+  return list(accuracies()), drawn.png

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import statistics
 
+from dpoq_jax.reproduction import average_bits
 from dpoq_jax.reproduction.entries import Entry
 
 # The system that the others are compared with, and the columns in which it is another network: the
@@ -87,6 +88,8 @@ def page(entries: Sequence[Entry]) -> str:
   for table in dict.fromkeys(each.table for each in entries):
     of_table = [each for each in entries if each.table == table]
     lines += [f'## {table.capitalize()[:-1]} {table[-1]}', '']
+    if table == average_bits.FIGURE:
+      lines += [average_bits.note(of_table), '']
     for part in dict.fromkeys(each.part for each in of_table):
       of_part = [each for each in of_table if each.part == part]
       lines += [f'### {part}', '', *_part(of_part)]
@@ -100,7 +103,7 @@ def _introduction(entries: Sequence[Entry]) -> Iterator[str]:
   yield 'Top-1 accuracy in percent on the test set, last epoch, of the frozen integers. Mean of'
   yield 'the seeds, with their standard deviation and number where there are several. Where network'
   yield 'and data are not those of the paper, accuracies are not comparable; what a system gains'
-  yield 'over individual networks is.'
+  yield 'over individual networks is. A mean is over the quantized precisions.'
   yield ''
   yield f'Written by `python -m dpoq_jax.reproduce` ({tables}); the numbers are in `TABLE.csv`.'
   yield ''
@@ -113,9 +116,10 @@ def _part(entries: Sequence[Entry]) -> Iterator[str]:
   # The paper's tables have a column of means; over the costs of a figure it would say nothing.
   has_mean = is_table(entries[0].table)
   titles = [*columns, 'mean'] if has_mean else columns
+  over = _quantized(columns)
   ours = {system: [_measured(row.get(at)) for at in columns] for system, row in systems.items()}
   if has_mean:
-    ours = {system: [*cells, _mean(systems[system])] for system, cells in ours.items()}
+    ours = {system: [*cells, _mean(systems[system], over)] for system, cells in ours.items()}
   yield from _table('ours', titles, ours)
   known = {
     system: row for system, row in systems.items() if any(e.paper is not None for e in row.values())
@@ -127,7 +131,7 @@ def _part(entries: Sequence[Entry]) -> Iterator[str]:
     }
     if has_mean:
       theirs = {
-        system: [*cells, _mean(known[system], paper=True)] for system, cells in theirs.items()
+        system: [*cells, _mean(known[system], over, paper=True)] for system, cells in theirs.items()
       }
     yield from _table("the paper's", titles, theirs)
     differences = {
@@ -182,9 +186,18 @@ def _gain(at: str, row: Mapping[str, Entry], reference: Mapping[str, Entry]) -> 
   return f'{ours} ({_signed(entry.paper - individual.paper)})'
 
 
-def _mean(row: Mapping[str, Entry], paper: bool = False) -> str:
-  """Writes the mean of a row, if it has several numbers and none is missing."""
-  values = [each.paper if paper else each.ours for each in row.values()]
+def _quantized(columns: Sequence[str]) -> list[set[str]]:
+  """Returns the columns of quantized precisions, each with the one that stands for it in some rows.
+
+  The float network has a column of its own, and no share in a mean unless it stands for 16 bits.
+  """
+  return [{at, _REFERENCE_COLUMNS.get(at, at)} for at in columns if at.endswith(' bits')]
+
+
+def _mean(row: Mapping[str, Entry], over: Sequence[set[str]], paper: bool = False) -> str:
+  """Writes the mean of a row over several columns, if none is missing."""
+  found = [row.get(next(iter(each & row.keys()), '')) for each in over]
+  values = [each and (each.paper if paper else each.ours) for each in found]
   known = [value for value in values if value is not None]
   return _plain(statistics.mean(known)) if len(known) == len(values) > 1 else ''
 

@@ -34,7 +34,7 @@ def write(folder: pathlib.Path, table: str, entries: Sequence[Entry]) -> pathlib
   everything = sorted([*others, *entries], key=lambda each: each.table)
   _write_csv(folder / f'{_OF_PAPER}.csv', everything)
   if pages.is_table(table) and len(entries) > 0:
-    (folder / f'{table}.png').write_bytes(charts.lines(table, entries).png)
+    write_whole(folder / f'{table}.png', charts.lines(table, entries).png)
   return _write_page(folder / f'{_OF_PAPER}.md', pages.page(everything))
 
 
@@ -53,7 +53,7 @@ def write_comparison(
   _write_csv(folder / f'{table.upper()}.csv', entries)
   if len(entries) > 0:
     drawn = charts.dots(table, entries, comparison.columns, comparison.reference)
-    (folder / f'{table}.png').write_bytes(drawn.png)
+    write_whole(folder / f'{table}.png', drawn.png)
   page = pages.comparison_page(table, entries, comparison)
   return _write_page(folder / f'{table.upper()}.md', page)
 

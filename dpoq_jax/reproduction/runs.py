@@ -21,6 +21,7 @@ import sys
 from typing import Any, NoReturn
 
 from dpoq_jax import config as config_lib
+from dpoq_jax.reproduction import summaries
 from dpoq_jax.runtime import files
 from dpoq_jax.runtime import workdir as workdir_lib
 
@@ -122,7 +123,7 @@ def read_summary(run: Run, stored: pathlib.Path) -> dict[str, Any] | None:
     kept = workdir_lib.read_config(path.parent)
     if config_lib.differences(kept, expected, apart=workdir_lib.MAY_CHANGE_ON_RESUME):
       return None
-    return json.loads(path.read_text('utf-8'))
+    return summaries.read(path)
   # Written by a version whose configs had other fields, or cut short.
   except (ValueError, FileNotFoundError):
     return None

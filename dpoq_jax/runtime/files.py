@@ -1,11 +1,20 @@
-"""Writes files whole, and keeps folders for one process."""
+"""Opens files without waiting, writes them whole, and keeps folders for one process."""
 
 from collections.abc import Iterator
 import contextlib
 import fcntl
 import os
 import pathlib
-from typing import TextIO
+import stat
+from typing import BinaryIO, TextIO
+
+_KINDS = {
+  stat.S_IFDIR: 'a folder',
+  stat.S_IFIFO: 'a FIFO',
+  stat.S_IFSOCK: 'a socket',
+  stat.S_IFCHR: 'a device',
+  stat.S_IFBLK: 'a device',
+}
 
 
 @contextlib.contextmanager
@@ -26,10 +35,37 @@ def lock(folder: pathlib.Path, refusal: str) -> Iterator[None]:
     yield
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
+def open_regular(path: pathlib.Path) -> BinaryIO:
+  """Opens a regular file to read; what may never answer, or never end, is refused at once.
+
+  Raises:
+    ValueError: if it is a folder, a FIFO, a socket or a device.
+    OSError: if it cannot be opened.
+  """
+  # Asked first, since opening a device may do something.
+  _check_regular(path, path.stat())
+  # A FIFO that took the name since then is opened without waiting for its writer.
+  file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 'rb')
+  try:
+    _check_regular(path, os.fstat(file.fileno()))
+  except ValueError:
+    file.close()
+    raise
+  return file
+
+
+def _check_regular(path: pathlib.Path, found: os.stat_result) -> None:
+  if not stat.S_ISREG(found.st_mode):
+    kind = _KINDS.get(stat.S_IFMT(found.st_mode), 'something else')
+    raise ValueError(f'{path} is {kind}, not a regular file.')
+
+
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
   """Writes a file whole: a killed process leaves the old one or the new one, never a part."""
-  with whole_file(path) as file:
-    file.write(text)
+  if isinstance(content, str):
+    content = content.encode('utf-8', errors='surrogateescape')
+  with _renamed_when_whole(path) as partial:
+    partial.write_bytes(content)
 
 
 @contextlib.contextmanager
@@ -41,12 +77,31 @@ def whole_file(path: pathlib.Path) -> Iterator[TextIO]:
   Raises:
     OSError: if it cannot be written there.
   """
+  with (
+    _renamed_when_whole(path) as partial,
+    partial.open('w', encoding='utf-8', errors='surrogateescape', newline='') as file,
+  ):
+    yield file
+
+
+@contextlib.contextmanager
+def _renamed_when_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields the path of a file to write, which becomes `path` unless an exception ends the block."""
   if path.is_dir():
     raise IsADirectoryError(f'{path} is a directory: give a file.')
-  partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+  if path.exists() and not path.is_file():
+    # The new file would take the place of a device, for all programs.
+    raise FileExistsError(f'{path} is no regular file: give another.')
+  # A link stays one: what it points to is written.
+  target = path.resolve()
+  partial = target.with_name(f'.{target.name}.{os.getpid()}.partial')
   try:
-    with partial.open('w', encoding='utf-8', errors='surrogateescape', newline='') as file:
-      yield file
-    partial.replace(path)
+    yield partial
+    partial.replace(target)
+  except OSError as error:
+    if error.errno is None or error.filename:
+      raise
+    # A disk that is full says so without saying where.
+    raise OSError(error.errno, error.strerror, str(path)) from None
   finally:
     partial.unlink(missing_ok=True)

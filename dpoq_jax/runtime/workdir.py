@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 import contextlib
-import dataclasses
-import json
 import pathlib
+import re
+from typing import Annotated
+
+import pydantic
+from pydantic import Field
+import pydantic.dataclasses
 
 from dpoq_jax import config as config_lib
 from dpoq_jax.runtime.files import lock, write_whole
@@ -19,7 +23,16 @@ MAY_CHANGE_ON_RESUME = LOCATIONS | {'steps_per_dispatch'}
 """Config fields that may differ when a run is resumed: also how it is run, but not what it is."""
 
 
-@dataclasses.dataclass(frozen=True)
+# Images of more pixels a side than any camera's come from a damaged file.
+_Side = Annotated[int, Field(ge=1, le=2**16)]
+
+# Checkpoints are stored by Orbax and TensorStore: the former takes the path for a pattern of file
+# names, which matches nothing or the pieces of another run; the latter reads a backslash as a
+# slash, and refuses control characters and what is not UTF-8.
+_UNSTORABLE = re.compile(r'[*?\[\]\\\x00-\x1f\x7f\ud800-\udfff]|[a-z]+:/')
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config={'extra': 'forbid', 'strict': True})
 class DatasetFacts:
   """Holds what a network needs to know of its training data once that is out of reach.
 
@@ -28,8 +41,11 @@ class DatasetFacts:
     class_names: one per class.
   """
 
-  image_shape: tuple[int, int, int]
-  class_names: tuple[str, ...]
+  image_shape: tuple[_Side, _Side, Annotated[int, Field(ge=1, le=4)]]
+  class_names: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+_FACTS = pydantic.TypeAdapter(DatasetFacts)
 
 
 def read_config(workdir: pathlib.Path) -> config_lib.Config:
@@ -42,12 +58,15 @@ def read_config(workdir: pathlib.Path) -> config_lib.Config:
   path = workdir / CONFIG_FILE
   if not path.is_file():
     raise FileNotFoundError(f'{workdir} holds no run: there is no {CONFIG_FILE} in it.')
-  return config_lib.from_json(path.read_text('utf-8'))
+  try:
+    return config_lib.from_json(path.read_text('utf-8'))
+  except ValueError as error:
+    raise config_lib.ConfigError(f'{path}: {error}') from None
 
 
 def write_dataset(workdir: pathlib.Path, facts: DatasetFacts) -> None:
   """Writes down what was trained on, in `dataset.json`."""
-  write_whole(workdir / DATASET_FILE, json.dumps(dataclasses.asdict(facts), indent=2) + '\n')
+  write_whole(workdir / DATASET_FILE, _FACTS.dump_json(facts, indent=2).decode() + '\n')
 
 
 def read_dataset(workdir: pathlib.Path) -> DatasetFacts:
@@ -61,11 +80,37 @@ def read_dataset(workdir: pathlib.Path) -> DatasetFacts:
   if not path.is_file():
     raise FileNotFoundError(f'there is no {DATASET_FILE} in {workdir}: train it with this version.')
   try:
-    facts = json.loads(path.read_text('utf-8'))
-    height, width, channels = map(int, facts['image_shape'])
-    return DatasetFacts((height, width, channels), tuple(map(str, facts['class_names'])))
-  except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(f'{path} does not describe a data set ({error}).') from None
+    return _FACTS.validate_json(path.read_text('utf-8'))
+  except pydantic.ValidationError as error:
+    first = error.errors()[0]
+    reason = f'{".".join(map(str, first["loc"])) or "file"}: {first["msg"]}'
+  except ValueError as error:
+    reason = str(error)
+  raise ValueError(f'{path} does not describe a data set ({reason}).')
+
+
+def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
+  """Checks that this run can have `workdir`, and leaves it as it is.
+
+  Raises:
+    ConfigError: if it belongs to a run with another config; names the fields that differ.
+    NotADirectoryError: if it is a file.
+    ValueError: if no checkpoint can be stored under such a path.
+  """
+  if found := _UNSTORABLE.search(str(workdir.absolute())):
+    raise ValueError(
+      f'--workdir={workdir}: checkpoints cannot be stored under a path with {found[0]!r} in it; '
+      'give another.'
+    )
+  if workdir.exists() and not workdir.is_dir():
+    raise NotADirectoryError(f'--workdir={workdir} is a file; give a directory.')
+  if (workdir / CONFIG_FILE).is_file() and (
+    changed := config_lib.differences(read_config(workdir), config, apart=MAY_CHANGE_ON_RESUME)
+  ):
+    raise config_lib.ConfigError(
+      f'{workdir} holds a run with another config ({"; ".join(changed)}): '
+      'give another --workdir, or the same config to resume.'
+    )
 
 
 @contextlib.contextmanager
@@ -73,21 +118,13 @@ def claim(workdir: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
   """Makes `workdir` the directory of this run, in which no other process may train.
 
   Raises:
-    ConfigError: if it belongs to a run with another config; names the fields that differ.
-    NotADirectoryError: if it is a file.
+    ConfigError, NotADirectoryError, ValueError: if the run cannot have it; see `check`.
     BlockingIOError: if another process trains in it.
   """
-  if workdir.exists() and not workdir.is_dir():
-    raise NotADirectoryError(f'--workdir={workdir} is a file; give a directory.')
-  path = workdir / CONFIG_FILE
-  if path.is_file() and (
-    changed := config_lib.differences(read_config(workdir), config, apart=MAY_CHANGE_ON_RESUME)
-  ):
-    raise config_lib.ConfigError(
-      f'{workdir} holds a run with another config ({"; ".join(changed)}): '
-      'give another --workdir, or the same config to resume.'
-    )
+  check(workdir, config)
   with lock(workdir, f'another process trains in {workdir}.'):
+    # Once more, since another process may just have made it its own.
+    check(workdir, config)
     # Written again where only locations differ: a resumed run has those it was given last.
-    write_whole(path, config.model_dump_json(indent=2))
+    write_whole(workdir / CONFIG_FILE, config.model_dump_json(indent=2))
     yield

@@ -7,7 +7,10 @@ back, so every checkpoint carries a digest of its arrays.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import gc
+import json
+import os
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -31,6 +34,10 @@ class CheckpointError(ValueError):
   """Says, in one line for the user, that no checkpoint of a run can be read."""
 
 
+class StorageError(OSError):
+  """Says, in one line for the user, that a checkpoint could not be stored."""
+
+
 class Restored(NamedTuple):
   """Holds what was read from a checkpoint.
 
@@ -45,9 +52,10 @@ class Restored(NamedTuple):
   meta: dict[str, Any]
 
 
-def has_checkpoints(workdir: pathlib.Path) -> bool:
-  """Tells whether the run in `workdir` has saved a checkpoint yet, readable or not."""
-  return any(path.name.isdigit() for path in (workdir / 'checkpoints').glob('*'))
+def steps_saved(workdir: pathlib.Path) -> list[int]:
+  """Returns the steps of the checkpoints of the run in `workdir`, increasing, readable or not."""
+  names = [path.name for path in (workdir / 'checkpoints').glob('*')]
+  return sorted(int(name) for name in names if re.fullmatch('[0-9]+', name))
 
 
 class Checkpoints:
@@ -84,6 +92,8 @@ class Checkpoints:
       create=not read_only,
     )
     self._manager = ocp.CheckpointManager(epath.Path(self._directory), options=options)
+    # Whether a checkpoint was read back, which says that the directory keeps what is saved there.
+    self._is_proven = False
 
   def save(self, state: Any, meta: dict[str, Any], *, step: int) -> None:
     """Starts to save a checkpoint: returns once the arrays are copied, before they are on disk.
@@ -93,16 +103,24 @@ class Checkpoints:
       meta: JSON object that is saved with it.
       step: number of the checkpoint. If there is one of that number, it is left as it is.
 
+    The first checkpoint is read back before this returns, so that no run trains to its end and has
+    nothing.
+
     Raises:
-      Exception: if the save before this one failed, of a full disk for example.
+      StorageError: if it cannot be read back, or the save before this one failed, of a full disk
+        for example.
     """
     if step in self._manager.all_steps():
       return
     arguments = ocp.args.Composite(
       state=ocp.args.StandardSave(state),
-      meta=ocp.args.JsonSave({**meta, 'digest': _digest(state)}),
+      meta=ocp.args.JsonSave({**meta, 'digest': _digest(state), 'meta_digest': _text_digest(meta)}),
     )
-    self._manager.save(step, args=arguments)
+    with self._storing(), _quiet_coroutines():
+      self._manager.save(step, args=arguments)
+      if not self._is_proven:
+        self._manager.wait_until_finished()
+        self._read(step, state)
 
   def best_step(self) -> int | None:
     """Returns the step of the checkpoint evaluated best; None if none has been evaluated."""
@@ -133,7 +151,7 @@ class Checkpoints:
         raise
       # Of any type: what Orbax and TensorStore raise depends on which part is broken.
       except Exception as error:
-        cause, reason = error, str(error).strip().partition('\n')[0][:200]
+        cause, reason = error, _reason(error)
         warnings.warn(
           f'skipping broken checkpoint {self._directory / str(candidate)}: {reason}', stacklevel=2
         )
@@ -147,8 +165,9 @@ class Checkpoints:
     return None
 
   def wait(self) -> None:
-    """Waits until what was saved is on disk."""
-    self._manager.wait_until_finished()
+    """Waits until what was saved is on disk; raises `StorageError` if it cannot be stored."""
+    with self._storing(), _quiet_coroutines():
+      self._manager.wait_until_finished()
 
   def set_aside_after(self, step: int) -> None:
     """Renames the checkpoints newer than `step`, which were skipped as broken, out of the way."""
@@ -164,8 +183,19 @@ class Checkpoints:
     self._manager.reload()
 
   def close(self) -> None:
-    """Waits until what was saved is on disk, and closes the directory."""
-    self._manager.close()
+    """Waits until what was saved is on disk, and closes the directory; raises as `wait` does."""
+    with self._storing(), _quiet_coroutines():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _storing(self) -> Iterator[None]:
+    """Turns what Orbax raises if it cannot store a checkpoint, of whatever type, into one error."""
+    try:
+      yield
+    except Exception as error:
+      raise StorageError(
+        f'no checkpoint can be stored in {self._directory} ({_reason(error)})'
+      ) from error
 
   def _read(self, step: int, like: Any) -> Restored:
     """Reads a checkpoint, and checks that its arrays are those that were saved."""
@@ -176,8 +206,11 @@ class Checkpoints:
     with _quiet_coroutines():
       restored = self._manager.restore(step, args=arguments)
     meta = dict(restored['meta'])
-    if meta.pop('digest') != _digest(restored['state']):
-      raise CheckpointError('its arrays are not those that were saved')
+    # Earlier versions had none of the JSON object.
+    digest, of_meta = meta.pop('digest'), meta.pop('meta_digest', None)
+    if digest != _digest(restored['state']) or of_meta not in (None, _text_digest(meta)):
+      raise CheckpointError('it does not hold what was saved')
+    self._is_proven = True
     return Restored(step, restored['state'], meta)
 
 
@@ -204,12 +237,24 @@ def _best(steps: Iterable[int], top1: Mapping[int, float]) -> int | None:
   return max((step for step in steps if step in top1), key=lambda step: top1[step], default=None)
 
 
+def _reason(error: Exception) -> str:
+  """Returns the first line of an error, shortened: TensorStore's are long."""
+  if found := re.search("os_error_code='([0-9]+)'", str(error)):
+    return os.strerror(int(found[1]))
+  return str(error).strip().partition('\n')[0][:200]
+
+
 def _digest(state: Any) -> int:
   """Returns the CRC-32 of all leaves, in the order of the tree."""
   digest = 0
   for leaf in jax.tree.leaves(jax.device_get(state)):
     digest = zlib.crc32(np.asarray(leaf).tobytes(), digest)
   return digest
+
+
+def _text_digest(meta: Mapping[str, Any]) -> int:
+  """Returns the CRC-32 of a JSON object."""
+  return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
 @contextlib.contextmanager
@@ -228,9 +273,9 @@ def _quiet_coroutines() -> Iterator[None]:
       traceback.clear_frames(each.__traceback__)
     # Others are held by reads under way in TensorStore's threads, which end within this time.
     time.sleep(_SECONDS_TO_END_READS)
+    gc.collect()
     raise
   finally:
-    gc.collect()
     sys.unraisablehook = hook
 
 

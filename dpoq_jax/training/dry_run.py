@@ -11,7 +11,7 @@ import jax
 import rich.table
 
 from dpoq_jax.network import costs
-from dpoq_jax.training import steps_per_dispatch, warm_start
+from dpoq_jax.training import preparation
 from dpoq_jax.training.experiment import Experiment
 
 # Dispatches that are timed, after a first one, which is slower than the others.
@@ -50,13 +50,11 @@ def measure(experiment: Experiment) -> Measurement:
     FileNotFoundError, ConfigError, CheckpointError: if the run cannot start from
       `config.init_from`.
   """
-  state, fixed = warm_start.initial_state(experiment)
+  prepared = preparation.prepare(experiment)
+  state, take_steps = prepared.state, prepared.take_steps
   parameters = {
     name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in state.params.items()
   }
-  started = time.perf_counter()
-  take_steps = steps_per_dispatch.compile_steps(experiment, state, fixed=fixed)
-  compile_seconds = time.perf_counter() - started
   analysis: Any = take_steps.program.cost_analysis()
   with contextlib.closing(take_steps.batches(0)) as batches:
     ends, taken = [time.perf_counter()], [0]
@@ -72,7 +70,7 @@ def measure(experiment: Experiment) -> Measurement:
     parameters=parameters,
     flops=float(analysis['flops']),
     peak_bytes=costs.peak_memory(take_steps.program),
-    compile_seconds=compile_seconds,
+    compile_seconds=prepared.compile_seconds,
     examples_per_second=experiment.config.data.batch_size / seconds,
     train_seconds=seconds * experiment.total_steps,
   )

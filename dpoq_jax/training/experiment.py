@@ -22,6 +22,8 @@ from dpoq_jax.training.train_step import Batch, TrainState, create_state
 # The default on accelerators. It bounds how long a stop may take, since two or three dispatches are
 # completed before it.
 _STEPS_PER_DISPATCH = 50
+# A step is a 32-bit integer on devices.
+_MOST_STEPS = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +177,15 @@ def assemble(
 ) -> Experiment:
   """Builds what a config describes on data that is loaded already; see `build`."""
   steps = steps_per_epoch(len(train_set), config.data.batch_size)
+  if config.epochs * steps >= _MOST_STEPS:
+    raise config_lib.ConfigError(
+      f'config.epochs={config.epochs}: of {steps} steps each; steps are counted to {_MOST_STEPS}.'
+    )
+  if config.data.pad >= min(train_set.image_shape[:2]):
+    raise config_lib.ConfigError(
+      f'config.data.pad={config.data.pad}: a crop could hold nothing of an image '
+      f'{train_set.image_shape}; give less than its sides.'
+    )
   schedule = learning_rate_schedule(config.optimizer, epochs=config.epochs, steps_per_epoch=steps)
   return Experiment(
     config=config,

@@ -16,11 +16,12 @@ from dpoq_jax.training import (
   checkpoint,
   evaluation,
   metrics,
+  preparation,
   progress,
+  run_identity,
   steps_per_dispatch,
   summary,
   truncated_accuracy,
-  warm_start,
 )
 from dpoq_jax.training.experiment import Experiment
 from dpoq_jax.training.train_step import MetricSums
@@ -40,6 +41,7 @@ def train(
   *,
   stop: signals.StopRequest,
   display: progress.Progress,
+  prepared: preparation.Prepared | None = None,
 ) -> dict[str, Any]:
   """Trains to the end, from the newest intact checkpoint in `workdir` if there is one.
 
@@ -50,6 +52,7 @@ def train(
     stop: request to stop, which is looked at after every dispatch of steps and, in an evaluation,
       after every batch.
     display: display of the progress.
+    prepared: what the run begins with, if it is known already; a resumed one does not need it.
 
   Returns:
     The summary, as written to `summary.json`.
@@ -57,8 +60,10 @@ def train(
   Raises:
     Stopped: if `stop` was requested; the step reached has been saved.
     DivergedError: if more than `max_skipped_steps` steps were not finite.
-    CheckpointError: if there are checkpoints and none can be read.
+    CheckpointError: if there are checkpoints and none can be read, or they are of another run.
     CorruptRecordsError: if more than `max_corrupt` records could not be read.
+    OSError: if the workdir cannot be written; what was saved last is as it was.
+    MetricsError, ConfigError: see `metrics.read_rows` and `preparation.prepare`.
   """
   processes.by_first(lambda: write_dataset(workdir, experiment.dataset_facts))
   with contextlib.ExitStack() as resources:
@@ -66,9 +71,13 @@ def train(
     checkpoints = resources.enter_context(contextlib.closing(checkpoint.Checkpoints(workdir, top1)))
     restored = checkpoints.restore(experiment.abstract_state())
     if restored is None:
-      state, fixed = warm_start.initial_state(experiment)
-      restored = checkpoint.Restored(0, state, {'train_seconds': 0.0, 'fixed': fixed})
+      prepared = prepared or preparation.prepare(experiment)
+      meta = {'train_seconds': 0.0, 'fixed': prepared.fixed}
+      restored = checkpoint.Restored(0, prepared.state, meta)
+      take_steps = prepared.take_steps
     else:
+      run_identity.check(restored.meta, workdir)
+      take_steps = None
       checkpoints.set_aside_after(restored.step)
       display.say(f'resuming from step {restored.step} of {experiment.total_steps}')
     open_log = metrics.MetricsLog if processes.is_first() else metrics.ReadOnlyLog
@@ -76,7 +85,7 @@ def train(
     resources.enter_context(display.shown(restored.step, experiment.total_steps))
     experiment.corrupt.restore(restored.meta.get('corrupt', {}))
     run = _Run(experiment, restored, checkpoints, log, display, stop)
-    run.train()
+    run.train(take_steps)
     result = run.summarise(metrics.best_top1(metrics.read_rows(workdir)))
   processes.by_first(lambda: summary.write(workdir / summary.FILE, result))
   return result
@@ -106,8 +115,11 @@ class _Run:
     # Evaluation of the state after the last step, once there is one.
     self._final_evaluation: evaluation.Evaluation | None = None
 
-  def train(self) -> None:
+  def train(self, take_steps: steps_per_dispatch.CompiledSteps | None) -> None:
     """Takes the steps that are left; first makes up for an evaluation that a stop cut short.
+
+    Args:
+      take_steps: the compiled training step; None if it is yet to be compiled.
 
     Raises:
       Stopped, DivergedError: see `loop.train`.
@@ -117,7 +129,9 @@ class _Run:
       self._evaluate_and_record()
     if self._step == total:
       return
-    take_steps = steps_per_dispatch.compile_steps(self._experiment, self._state, fixed=self._fixed)
+    take_steps = take_steps or steps_per_dispatch.compile_steps(
+      self._experiment, self._state, fixed=self._fixed
+    )
     started, previous = time.perf_counter(), None
     # Closed also when an exception ends the loop, as worker processes may be decoding the images.
     with contextlib.closing(take_steps.batches(self._step)) as batches:
@@ -231,6 +245,7 @@ class _Run:
     meta = {
       'train_seconds': self._seconds,
       'fixed': self._fixed,
+      **run_identity.of(self._experiment.config, self._experiment.dataset_facts),
       # Every process has met corrupt records of its own.
       'corrupt': dict(collections.ChainMap(*processes.gathered(self._experiment.corrupt.records))),
     }

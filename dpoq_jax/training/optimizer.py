@@ -39,7 +39,11 @@ def learning_rate_schedule(
     )
   if not warmup:
     return decay
-  rise = optax.linear_schedule(0.0, config.learning_rate, warmup)
+
+  def rise(step: Any) -> Any:
+    # The last step of the warm-up is the first at the peak; at a rate of 0 none would do anything.
+    return config.learning_rate * (step + 1) / warmup
+
   return optax.join_schedules([rise, decay], [warmup])
 
 
@@ -82,6 +86,24 @@ def sgd(
     ),
     descend,
   )
+
+
+def with_step(state: Any, step: jax.Array) -> Any:
+  """Returns the state of an optimizer whose schedules are at a step of the run.
+
+  Optax counts the updates that were made, of which there are fewer than steps once one was skipped:
+  rates would drop too late, and those in the log would be others.
+
+  Args:
+    state: state of what `sgd` returns.
+    step: steps taken, int32.
+  """
+
+  def moved(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+    name = getattr(path[-1], 'name', None)
+    return step.astype(leaf.dtype) if name in ('count', 'step') else leaf
+
+  return jax.tree_util.tree_map_with_path(moved, state)
 
 
 def _kinds(params: optax.Params, kinds: Set[str]) -> optax.Params:

@@ -6,8 +6,9 @@ import datetime
 import time
 from typing import Any
 
-import rich.console
 import rich.progress
+
+from dpoq_jax.runtime.console import Console
 
 # How often a line is printed, at most, where there is no terminal to draw a bar on.
 _SECONDS_BETWEEN_LINES = 30.0
@@ -20,9 +21,9 @@ class Progress:
     console: the console.
   """
 
-  def __init__(self, console: rich.console.Console | None = None) -> None:
+  def __init__(self, console: Console | None = None) -> None:
     """Takes the console; None is stdout."""
-    self.console = console or rich.console.Console()
+    self.console = console or Console()
     self._bar = rich.progress.Progress(
       rich.progress.TextColumn('step'),
       rich.progress.MofNCompleteColumn(),

@@ -1,5 +1,7 @@
 """Loads the splits of a data set, and draws the examples that are held out of training."""
 
+import warnings
+
 import numpy as np
 
 from dpoq_jax import config as config_lib
@@ -22,7 +24,7 @@ def load_train(
     ValueError: if nothing is left to train on.
     FileNotFoundError: if the data set is not there.
   """
-  whole, holdout = _load(config.data, 'train', tally), config.data.holdout
+  whole, holdout = _load(config.data, config.data.train_split, tally), config.data.holdout
   if holdout >= len(whole):
     raise ValueError(
       f'config.data.holdout={holdout}: the training split has {len(whole)} examples.'
@@ -36,11 +38,23 @@ def load_train(
 
 
 def load_test(config: config_lib.Config, tally: corrupt_records.Tally) -> examples.ExampleSet:
-  """Loads the examples that accuracies are reported on; see `load_train`."""
-  return _load(config.data, config.data.test_split or 'test', tally)
+  """Loads the examples that accuracies are reported on; see `load_train`.
+
+  Raises:
+    ValueError: if some of them are trained on, too.
+  """
+  data = config.data
+  found = _load(data, data.test_split, tally)
+  if data.name not in in_memory.DATASETS:
+    streamed.check_apart(data.name, data.dir, data.train_split, data.test_split)
+  elif found.split == data.train_split:
+    raise ValueError(f'config.data.train_split={found.split} is reported on, too: give another.')
+  return found
 
 
-def _load(data: config_lib.Data, split: str, tally: corrupt_records.Tally) -> examples.ExampleSet:
+def _load(
+  data: config_lib.Data, split: str | None, tally: corrupt_records.Tally
+) -> examples.ExampleSet:
   """Loads a split into memory, or opens it to be streamed, as its data set is one or the other."""
   if data.name in in_memory.DATASETS:
     if data.image_size is not None:
@@ -48,13 +62,26 @@ def _load(data: config_lib.Data, split: str, tally: corrupt_records.Tally) -> ex
         f'config.data.image_size={data.image_size}: the images of {data.name} are of one size; '
         'leave it out.'
       )
-    return in_memory.load(data.name, split, data.dir)
-  if data.image_size is None:
+    return in_memory.load(data.name, split or 'test', data.dir)
+  if data.image_size is None or data.resize is None:
     # Raises if there is no such data set: a misspelt name is the likelier mistake.
     streamed.find(data.name, data.dir)
     raise ValueError(
       f'config.data.image_size is missing: {data.name} is streamed, its images cropped to a '
       'square; 224 is usual.'
     )
+  _warn_of_what_is_cut_off(data.image_size, data.resize)
   options = streamed.Options(data.image_size, data.resize, data.workers)
   return streamed.load(data.name, split, data.dir, options, tally)
+
+
+def _warn_of_what_is_cut_off(size: int, resize: int) -> None:
+  """Warns if evaluation sees much less of the images than is usual."""
+  usual = config_lib.usual_resize(size)
+  # At half of the usual share of the area or less.
+  if resize**2 > 2 * usual**2:
+    warnings.warn(
+      f'config.data.resize={resize}: evaluation sees the central {size} of {resize} pixels '
+      f'of the shorter side, {size / resize:.0%}; leave it out for {usual}.',
+      stacklevel=2,
+    )

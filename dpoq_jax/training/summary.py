@@ -6,6 +6,7 @@ import pathlib
 from typing import Any, Literal
 
 import jax
+import rich.markup
 import rich.table
 
 from dpoq_jax.runtime import processes
@@ -50,6 +51,7 @@ def summarise(
   bitops = dict(zip(bits, config.quantization.bitops, strict=True))
   return {
     'dataset': config.data.name,
+    'split': experiment.test_set.split,
     'model': config.model.label,
     'bits': list(bits),
     'steps': step,
@@ -75,10 +77,7 @@ def evaluate_checkpoint(
   precision: int | None = None,
   step: int | Literal['best'] | None = None,
 ) -> dict[str, Any]:
-  """Restores a checkpoint, freezes it to integers, evaluates it and writes its summary.
-
-  The file is `summary.json`, or `summary_step_N.json`, `summary_B_bits.json` or
-  `summary_step_N_B_bits.json` for what is not the whole newest state.
+  """Restores a checkpoint, freezes it to integers, evaluates it and returns its summary.
 
   Args:
     experiment: experiment that was run.
@@ -87,7 +86,7 @@ def evaluate_checkpoint(
     step: step of the checkpoint, or `best` for the one evaluated best; None is the newest.
 
   Returns:
-    The summary, as written.
+    What `summarise` returns.
 
   Raises:
     FileNotFoundError: if the run has no checkpoint yet, or the best one is asked for and none has
@@ -101,7 +100,7 @@ def evaluate_checkpoint(
   evaluation = evaluate(
     restored.state.variables, experiment.test_set, experiment.config.data.batch_size, precision
   )
-  summary = summarise(
+  return summarise(
     experiment,
     evaluation,
     step=restored.step,
@@ -110,10 +109,13 @@ def evaluate_checkpoint(
     only=precision,
     train_seconds=restored.meta['train_seconds'],
   )
-  parts = ['summary', *([f'step_{restored.step}'] if step else [])]
-  parts += [f'{precision}_bits'] if precision else []
-  processes.by_first(lambda: write(workdir / f'{"_".join(parts)}.json', summary))
-  return summary
+
+
+def file_name(*, step: int | None = None, precision: int | None = None) -> str:
+  """Returns the name of the file of a summary, for what is not the whole newest state another."""
+  parts = ['summary', *([f'step_{step}'] if step is not None else [])]
+  parts += [f'{precision}_bits'] if precision is not None else []
+  return f'{"_".join(parts)}.json'
 
 
 def write(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
@@ -123,8 +125,11 @@ def write(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
 
 def table(summary: Mapping[str, Any]) -> rich.table.Table:
   """Returns the summary as a table of one line for each precision, accuracies in percent."""
-  title = f'{summary["model"]} on {summary["dataset"]}, step {summary["steps"]}'
-  result = rich.table.Table(title=title)
+  title = (
+    f'{summary["model"]} on {summary["dataset"]} ({summary["split"]}), step {summary["steps"]}'
+  )
+  # Escaped, since a part of a split is written in brackets.
+  result = rich.table.Table(title=rich.markup.escape(title))
   for column in ('bits', 'top-1 %', 'best %', 'ensemble %', 'relative BitOPs', 'bytes'):
     result.add_column(column, justify='right')
   for bits, measured in summary['precisions'].items():

@@ -16,6 +16,7 @@ from dpoq_jax.network.companions import Companions
 from dpoq_jax.network.gradient_scale import scale_of_mode
 from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.training import objective
+from dpoq_jax.training.optimizer import with_step
 
 Batch = Mapping[str, jax.Array]
 """`image` uint8 [batch, height, width, channels] and `label` int32 [batch]."""
@@ -109,8 +110,8 @@ def make_train_step(
 ) -> TrainStep:
   """Returns the training step: augmentation, joint loss, one backward pass, update.
 
-  A step whose loss, gradient or update is not finite changes neither parameters nor optimizer state
-  nor running statistics; it is counted in `skipped`.
+  A step whose loss, gradient or update is not finite changes neither parameters nor velocities nor
+  running statistics; it is counted in `skipped`. Schedules go on: they follow the step of the run.
 
   Args:
     network: network to train.
@@ -204,7 +205,11 @@ def make_train_step(
         steps=state.metrics.steps + 1,
       ),
     )
-    kept = dataclasses.replace(state, skipped=state.skipped + 1)
+    kept = dataclasses.replace(
+      state,
+      opt_state=with_step(state.opt_state, state.step + 1),
+      skipped=state.skipped + 1,
+    )
     chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), advanced, kept)
     return dataclasses.replace(chosen, step=state.step + 1), losses
 

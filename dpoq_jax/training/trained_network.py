@@ -18,7 +18,7 @@ from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.network.trainable import TrainableNetwork, Variables
 from dpoq_jax.runtime import processes
 from dpoq_jax.runtime import workdir as workdir_lib
-from dpoq_jax.training import checkpoint, evaluation, metrics, splits
+from dpoq_jax.training import checkpoint, evaluation, metrics, run_identity, splits
 from dpoq_jax.training.optimizer import learning_rate_schedule, sgd
 from dpoq_jax.training.train_step import create_state
 
@@ -152,7 +152,9 @@ def read_checkpoint(
   Raises:
     FileNotFoundError: if the run has no checkpoint yet, or the best one is asked for and none has
       been evaluated.
-    CheckpointError: if no checkpoint is intact, or there is none of that step.
+    CheckpointError: if no checkpoint is intact, there is none of that step, or it is of another
+      run.
+    MetricsError: if the log of the run is damaged.
   """
   top1 = metrics.mean_top1(metrics.read_rows(workdir))
   reader = checkpoint.Checkpoints(workdir, top1, read_only=True)
@@ -163,4 +165,5 @@ def read_checkpoint(
     restored = checkpoints.restore(like, chosen)
   if restored is None:
     raise FileNotFoundError(f'the run in {workdir} has no checkpoint yet: train it first.')
+  run_identity.check(restored.meta, workdir)
   return restored

@@ -29,7 +29,12 @@ _CALIBRATION_EXAMPLES = 512
 # Config fields that decide what a path is made of, and so must be those of the other run. A float
 # network has no quantized activations, no quantized weights and no merge.
 _FIELDS_OF_ANY_PATH = ('model.name', 'model.depth', 'model.width', 'quantization.sharing')
-_FIELDS_OF_QUANTIZED_PATHS = ('quantization.weight_quantizer', 'quantization.merge')
+_FIELDS_OF_QUANTIZED_PATHS = (
+  'quantization.weight_quantizer',
+  'quantization.merge',
+  'quantization.sum_logits',
+  'quantization.compute_dtype',
+)
 
 
 def check(experiment: Experiment) -> None:

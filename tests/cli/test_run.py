@@ -3,10 +3,13 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from dpoq_jax import calibrate, evaluate
+from dpoq_jax import config as config_lib
+from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.run import run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -118,3 +121,109 @@ def test_inspect_is_still_a_command():
   )  # fmt: skip
   assert done.returncode == 2
   assert 'no_such_folder' in done.stderr
+
+
+def config_of(*argv: str) -> config_lib.Config:
+  """The config that the flags of a training give."""
+  found: list[config_lib.Config] = []
+  with pytest.raises(SystemExit) as ended:
+    run(shared.define_config, lambda flags: found.append(shared.parsed_config(flags)), argv=argv)
+  assert ended.value.code == 0
+  return found[0]
+
+
+OPTIONAL = [
+  ('data.image_size', 224), ('data.dir', 'x'), ('data.test_split', 'x'), ('model.width', 8),
+  ('quantization.clip_init', 0.5), ('optimizer.clip_weight_decay', 1e-4), ('init_from', 'x'),
+  ('optimizer.latent_weight_decay', 0.0), ('checkpoint_every', 7), ('steps_per_dispatch', 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('name', 'given'), OPTIONAL)
+def test_a_field_that_may_be_none_is_said_by_its_name(name: str, given: object):
+  for text, expected in (('None', None), (str(given), given)):
+    config: Any = config_of(f'--config.{name}={text}')
+    for part in name.split('.'):
+      config = getattr(config, part)
+    assert config == expected
+
+
+def test_every_field_that_may_be_none_is_tried():
+  default = config_lib.get_config()
+  optional = {name for name in config_lib.field_names() if accepts_none(default, name)}
+  assert optional == {name for name, _ in OPTIONAL}
+
+
+def accepts_none(default: Any, name: str) -> bool:
+  fields = default.to_dict()
+  *sections, last = name.split('.')
+  holder = fields
+  for section in sections:
+    holder = holder[section]
+  if isinstance(holder[last], dict):
+    return False
+  # A depth of None is for other models.
+  holder[last] = None
+  try:
+    config_lib.validate(fields)
+  except config_lib.ConfigError:
+    return False
+  return True
+
+
+@pytest.mark.parametrize(
+  ('flag', 'name', 'expected'),
+  [
+    ('companion_bits=8', 'companion_bits', (8,)),
+    ('companion_bits=4,8', 'companion_bits', (4, 8)),
+    ('companion_bits=(4, 8)', 'companion_bits', (4, 8)),
+    ('companion_bits=()', 'companion_bits', ()),
+    ('loss_weights=1,0.5,1,2', 'loss_weights', (1, 0.5, 1, 2)),
+  ],
+)
+def test_tuples_are_given_as_python_or_with_commas(flag: str, name: str, expected: tuple):
+  assert getattr(config_of(f'--config.objective.{flag}').objective, name) == expected
+
+
+def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  config = config_of(
+    '--config.data.dir=~/a', '--config.init_from=~/b', '--config.data.name=~/c', '--config.epochs=3'
+  )
+  assert config.data.dir == f'{tmp_path}/a'
+  assert config.init_from == f'{tmp_path}/b'
+  assert config.data.name == f'{tmp_path}/c'
+  flags = shared.FlagValues()
+  shared.define_workdir(flags)
+  shared.define_data_dir(flags)
+  shared.define_operating_point(flags)
+  shared.define_output(flags, 'x')
+  names = ('workdir', 'data_dir', 'operating_point', 'output')
+  flags(['command', *(f'--{name}=~/x' for name in names)])
+  assert [flags[name].value for name in names] == [f'{tmp_path}/x'] * 4
+
+
+def test_no_such_home_is_one_line(capsys: pytest.CaptureFixture[str]):
+  assert started(evaluate, '--workdir=~nobody_of_that_name/x') == 2
+  err = capsys.readouterr().err
+  assert '~nobody_of_that_name/x' in err
+  assert err.count('\n') == 1
+
+
+@pytest.mark.filterwarnings(r'ignore:the load_module\(\) method is deprecated:DeprecationWarning')
+@pytest.mark.parametrize('form', [['--config={}'], ['--config', '{}'], ['-config={}']])
+def test_what_is_changed_may_stand_before_the_file(form: list[str]):
+  file = [word.format(ROOT / 'configs' / 'digits_resnet8.py:bits=2-4') for word in form]
+  for argv in (['--config.epochs=3', *file], [*file, '--config.epochs=3']):
+    config = config_of(*argv)
+    assert (config.epochs, config.quantization.bits) == (3, (2, 4))
+
+
+@pytest.mark.filterwarnings(r'ignore:the load_module\(\) method is deprecated:DeprecationWarning')
+def test_a_bad_variant_names_itself(capsys: pytest.CaptureFixture[str]):
+  file = ROOT / 'configs' / 'digits_resnet8.py'
+  with pytest.raises(SystemExit):
+    run(shared.define_config, lambda _: None, argv=[f'--config={file}:bits=2-x'])
+  err = capsys.readouterr().err
+  assert "variant bits=2-x: 'x' is no whole number" in err
+  assert err.count('\n') == 1

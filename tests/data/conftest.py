@@ -4,6 +4,7 @@ import pathlib
 
 import pytest
 
+from tests import conftest
 from tests.data import tiny_cifar
 
 
@@ -15,3 +16,12 @@ def tiny_cifar10(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> tin
 @pytest.fixture
 def tiny_cifar100(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> tiny_cifar.TinyCifar:
   return tiny_cifar.write('cifar100', tmp_path / 'binaries', monkeypatch)
+
+
+@pytest.fixture
+def case_images() -> pathlib.Path:
+  """Folder of small images that were read wrongly once; its README says what each must do."""
+  folder = conftest.REPOSITORY.parent / 'shared' / 'cases' / 'images'
+  if not folder.is_dir():
+    pytest.skip('there are no ../shared/cases beside this checkout')
+  return folder

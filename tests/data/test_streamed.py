@@ -1,5 +1,6 @@
 """Tests of `dpoq_jax.data.streamed`, `records`, `workers` and `corrupt`, on a TFDS directory."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -26,7 +27,7 @@ OPTIONS = streamed.Options(image_size=32, resize=36)
 
 
 def load(
-  data_dir: pathlib.Path, split: str = 'train', *, workers: int = 0, max_corrupt: int = 0
+  data_dir: pathlib.Path, split: str | None = 'train', *, workers: int = 0, max_corrupt: int = 0
 ) -> streamed.StreamedSet:
   options = streamed.Options(OPTIONS.image_size, OPTIONS.resize, workers)
   return streamed.load(NAME, split, data_dir, options, corrupt_records.Tally(max_corrupt))
@@ -174,7 +175,7 @@ class TestTraining:
 class TestEvaluation:
   @pytest.mark.parametrize('workers', [0, 1])
   def test_sees_every_example_once_in_order(self, jpeg_data_dir: pathlib.Path, workers: int):
-    test = load(jpeg_data_dir, 'test', workers=workers)
+    test = load(jpeg_data_dir, None, workers=workers)
     batches = list(test.evaluation_batches(5))
     assert [len(batch['label']) for batch in batches] == [5, 5, 5]
     mask = np.concatenate([batch['mask'] for batch in batches])
@@ -188,11 +189,11 @@ class TestEvaluation:
       np.testing.assert_array_equal(found, crop.evaluation_crop(encoded, 32, 36))
 
   def test_reports_on_the_validation_split_unless_told_otherwise(self, jpeg_data_dir: pathlib.Path):
-    assert load(jpeg_data_dir, 'test').records.split == 'validation'
+    assert load(jpeg_data_dir, None).records.split == 'validation'
     assert load(jpeg_data_dir, 'train').records.split == 'train'
 
   def test_its_images_act_like_an_array(self, jpeg_data_dir: pathlib.Path):
-    test = load(jpeg_data_dir, 'test').take(np.array([3, 8]))
+    test = load(jpeg_data_dir, None).take(np.array([3, 8]))
     (batch,) = test.evaluation_batches(2)
     assert test.images.shape == batch['image'].shape
     assert test.images.ndim == 4
@@ -235,7 +236,7 @@ class TestCorruptRecords:
 
   def test_evaluation_leaves_them_out(self, damaged):
     data_dir, (*_, position) = damaged
-    test = load(data_dir, 'test', max_corrupt=1)
+    test = load(data_dir, None, max_corrupt=1)
     with pytest.warns(UserWarning, match=f'validation record {position}: Corrupted'):
       batches = list(test.evaluation_batches(13))
     assert np.flatnonzero(~batches[0]['mask']).tolist() == [position]
@@ -275,8 +276,8 @@ class TestCorruptRecords:
     with pytest.warns(UserWarning, match=r'test record \d \(validation_00[012].JPEG\): '):
       (batch,) = test.evaluation_batches(4)
     assert batch['mask'].sum() == 1
-    reasons = sorted(reason.partition('<')[0] for reason in test.tally.records.values())
-    assert reasons[1:] == ['cannot identify image file ', 'label -1 is none of 3 classes']
+    reasons = sorted(reason.partition(':')[0] for reason in test.tally.records.values())
+    assert reasons[1:] == ['label -1 is none of 3 classes', 'no image that is read']
 
   def test_a_set_with_nothing_intact_is_an_error_not_an_endless_search(
     self, tmp_path: pathlib.Path
@@ -293,7 +294,86 @@ class TestCorruptRecords:
       list(train.training_batches(Order(4, 2, 0, 1)))
 
 
+class TestSplits:
+  def test_only_what_is_not_given_is_chosen(self, tmp_path: pathlib.Path):
+    records = list(jpegs.examples('validation'))
+    kept = {'train': records[:6], 'validation': records[6:9], 'test': records[9:]}
+    jpegs.write(tmp_path, kept)
+    for given, used in {None: 'validation', 'validation': 'validation', 'test': 'test'}.items():
+      found = load(tmp_path, given)
+      assert (found.split, len(found)) == (used, len(kept[used]))
+      assert found.take(np.array([0])).split == used
+
+  def test_a_set_with_one_split_is_used_in_parts(self, tmp_path: pathlib.Path):
+    jpegs.write(tmp_path, {'train': list(jpegs.examples('train'))})
+    with pytest.raises(
+      ValueError, match=r"no split to report on, only train: .*train_split='train\[:90%\]'"
+    ):
+      load(tmp_path, None)
+    train, test = load(tmp_path, 'train[:90%]'), load(tmp_path, 'train[90%:]')
+    assert (len(train), len(test), test.split) == (54, 6, 'train[90%:]')
+    names = [{r['file_name'] for r in part.records.source} for part in (train, test)]
+    assert [len(each) for each in names] == [54, 6]
+    assert not names[0] & names[1]
+    (batch,) = test.evaluation_batches(6)
+    assert batch['mask'].all()
+    for split in ('train[', 'train[90%', 'train[x:]', 'other[:5]', 'train[-1000000:]5', ''):
+      with pytest.raises(ValueError, match=r'has no split .*: it has train, and parts of them'):
+        load(tmp_path, split)
+    with pytest.raises(ValueError, match=r'there are no examples in train\[100%:\]'):
+      load(tmp_path, 'train[100%:]')
+
+  def test_no_example_is_both_trained_and_reported_on(self, jpeg_data_dir: pathlib.Path):
+    for trained, reported_on in (
+      ('train', None), ('train[:50%]', 'train[50%:]'), ('train', 'validation'),
+      ('train[:30]', 'train[31:]+validation'),
+    ):  # fmt: skip
+      streamed.check_apart(NAME, jpeg_data_dir, trained, reported_on)
+    for trained, reported_on in (
+      ('train', 'train[90%:]'), ('train[:31]', 'train[30:]'), ('train+validation', None),
+      ('train', 'train'),
+    ):  # fmt: skip
+      with pytest.raises(ValueError, match=f'data set {NAME} share examples: give parts'):
+        streamed.check_apart(NAME, jpeg_data_dir, trained, reported_on)
+
+
 class TestErrors:
+  def test_images_of_floats_are_refused(self, copied: pathlib.Path):
+    # TFDS keeps a float as the four bytes of a pixel, in a PNG with transparency.
+    path = copied / NAME / '1.0.0' / 'features.json'
+    described = path.read_text()
+    for old, new in (('"uint8"', '"float32"'), ('"jpeg"', '"png"'), ('"3"', '"1"')):
+      assert old in described
+      described = described.replace(old, new)
+    path.write_text(described)
+    with pytest.raises(ValueError, match='images of float32: only uint8 and uint16 are read'):
+      load(copied)
+
+  def test_images_of_sixteen_bits_are_scaled(self, tmp_path: pathlib.Path):
+    pixels = np.linspace(0, 65535, 1600).astype(np.uint16).reshape(40, 40)
+    record = {'image': jpegs.encode(Image.fromarray(pixels), 'png'), 'label': 1}
+    features = {
+      'image': tfds.features.Image(shape=(40, 40, 1), dtype=np.uint16, encoding_format='png'),
+      'label': tfds.features.ClassLabel(names=jpegs.CLASSES),
+    }
+    jpegs.write(tmp_path, {'test': [record, record]}, features)
+    test = load(tmp_path, None)
+    whole = dataclasses.replace(test, options=streamed.Options(image_size=40, resize=40))
+    np.testing.assert_array_equal(whole.images[0][..., 0], np.rint(pixels / 257))
+
+  def test_descriptions_of_another_shape_are_one_line(self, copied: pathlib.Path):
+    version = copied / NAME / '1.0.0'
+    for file, text in (
+      ('features.json', '{"pythonClassName": "no.such.Class"}'), ('features.json', '[]'),
+      ('dataset_info.json', '[]'), ('dataset_info.json', '{"splits": [1]}'),
+    ):  # fmt: skip
+      whole = (version / file).read_text()
+      (version / file).write_text(text)
+      with pytest.raises((ValueError, FileNotFoundError), match=f'data set {NAME} in ') as error:
+        load(copied)
+      assert '\n' not in str(error.value)
+      (version / file).write_text(whole)
+
   def test_a_missing_set(self, tmp_path: pathlib.Path):
     with pytest.raises(
       FileNotFoundError,

@@ -1,13 +1,19 @@
 """Tests of `dpoq_jax.data.to_predict`."""
 
+import contextlib
+import os
+import pathlib
+import shutil
+import socket
+import tempfile
 from typing import Any
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 import pytest
 
-from dpoq_jax.data import to_predict
+from dpoq_jax.data import crop, to_predict
 
 SHAPE = (6, 8, 3)
 
@@ -66,8 +72,9 @@ def test_what_cannot_be_read_says_why(tmp_path):
   (tmp_path / 'd.png').write_bytes(b'')
   found = read(tmp_path)
   assert [each.image is None for each in found] == [True, True, False, True]
-  assert 'cannot identify' in found[0].error
+  assert 'cannot identify its content; read are AVIF, BMP' in found[0].error
   assert 'truncated' in found[1].error
+  assert found[3].error == 'an empty file.'
   assert all(str(tmp_path) not in (each.error or '') for each in found)
 
 
@@ -132,9 +139,167 @@ def test_sixteen_bits_are_scaled_and_pixels_without_a_range_refused(tmp_path):
   Image.fromarray(ramp).save(tmp_path / 'a.png')
   Image.fromarray(ramp.astype(np.float32) / 65535).save(tmp_path / 'b.tiff')
   whole, refused = read(tmp_path, shape=(6, 8, 1))
-  np.testing.assert_array_equal(whole.image[..., 0], ramp // 257)
+  np.testing.assert_array_equal(whole.image[..., 0], np.rint(ramp / 257))
   assert refused.image is None
-  assert 'pixels of mode F have no range' in refused.error
+  assert 'pixels of mode F in a file of kind TIFF have no range' in refused.error
+
+
+def test_what_is_passed_over_is_counted(tmp_path):
+  for name in ('a.heic', 'b.HEIC', 'sub/c.heic', 'notes.txt', 'README'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b'x')
+  with pytest.raises(
+    FileNotFoundError, match=r'no image files \(5 files passed over \(.heic 3, .txt 1, without'
+  ):
+    read(tmp_path)
+  frames = [Image.fromarray(picture(seed)) for seed in range(2)]
+  frames[0].save(tmp_path / 'two.mpo', save_all=True, append_images=frames[1:], quality=100)
+  (each,) = read(tmp_path)
+  assert each.error is None
+  assert to_predict.find(tmp_path, SHAPE).passed_over == {
+    '.heic': 3, '.txt': 1, 'without a suffix': 1
+  }  # fmt: skip
+
+
+def test_linked_folders_are_followed_and_circles_come_to_an_end(tmp_path):
+  folder, elsewhere = tmp_path / 'folder', tmp_path / 'elsewhere'
+  for number, parent in enumerate([folder / 'z', elsewhere / 'deep']):
+    parent.mkdir(parents=True)
+    Image.fromarray(picture(number)).save(parent / f'{number}.png')
+  (folder / 'linked').symlink_to(elsewhere)
+  # A link to a folder above it, one to a folder that is read anyhow, one to itself, a circle.
+  (folder / 'z' / 'up').symlink_to(folder)
+  (folder / 'a').symlink_to(folder / 'z')
+  (folder / 'self').symlink_to(folder / 'self')
+  (elsewhere / 'deep' / 'back').symlink_to(elsewhere)
+  found = read(folder)
+  assert [each.name for each in found] == ['linked/deep/1.png', 'z/0.png']
+  assert all(each.error is None for each in found)
+
+
+def test_what_is_no_regular_file_is_neither_waited_for_nor_passed_over(tmp_path):
+  os.mkfifo(tmp_path / 'a.png')
+  with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(tmp_path):
+    listening.bind('b.png')
+  (tmp_path / 'c.png').symlink_to('/dev/zero')
+  Image.fromarray(picture()).save(tmp_path / 'd.png')
+  # A folder that has the name of an image is one nevertheless.
+  (tmp_path / 'e.png').mkdir()
+  found = read(tmp_path)
+  assert [each.error for each in found] == [
+    'a.png is a FIFO, not a regular file.',
+    'b.png is a socket, not a regular file.',
+    'c.png is a device, not a regular file.',
+    None,
+  ]
+  os.mkfifo(tmp_path / 'x.npy')
+  for name in ('a.png', 'b.png', 'c.png', 'x.npy'):
+    with pytest.raises(ValueError, match=f'{name} is a .*, not a regular file'):
+      read(tmp_path / name)
+
+
+def test_folders_that_cannot_be_listed_have_a_row(unprivileged):
+  Image.fromarray(picture()).save(unprivileged / 'a.png')
+  (unprivileged / 'closed').mkdir()
+  (unprivileged / 'closed').chmod(0)
+  # One too deep for its path to be given to the system.
+  deep = os.open(unprivileged, os.O_RDONLY)
+  for _ in range(20):
+    os.mkdir('d' * 250, dir_fd=deep)
+    inner = os.open('d' * 250, os.O_RDONLY, dir_fd=deep)
+    os.close(deep)
+    deep = inner
+  os.close(deep)
+  found = read(unprivileged)
+  (unprivileged / 'closed').chmod(0o700)
+  assert [each.name[:6] for each in found] == ['a.png', 'closed', 'dddddd']
+  assert found[1].error == "[Errno 13] Permission denied: 'closed'"
+  assert 'File name too long' in found[2].error
+  assert len(found[2].error) < 2000
+
+
+@pytest.fixture
+def unprivileged():
+  """A folder of a user for whom permissions hold."""
+  folder = pathlib.Path(tempfile.mkdtemp())
+  user = os.geteuid()
+  if user == 0:
+    os.chown(folder, 65534, 65534)
+    os.seteuid(65534)
+  try:
+    yield folder
+  finally:
+    os.seteuid(user)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize('name', ['twelve_bits.tif', 'sixteen_bits.pgm', 'maxval_4095.pgm'])
+def test_depth_is_that_of_the_file(case_images, name):
+  shape = (8, 8, 1)
+  (expected,), (found,) = (read(case_images / each, shape) for each in ('same_in_8_bits.png', name))
+  np.testing.assert_array_equal(found.image, expected.image)
+
+
+def test_the_content_decides_and_no_other_program_is_started(case_images, tmp_path, monkeypatch):
+  # A Ghostscript that would leave a trace.
+  program = tmp_path / 'bin' / 'gs'
+  program.parent.mkdir()
+  program.write_text(f'#!/bin/sh\ntouch {tmp_path}/started\nexit 1\n')
+  program.chmod(0o755)
+  monkeypatch.setenv('PATH', str(program.parent), prepend=os.pathsep)
+  monkeypatch.setattr(EpsImagePlugin, 'gs_binary', None)
+  (tmp_path / 'images').mkdir()
+  for name in ('a.png', 'b.jpeg', 'c.tif'):
+    shutil.copy(case_images / 'postscript_named.png', tmp_path / 'images' / name)
+  found = read(tmp_path / 'images')
+  assert len(found) == 3
+  for each in found:
+    assert each.error.startswith('no image that is read: its content is EPS; read are AVIF, BMP')
+  encoded = (case_images / 'postscript_named.png').read_bytes()
+  for crop_image in (
+    lambda: crop.evaluation_crop(encoded, 8, 8),
+    lambda: crop.training_crop(encoded, 8, np.random.default_rng(0)),
+  ):
+    with pytest.raises(ValueError, match='its content is EPS'):
+      crop_image()
+  assert not (tmp_path / 'started').exists()
+
+
+@pytest.mark.parametrize(
+  ('content', 'said'),
+  [
+    (b'PK\3\4' + b'x' * 100, 'an archive of several arrays'),
+    (b'\x93NUMPY\1\0' + b'\xff\xff' + b'(' * 65535, 'not an array of images: '),
+    (b'\x93NUMPY\1\0' + b'\x10\0' + b"{'descr': '|u1',", 'not an array of images: '),
+    (b'\x93NUMPY\2\0' + b'\xff\xff\xff\x7f' + b'{}', 'not an array of images: '),
+    (b'\x93NUMPY\x09\0', 'not an array of images: '),
+    (b'not an array', 'it holds something else'),
+  ],
+)
+def test_damaged_arrays_are_one_line(tmp_path, content, said):
+  (tmp_path / 'x.npy').write_bytes(content)
+  with pytest.raises(ValueError, match=r'x\.npy is not an array of images') as error:
+    read(tmp_path / 'x.npy')
+  assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'header',
+  [
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (-5, 6, 8, 3), }",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (4611686018427387904, 6, 8, 3), }",
+    "{'descr': '|V99999999999', 'fortran_order': False, 'shape': (5,), }",
+    "{'descr': ('x', 'y'), 'fortran_order': False, 'shape': (5,), }",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (5, 6, 8, 3), }",
+    '[' * 9000,
+  ],
+)
+def test_headers_that_promise_something_else_than_the_file_are_one_line(tmp_path, header):
+  text = header.encode()
+  (tmp_path / 'x.npy').write_bytes(b'\x93NUMPY\1\0' + len(text).to_bytes(2, 'little') + text)
+  with pytest.raises(ValueError, match=r'x\.npy is not an array of images') as error:
+    read(tmp_path / 'x.npy')
+  assert '\n' not in str(error.value)
 
 
 def test_a_link_to_nothing_has_a_row_and_what_pillow_cannot_decode_none(tmp_path):
@@ -149,7 +314,7 @@ def test_a_link_to_nothing_has_a_row_and_what_pillow_cannot_decode_none(tmp_path
 def test_a_zip_of_arrays_is_no_array(tmp_path):
   with (tmp_path / 'x.npy').open('wb') as file:
     np.savez(file, images=np.zeros((2, *SHAPE), np.uint8))
-  with pytest.raises(ValueError, match='it holds several arrays'):
+  with pytest.raises(ValueError, match='it holds an archive of several arrays'):
     read(tmp_path / 'x.npy')
 
 

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from dpoq_jax import config as config_lib
+from dpoq_jax.core.names import LOGIT_SCALE
 from dpoq_jax.deploy.artifact import rings
 from dpoq_jax.deploy.artifact.manifest import Source
 from dpoq_jax.network import from_config, onion_network
 from tests.conftest import once
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+
+RESNET = config_lib.Model(depth=8, width=4)
+TINY_NET = config_lib.Model(name='tests.tiny_model:TinyNet', depth=None, width=4)
 
 
 class Frozen(NamedTuple):
@@ -26,19 +30,29 @@ class Frozen(NamedTuple):
   known: dict[str, Any]
 
 
-def frozen(bits: tuple[int, ...], **quantization: Any) -> Frozen:
-  """Makes a frozen network whose statistics have seen a batch; its lateral scales are not 0."""
+def frozen(
+  bits: tuple[int, ...],
+  model: config_lib.Model = RESNET,
+  companion_bits: tuple[int, ...] = (),
+  **quantization: Any,
+) -> Frozen:
+  """Makes a frozen network whose statistics have seen a batch; no scale of what is below is 0."""
   config = config_lib.Config(
-    model=config_lib.Model(depth=8, width=4),
+    model=model,
     quantization=config_lib.Quantization(bits=bits, shift_init=0.3, **quantization),
+    objective=config_lib.Objective(companion_bits=companion_bits),
   )
   network = from_config.build(config, 5)
   assert isinstance(network, onion_network.Onion)
+  trainable = from_config.build_trainable(config, 5)
   images = jnp.asarray(IMAGES)
   # Programs that run once should be compiled fast.
   jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-  variables = jit(network.init)(jax.random.key(0), images)
-  update = jit(lambda variables: network.apply_and_update(variables, images)[1])
+  variables = jit(trainable.init)(jax.random.key(0), images)
+  for params in variables['params'].values():
+    if LOGIT_SCALE in params:
+      params[LOGIT_SCALE] += 0.7
+  update = jit(lambda variables: trainable.apply_and_update(variables, images)[1])
   statistics = update(variables)
   known = {
     'model': config.model,

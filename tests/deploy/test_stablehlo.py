@@ -1,7 +1,9 @@
 import functools
+import hashlib
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 
 from dpoq_jax.deploy import stablehlo
-from tests.conftest import once
-from tests.deploy.conftest import IMAGES, Frozen
+from tests.conftest import REPOSITORY, once
+from tests.deploy.conftest import IMAGES, TINY_NET, Frozen, frozen
+from tests.deploy.rewriting import rewritten
 
 
 @pytest.fixture(scope='module')
@@ -50,6 +53,35 @@ def test_programs_read_back_are_the_network(trained: Frozen, exported: pathlib.P
     close(jit(precision.call)(IMAGES), wanted)
 
 
+def test_summed_logits_are_handed_up(tmp_path: pathlib.Path):
+  example = frozen((2, 4), TINY_NET, sum_logits=True)
+  stablehlo.write(tmp_path, example.network, example.variables, (8, 8, 3), class_names='abcde')
+  programs = stablehlo.read(tmp_path)
+  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+  expected = jit(example.network.apply)(example.variables, IMAGES)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+  lowest, laterals = jit(programs.paths[0].call)(IMAGES, {})
+  close(lowest, expected[0])
+  close(laterals['lateral_2']['logits'], expected[0])
+  close(jit(programs.paths[1].call)(IMAGES, laterals)[0], expected[1])
+  more = {**laterals['lateral_2'], 'logits': 0 * lowest}
+  alone, _ = jit(programs.paths[1].call)(IMAGES, {'lateral_2': more})
+  np.testing.assert_allclose(expected[1] - alone, 0.7 * lowest, rtol=1e-4, atol=1e-4)
+  for precision, wanted in zip(programs.precisions, expected, strict=True):
+    close(jit(precision.call)(IMAGES), wanted)
+
+
+def test_nothing_of_companions_is_written(tmp_path: pathlib.Path):
+  # From the same lines, whose numbers are in the programs.
+  for name, companion_bits in (('with', (8,)), ('without', ())):
+    example = frozen((2, 4), TINY_NET, companion_bits=companion_bits)
+    stablehlo.write(
+      tmp_path / name, example.network, example.variables, (8, 8, 3), class_names='abcde'
+    )
+  for path in (tmp_path / 'without').iterdir():
+    assert (tmp_path / 'with' / path.name).read_bytes() == path.read_bytes()
+
+
 def test_programs_are_for_every_platform(exported: pathlib.Path):
   programs = stablehlo.read(exported)
   for program in (*programs.paths, *programs.precisions):
@@ -80,10 +112,31 @@ print(logits.shape, sorted(laterals), 'dpoq_jax' in sys.modules, 'flax' in sys.m
   assert done.stdout.split('\n')[0] == "(4, 5) ['lateral_2'] False False"
 
 
+def test_nothing_tells_where_it_was_exported(exported: pathlib.Path):
+  for file in exported.iterdir():
+    content = file.read_bytes()
+    for path in (str(REPOSITORY), sys.prefix, '.py', str(pathlib.Path.home())):
+      assert path.encode() not in content, (file.name, path)
+  # Programs of others are made as before.
+  config: Any = jax.config
+  assert config.jax_traceback_in_locations_limit != 0
+
+
+def test_what_is_no_program_is_refused(exported: pathlib.Path, tmp_path: pathlib.Path):
+  for file in exported.iterdir():
+    (tmp_path / file.name).write_bytes(file.read_bytes())
+  for content in (b'', b'no program', bytes(1000)):
+    (tmp_path / 'path_2.stablehlo').write_bytes(content)
+    forged = {'bytes': len(content), 'sha256': hashlib.sha256(content).hexdigest()}
+    rewritten(tmp_path, lambda m, forged=forged: m['paths'][0].update(forged))
+    with pytest.raises(ValueError, match=r'path_2\.stablehlo is no StableHLO program'):
+      stablehlo.read(tmp_path)
+
+
 def test_altered_files_and_latents_are_refused(
   trained: Frozen, exported: pathlib.Path, folder: pathlib.Path, tmp_path: pathlib.Path
 ):
-  with pytest.raises(ValueError, match='holds no StableHLO programs'):
+  with pytest.raises(ValueError, match='not the manifest of StableHLO programs'):
     stablehlo.read(folder)
   for file in exported.iterdir():
     (tmp_path / file.name).write_bytes(file.read_bytes())

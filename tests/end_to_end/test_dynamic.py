@@ -12,7 +12,7 @@ from PIL import Image
 import pytest
 
 from dpoq_jax.data import in_memory
-from dpoq_jax.inference import cascade, operating_point
+from dpoq_jax.inference import calibration, cascade, operating_point
 from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.training import experiment, trained_network
 from tests.end_to_end import runs
@@ -49,7 +49,8 @@ def test_calibrate_then_predict(run, tmp_path):
   assert [row['class_name'] for row in found] == [str(label) for label in expected.labels]
   assert {row['precision'] for row in found} == {2, 4}
   # What was reported is what it does, on the half that it was reported on.
-  _, reported = _halves(len(test_set))
+  known = trained_network.load(run).predict(test_set)
+  _, reported = calibration.split(calibration.Examples(known.logits, known.labels, ''))
   right = expected.labels[reported] == test_set.labels[reported]
   assert right.mean() == point.reported.accuracy
   assert expected.precisions[reported].mean() == point.reported.average_bits
@@ -71,12 +72,6 @@ def test_calibrate_then_predict(run, tmp_path):
   assert {row['precision'] for row in capped} == {2}
 
 
-def _halves(count):
-  from dpoq_jax.inference import calibration
-
-  return calibration.split(count)
-
-
 def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
   folder = tmp_path / 'images'
   folder.mkdir()
@@ -84,16 +79,22 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
   for i in range(3):
     Image.fromarray(test_set.images[i, ..., 0]).save(folder / f'{i}.png')
   (folder / '1.png').write_bytes(b'broken')
+  # Opened, it would be waited for.
+  os.mkfifo(folder / '3.png')
+  for name in ('a.heic', 'b.heic', 'notes.txt'):
+    (folder / name).write_bytes(b'x')
   output = tmp_path / 'rows.csv'
   # No operating point is needed for one precision.
   flags = (f'--workdir={run}', f'--images={folder}', f'--output={output}')
   done = runs.call('predict', *flags, '--precision=4')
   assert done.returncode == 0, done.stderr
-  assert '2 images labelled, 4.00 bits on average; 1 could not be read.' in done.stderr
+  said = '2 images labelled, 4.00 bits on average; 2 could not be read; '
+  assert done.stderr.endswith(f'{said}3 files passed over (.heic 2, .txt 1).\n')
   with output.open(newline='') as file:
     found = list(csv.DictReader(file))
-  assert [row['input'] for row in found] == ['0.png', '1.png', '2.png']
-  assert [bool(row['error']) for row in found] == [False, True, False]
+  assert [row['input'] for row in found] == ['0.png', '1.png', '2.png', '3.png']
+  assert [bool(row['error']) for row in found] == [False, True, False, True]
+  assert found[3]['error'] == '3.png is a FIFO, not a regular file.'
   logits = trained_network.load(run).predict(test_set).logits
   assert [int(found[i]['label']) for i in (0, 2)] == [logits[1, i].argmax() for i in (0, 2)]
 
@@ -104,7 +105,7 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
   (folder / os.fsdecode(b'caf\xe9.png')).write_bytes((folder / '0.png').read_bytes())
   done = runs.call('predict', *flags, '--precision=4')
   assert done.returncode == 0, done.stderr
-  assert b'\ncaf\xe9.png,' in output.read_bytes()
+  assert b'\n"caf\xe9.png",' in output.read_bytes()
   (folder / os.fsdecode(b'caf\xe9.png')).unlink()
 
   (run / 'd.csv').mkdir()
@@ -116,7 +117,7 @@ def test_predict_passes_over_what_it_cannot_read(run, tmp_path):
     (folder / f'{i}.png').unlink()
   done = runs.call('predict', *flags, '--precision=4')
   assert done.returncode == 1
-  assert done.stderr.splitlines()[-1] == 'error: none of 1 images could be read.'
+  assert done.stderr.splitlines()[-1] == 'error: none of 2 images could be read.'
 
 
 def test_an_operating_point_of_another_network_is_refused(run, tmp_path):
@@ -147,12 +148,47 @@ def test_a_target_that_cannot_be_met_is_status_3(run):
   done = runs.call('predict', f'--workdir={run}', f'--images={run / "x.npy"}')
   assert done.returncode == 0
   assert done.stderr.startswith('warning: this operating point did not meet its target')
-  assert done.stdout.startswith('input,label,')
+  assert done.stdout.startswith('"input","label",')
+
+
+def test_a_promise_that_few_examples_cannot_show_is_status_3(run):
+  done = runs.call('calibrate', f'--workdir={run}', '--confidence=0.9', '--max-accuracy-drop=0.001')
+  assert done.returncode == 3
+  (line,) = done.stderr.splitlines()
+  assert line.startswith('error: max_accuracy_drop=0.001 cannot be promised with confidence=0.9: ')
+  point: Any = operating_point.read(run)
+  assert not point.met
+  assert (point.promise.fitted_on, point.promise.bounded_on) == (36, 144)
+  assert point.promise.bound > 0.001
+
+
+def test_a_promise_is_reported_beside_what_is_hoped_for(run):
+  flags = (f'--workdir={run}', '--confidence=0.8', '--max-accuracy-drop=0.2', '--split-seed=5')
+  done = runs.call('calibrate', *flags)
+  assert done.returncode == 0, done.stderr
+  assert 'hoped for' in done.stdout
+  assert 'static, all 360' in done.stdout
+  point: Any = operating_point.read(run)
+  assert point.promise.confidence == 0.8
+  assert point.promise.drop <= point.promise.bound <= 0.2
+  assert point.data.split_seed == 5
+  # The report takes the halves that the point was chosen on.
+  done = runs.call('report', f'--workdir={run}')
+  assert (done.returncode, done.stderr) == (0, '')
+  page = (run / 'report' / 'report.html').read_text()
+  assert 'Promised, and hoped for' in page
+  done = runs.call('report', f'--workdir={run}', '--split-seed=6')
+  assert done.returncode == 0
+  assert done.stderr.startswith('warning: this operating point was chosen on 180 of the 360 test')
 
 
 @pytest.mark.parametrize(
   ('name', 'flags', 'message'),
   [
+    ('calibrate', ['--confidence=0.9', '--average-bits=3'], 'only a max_accuracy_drop can be'),
+    ('calibrate', ['--confidence=90'], 'confidence=90.0: give a number between 0 and 1'),
+    ('calibrate', ['--max-accuracy-drop=1'], '--max_accuracy_drop=1: give a fraction below 1'),
+    ('calibrate', ['--split-seed=-1'], '--split_seed'),
     ('calibrate', ['--average-bits=3', '--key=0.5'], '--average_bits and --key given'),
     ('calibrate', ['--key=high'], '--key=high: give a confidence, or BITS:CONFIDENCE'),
     ('calibrate', ['--key=5'], 'key=5.0: a key is a confidence'),

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from dpoq_jax.data import in_memory
+from dpoq_jax.deploy import stablehlo
 from dpoq_jax.deploy.artifact import in_jax, rings
 from dpoq_jax.inference import operating_point
 from dpoq_jax.training import trained_network
 from tests.end_to_end import runs
+from tests.tiny_model import TinyNet
 
 
 def test_a_run_is_exported_and_read_back(resnet_run: pathlib.Path, tmp_path: pathlib.Path):
@@ -76,3 +78,43 @@ def test_a_run_is_exported_as_graphs(form: str, resnet_run: pathlib.Path, tmp_pa
   files = {entry['file'] for kind in ('paths', 'precisions') for entry in manifest[kind]}
   assert files == {f'{kind}_{b}.{form}' for kind in ('path', 'precision') for b in (2, 4)}
   assert files <= {path.name for path in folder.iterdir()}
+
+
+def test_summed_logits_and_companions_through_all_commands(tmp_path: pathlib.Path):
+  run = tmp_path / 'run'
+  flags = ('--config.quantization.sum_logits', '--config.objective.companion_bits=8')
+  status, _, err = runs.train(run, *flags)
+  assert status == 0, err
+  done = runs.call('calibrate', f'--workdir={run}', '--average-bits=3')
+  assert done.returncode == 0, done.stderr
+
+  images = in_memory.load('digits', 'test').images[:9]
+  source = trained_network.load(run)
+  logits = np.asarray(source.network.apply(source.variables, jnp.asarray(images)))
+  for form, read in (('onion', _logits_of_artifact), ('stablehlo', _logits_of_programs)):
+    folder = tmp_path / form
+    done = runs.call('export', f'--workdir={run}', f'--output={folder}', f'--format={form}')
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(read(folder, images), logits, rtol=1e-5, atol=1e-5)
+  assert source.variables['params']['path_4']['logit_scale'] != 0
+
+  np.save(tmp_path / 'x.npy', images)
+  done = runs.call('predict', f'--workdir={run}', f'--images={tmp_path / "x.npy"}')
+  assert done.returncode == 0, done.stderr
+  point = operating_point.read(run)
+  found = [int(line.split(',')[1]) for line in done.stdout.splitlines()[1:]]
+  assert found == point.predict(logits).labels.tolist()
+  for command in ('evaluate', 'report'):
+    done = runs.call(command, f'--workdir={run}')
+    assert done.returncode == 0, done.stderr
+
+
+def _logits_of_artifact(folder: pathlib.Path, images: np.ndarray) -> np.ndarray:
+  read = rings.load(folder)
+  assert not any(b'companion' in path.read_bytes() for path in folder.iterdir())
+  network = in_jax.network_of(read, TinyNet)
+  return np.asarray(network.apply(read.variables, jnp.asarray(images)))
+
+
+def _logits_of_programs(folder: pathlib.Path, images: np.ndarray) -> np.ndarray:
+  return np.stack([each.call(images) for each in stablehlo.read(folder).precisions])

@@ -155,7 +155,7 @@ def test_a_trained_network_is_evaluated_calibrated_used_and_shown(
   after = json.loads((run / 'summary.json').read_text())
   assert after['precisions'] == before['precisions']
   out = output(runs.call('calibrate', f'--workdir={run}', '--average_bits=3'))
-  assert 'the other 7 of the 13 test examples' in out
+  assert 'the other 7 of the 13 validation examples' in out
   output(runs.call('report', f'--workdir={run}'))
   assert 'data:image/png' in (run / 'report' / 'report.html').read_text()
   # Files of any size are resized and cropped as in evaluation.

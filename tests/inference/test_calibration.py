@@ -117,13 +117,47 @@ def test_temperatures_are_fitted_on_request():
 
 
 def test_halves_are_halves():
-  first, second = calibration.split(11)
+  whole = problems.examples(11)
+  first, second = calibration.split(whole)
   assert sorted([*first, *second]) == list(range(11))
   assert (len(first), len(second)) == (5, 6)
-  np.testing.assert_array_equal(first, calibration.split(11)[0])
-  assert not np.array_equal(first, calibration.split(11, seed=1)[0])
+  np.testing.assert_array_equal(first, calibration.split(whole)[0])
+  assert not np.array_equal(first, calibration.split(whole, seed=1)[0])
   with pytest.raises(ValueError, match='1 examples cannot be halved'):
-    calibration.split(1)
+    calibration.split(problems.examples(1))
+
+
+def test_halves_are_alike_in_labels_and_confidence():
+  whole = problems.examples(2000, seed=5)
+  confidence = np.array([temperature.probabilities(each).max(-1) for each in whole.logits])
+  for seed in range(20):
+    halves = calibration.split(whole, seed)
+    labels = [np.bincount(whole.labels[half], minlength=5) for half in halves]
+    assert np.abs(labels[0] - labels[1]).max() <= 2
+    means = [confidence[:, half].mean() for half in halves]
+    # Two halves drawn blindly are 0.01 apart in one of 3.
+    assert abs(means[0] - means[1]) < 0.002
+
+
+def test_halves_differ_less_in_accuracy_than_random_ones_do():
+  whole = problems.examples(2000, seed=6)
+  right = calibration.alone(whole)
+
+  def apart(halves: Any) -> np.ndarray:
+    return right[:, halves[0]].mean(axis=1) - right[:, halves[1]].mean(axis=1)
+
+  alike = np.std([apart(calibration.split(whole, seed)) for seed in range(200)], axis=0)
+  orders = [np.random.default_rng(seed).permutation(2000) for seed in range(200)]
+  blind = np.std([apart((order[:1000], order[1000:])) for order in orders], axis=0)
+  assert (alike < blind).all()
+
+
+def test_which_half_an_example_is_in_has_nothing_to_do_with_being_right():
+  """The lowest precision is wrong where it was right, as sure as before: the halves stay."""
+  whole = problems.examples(300, seed=7)
+  turned = dataclasses.replace(whole, logits=np.roll(whole.logits, 1, axis=-1))
+  for first, second in zip(calibration.split(whole), calibration.split(turned), strict=True):
+    np.testing.assert_array_equal(first, second)
 
 
 def test_equal_bits():
@@ -170,6 +204,20 @@ def test_files_survive_a_round_trip(tmp_path):
     ({'format': 2}, 'format: '),
     ({'order': 'random'}, 'order: '),
     ({'colour': 'red'}, 'colour: '),
+    ({'promise': {'confidence': 2}}, 'promise.confidence: '),
+    (
+      {
+        'promise': {
+          'confidence': 0.9,
+          'test': 'betting',
+          'fitted_on': 1,
+          'bounded_on': 9,
+          'drop': 0,
+          'bound': 0.1,
+        }
+      },
+      'promise needs a target of max_accuracy_drop',
+    ),
   ],
 )
 def test_files_that_are_no_operating_point_are_refused(tmp_path, change, message):

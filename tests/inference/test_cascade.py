@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dpoq_jax import CifarResNet, Onion
+from dpoq_jax.core.names import LOGIT_SCALE
 from dpoq_jax.inference import (
   cascade,
   combination,
@@ -20,6 +21,7 @@ from dpoq_jax.inference import (
   path_programs,
   temperature,
 )
+from tests.tiny_model import TinyNet
 
 MOST = 40  # Inputs in the table below.
 PATH_BATCH_SIZE = 4
@@ -314,10 +316,15 @@ def test_calls_that_cannot_run_are_refused():
     running(images_of([0]), max_precision=3)
 
 
-def test_a_real_network_leaves_where_its_paths_say():
-  network = Onion(CifarResNet(depth=8, width=4), bits=(2, 4, 8))
+@pytest.mark.parametrize('sum_logits', [False, True])
+def test_a_real_network_leaves_where_its_paths_say(sum_logits: bool):
+  model = TinyNet(width=4) if sum_logits else CifarResNet(depth=8, width=4)
+  network = Onion(model, bits=(2, 4, 8), sum_logits=sum_logits)
   images = np.random.default_rng(0).integers(0, 256, (21, 8, 8, 1)).astype(np.uint8)
   variables = network.freeze(network.init(jax.random.key(0), jnp.asarray(images[:1])))
+  for params in variables['params'].values():
+    if LOGIT_SCALE in params:
+      params[LOGIT_SCALE] += 0.7
   logits = np.asarray(jax.jit(network.apply)(variables, images))
   rerun = curve.rerun_curve(logits, np.zeros(21, int), network.bits, 'normalised')
   middle = rerun.points[len(rerun.points) // 2]
@@ -331,6 +338,10 @@ def test_a_real_network_leaves_where_its_paths_say():
   # Other programs, other sizes: sums in another order.
   np.testing.assert_allclose(result.probabilities, left.probabilities, rtol=1e-4)
   assert result.precisions.mean() == rerun.average_bits[middle]
+  streamed = list(running.stream(images[i : i + 5] for i in range(0, 21, 5)))
+  np.testing.assert_allclose(
+    np.concatenate([each.probabilities for each in streamed]), left.probabilities, rtol=1e-4
+  )
   single = [running(images[i : i + 1]) for i in range(21)]
   np.testing.assert_array_equal(
     np.concatenate([each.precisions for each in single]), result.precisions

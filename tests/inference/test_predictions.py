@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 
@@ -77,9 +78,9 @@ def test_formats():
   for each in written:
     writer.write(each)
   assert file.getvalue() == (
-    'input,label,class_name,probability,precision,relative_cost,error\n'
-    '"a,""b"".png",1,b,0.5,4,2.0,\n'
-    'c.png,,,,,,"bro\nken"\n'
+    '"input","label","class_name","probability","precision","relative_cost","error"\n'
+    '"a,""b"".png","1","b","0.5","4","2.0",""\n'
+    '"c.png","","","","","","bro\nken"\n'
   )
   file = io.StringIO()
   writer = predictions.JsonLinesWriter(file)
@@ -87,3 +88,28 @@ def test_formats():
     writer.write(each)
   lines = [json.loads(line) for line in file.getvalue().splitlines()]
   assert [predictions.Prediction(**line) for line in lines] == written
+
+
+@pytest.mark.parametrize('name', ['a\rb.png', 'a\nb.png', 'a\r\nb.png', '"', ',', "'=1", '', 'ö\0'])
+def test_any_name_is_one_cell_of_one_row(name):
+  file = io.StringIO(newline='')
+  writer = predictions.CsvWriter(file)
+  for each in (name, 'next.png'):
+    writer.write(predictions.Prediction(each, 1, 'b', 0.5, 4, 2.0))
+  rows = list(csv.DictReader(io.StringIO(file.getvalue(), newline='')))
+  assert [row['input'] for row in rows] == [name, 'next.png']
+  assert {row['label'] for row in rows} == {'1'}
+
+
+@pytest.mark.parametrize('start', ['=', '+', '-', '@', '\t', '\r', '\n'])
+def test_no_cell_is_a_formula(start):
+  file = io.StringIO(newline='')
+  writer = predictions.CsvWriter(file, header=False)
+  text = f'{start}cmd|calc!A1'
+  writer.write(predictions.Prediction(text, 1, text, 1e-7, 4, 2.0, text))
+  ((name, label, class_name, probability, _, _, error),) = csv.reader(
+    io.StringIO(file.getvalue(), newline='')
+  )
+  assert name == class_name == error == f"'{text}"
+  # Numbers stay numbers.
+  assert (label, float(probability)) == ('1', 1e-7)

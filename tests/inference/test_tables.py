@@ -1,4 +1,7 @@
+import dataclasses
 from typing import Any
+
+import numpy as np
 
 from dpoq_jax.inference import calibration, curve, tables
 from dpoq_jax.inference.operating_point import Target
@@ -47,8 +50,8 @@ def test_comparison_has_a_line_per_combination():
 def test_equal_bits_leaves_out_what_no_precision_has():
   best, *_ = choose(combine='mean')
   accuracies: list[Any] = list(calibration.equal_bits(best, CALIBRATION, REPORTED, (2, 3)))
-  table = tables.equal_bits(best, accuracies)
-  assert table.title == 'Top-1 % on the reported examples, at equal average bits'
+  table = tables.equal_bits(best, accuracies, REPORTED)
+  assert table.title == 'Top-1 % on the 500 reported examples, at equal average bits'
   assert headers(table)[2] == 'ensemble (mean)'
   two, three = cells(table)
   assert two == ('2', *[f'{100 * accuracies[0].static:.2f}'] * 3, '2.00')
@@ -56,14 +59,52 @@ def test_equal_bits_leaves_out_what_no_precision_has():
   assert three[3] == f'{100 * accuracies[1].dynamic:.2f}'
 
 
+def test_equal_bits_has_the_accuracy_on_the_whole_set_beside_that_on_a_half():
+  whole = problems.examples(1000, seed=3)
+  half = whole.take(np.arange(500), 'half')
+  best, *_ = choose(combine='mean')
+  accuracies = calibration.equal_bits(best, CALIBRATION, half, (2, 3, 8))
+  table = tables.equal_bits(best, accuracies, whole)
+  assert headers(table)[1:3] == ['static', 'static, all 1000']
+  two, three, eight = cells(table)
+  right = whole.logits.argmax(-1) == whole.labels
+  assert (two[1], two[2]) == (f'{100 * right[0, :500].mean():.2f}', f'{100 * right[0].mean():.2f}')
+  assert three[:4] == ('3', '', '', '')
+  assert eight[2] == f'{100 * right[2].mean():.2f}' != eight[1]
+
+
+def test_a_promise_is_shown_beside_what_is_hoped_for():
+  settings = calibration.Settings(Target(kind='max_accuracy_drop', value=0.05))
+
+  def chosen(confidence: float | None) -> Any:
+    return calibration.choose(
+      problems.examples(2000, seed=4), REPORTED, problems.BITS,
+      dataclasses.replace(settings, confidence=confidence), dataset='made up', step=7,
+    )[0]  # fmt: skip
+
+  hoped, promised = chosen(None), chosen(0.8)
+  table = tables.promise(hoped, promised)
+  assert table.title == (
+    f'Confidence 0.8: a drop of {100 * promised.promise.drop:.2f} points on 1600 calibration '
+    f'examples, on new data at most {100 * promised.promise.bound:.2f}'
+  )
+  assert [line[0] for line in cells(table)] == ['hoped for', 'promised']
+  for line, point in zip(cells(table), (hoped, promised), strict=True):
+    assert line[-1] == f'{point.reported.relative_cost:.2f}'
+  unmet = tables.promise(hoped, promised.model_copy(update={'met': False}))
+  assert 'on new data perhaps' in str(unmet.title)
+  assert cells(unmet)[1][0] == 'not promised'
+  assert tables.best(promised, 1).title == f'Kept: {promised.combine}, as promised'
+
+
 def test_best_has_a_line_per_precision():
-  compared = choose()
-  assert tables.best(compared).title == (
-    f'Kept: {compared[0].combine}, the best of those on the calibration examples'
+  best, *others = choose()
+  assert tables.best(best, 1 + len(others)).title == (
+    f'Kept: {best.combine}, the best of those on the calibration examples'
   )
   (asked_for,) = choose(combine='mean')
   never = {2: curve.NEVER, 4: 0.5, 8: 0.0}
-  table = tables.best([asked_for.model_copy(update={'thresholds': never})])
+  table = tables.best(asked_for.model_copy(update={'thresholds': never}), 1)
   assert table.title == 'Kept: mean, as asked for'
   lines = cells(table)
   assert [line[0] for line in lines] == ['2', '4', '8']

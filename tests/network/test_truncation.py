@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 from typing import Any
 
@@ -31,6 +32,10 @@ def test_truncation_keeps_the_high_bits_and_everything_else():
   same, unchanged = truncation.truncated(network, frozen, to=8)
   np.testing.assert_array_equal(same.apply(unchanged, IMAGES), network.apply(frozen, IMAGES))
   assert not np.array_equal(cut.apply(variables, IMAGES), network.apply(frozen, IMAGES))
+  # One precision has no logits below that it could add.
+  summed = dataclasses.replace(network, sum_logits=True)
+  again, cut_again = truncation.truncated(summed, frozen, to=2)
+  np.testing.assert_array_equal(again.apply(cut_again, IMAGES), cut.apply(variables, IMAGES))
   with pytest.raises(ValueError, match='truncated to 1 to 8'):
     truncation.truncated(network, frozen, to=9)
 

@@ -266,6 +266,60 @@ def test_a_point_by_hand_is_offered_as_it_is(tmp_path: pathlib.Path):
   assert current.data is None
 
 
+def test_a_promise_is_shown_beside_what_is_hoped_for(tmp_path: pathlib.Path):
+  arguments = problem((2, 4, 8), examples=1000)
+  first, second = arguments['calibration'], arguments['reported']
+
+  def chosen(confidence: float | None, drop: float = 0.05) -> OperatingPoint:
+    settings = calibration.Settings(
+      Target(kind='max_accuracy_drop', value=drop), combine='last', confidence=confidence
+    )
+    return calibration.choose(first, second, (2, 4, 8), settings, dataset='made-up', step=20)[0]
+
+  def text(point: OperatingPoint) -> str:
+    return page_lib.write(tmp_path, **{**arguments, 'point': point}).read_text()
+
+  hoped, promised = chosen(None), chosen(0.9)
+  assert promised.met
+  assert promised.promise
+  page = text(promised)
+  _, _, table = page.partition('<table id="promised">')
+  figures = re.findall(r'<td>([^<]+)</td>', table.partition('</table>')[0])
+  for point, shown in ((promised, figures[:3]), (hoped, figures[3:])):
+    assert point.reported
+    accuracy, bits, cost = shown
+    assert accuracy == f'{100 * point.reported.accuracy:.2f} %'
+    # Of the same combination; its weights were fitted on fewer examples.
+    assert bits == f'{point.reported.average_bits:.3f}'
+    assert cost == f'{point.reported.relative_cost:.3f}'
+  assert f'{100 * promised.promise.bound:.2f} points' in page
+  assert 'With a confidence of 90.00 %, new data lose at most' in ' '.join(page.split())
+  unmet = chosen(0.9, drop=0.0005)
+  assert unmet.promise
+  assert unmet.promise.examples_needed
+  assert f'about {unmet.promise.examples_needed} calibration examples' in ' '.join(
+    text(unmet).split()
+  )
+
+
+def test_accuracies_on_a_half_are_beside_those_on_the_whole_set(tmp_path: pathlib.Path):
+  arguments = problem((2, 4, 8))
+  first, second = arguments['calibration'], arguments['reported']
+  whole = Examples(
+    np.concatenate([first.logits, second.logits], axis=1),
+    np.concatenate([first.labels, second.labels]),
+    'both',
+  )
+  assert 'Static, all' not in page_lib.write(tmp_path, **arguments).read_text()
+  page = page_lib.write(tmp_path, **arguments, whole=whole).read_text()
+  static = [f'{100 * (each.argmax(-1) == whole.labels).mean():.2f} %' for each in whole.logits]
+  assert 'Static, all 800' in page
+  for text in static:
+    assert f'<td>{text}</td>' in page
+  assert f'(on all 800: {static[-1]})' in page
+  assert 'id="promised"' not in page
+
+
 def test_images_of_those_that_leave_first_and_last(made):
   path, arguments = made
   point, reported = arguments['point'], arguments['reported']

@@ -40,6 +40,20 @@ def test_page_shows_ours_the_papers_and_the_differences():
   assert page.count('| ours alone |') == 2
 
 
+def test_means_are_over_the_same_precisions_in_every_row():
+  given = [
+    entry('table1', PART, 'individual', '2 bits', [60.0], 65.42),
+    entry('table1', PART, 'individual', '4 bits', [62.0], 68.18),
+    entry('table1', PART, 'individual', 'fp32', [90.0], 68.74),
+    entry('table1', PART, 'joint', '2 bits', [59.0], 62.96),
+    entry('table1', PART, 'joint', '4 bits', [61.0], 68.82),
+  ]
+  page = pages.page(given)
+  assert '| individual | 60.00 | 62.00 | 90.00 | 61.00 |' in page
+  assert '| individual | 65.42 | 68.18 | 68.74 | 66.80 |' in page
+  assert '| joint | 59.00 | 61.00 |  | 60.00 |' in page
+
+
 def test_tables_are_replaced_one_by_one(tmp_path: pathlib.Path):
   results.write(tmp_path, 'table2', entries('table2'))
   results.write(tmp_path, 'table1', entries('table1'))

@@ -105,3 +105,23 @@ def test_failed_restore_keeps_its_reason_and_prints_nothing(
   assert error.value.__cause__ is not None
   assert error.value.__cause__.__traceback__ is not None
   assert 'Traceback' not in capfd.readouterr().err
+
+
+def test_the_first_checkpoint_is_read_back_before_the_run_goes_on(tmp_path: pathlib.Path):
+  # TensorStore takes the backslash for a slash: what is saved lies elsewhere.
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'a\\b')
+  with pytest.raises(checkpoint.StorageError, match='no checkpoint can be stored in'):
+    checkpoints.save(state(1), META, step=1)
+  checkpoints.close()
+
+
+def test_a_flipped_bit_beside_the_arrays_is_noticed_too(tmp_path: pathlib.Path):
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints.save(state(1), META, step=1)
+  checkpoints.wait()
+  meta = tmp_path / 'checkpoints' / '1' / 'meta' / 'metadata'
+  meta.write_text(meta.read_text().replace('1.0', '3.0'))
+  skipped = pytest.warns(UserWarning, match='it does not hold what was saved')
+  with skipped, pytest.raises(checkpoint.CheckpointError):
+    checkpoints.restore(state(0))
+  checkpoints.close()

@@ -12,7 +12,9 @@ from dpoq_jax import config as config_lib
 from dpoq_jax import variants
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.config import Quantization
+from dpoq_jax.data import corrupt_records
 from dpoq_jax.runtime import workdir
+from dpoq_jax.training import splits
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / 'configs').glob('*.py'))
 
@@ -186,7 +188,11 @@ def test_systems_of_the_tables_are_variants():
   for text, message in [
     ('system=onion', 'no such system'),
     ('system=individual,bits=2-4', 'one precision, not'),
-    ('system=shared,activations=foo', 'invalid literal'),
+    ('system=shared,activations=foo', "variant activations=foo: 'foo' is no whole number"),
+    ('bits=2-x', "variant bits=2-x: 'x' is no whole number"),
+    ('bits=', "variant bits=: '' is no whole number"),
+    ('width=1e3', "variant width=1e3: '1e3' is no whole number"),
+    ('smoke=no', 'variant smoke=no: smoke has no setting'),
     ('model=vgg12', 'your own is written MODULE:CLASS'),
   ]:
     with pytest.raises(ValueError, match=message):
@@ -213,6 +219,7 @@ def test_a_model_of_ones_own_has_the_sizes_it_is_given():
     ({'bits': (32,), 'truncate_to': (2,)}, {}, 'where 32 is a float network'),
     ({'bits': (16, 32), 'sharing': 'rounded'}, {'mode': 'joint'}, 'where 32 is a float network'),
     ({'sharing': 'rounded'}, {}, 'objective.mode=scaled: precisions that share'),
+    ({'sharing': 'rounded', 'sum_logits': True}, {'mode': 'joint'}, 'only an onion has logits'),
     (
       {'sharing': 'floored', 'weight_quantizer': 'standardised'},
       {'mode': 'joint'},
@@ -297,3 +304,102 @@ def test_config_file_is_valid_and_says_what_it_is_for(path: pathlib.Path):
   # Filled in, not only promised.
   assert re.search(r'Expected[^"]*\d', text)
   assert re.search(r'Cost: [^"]*\d', text)
+
+
+FIELDS = [
+  (section, name)
+  for section, fields in config_lib.get_config().to_dict().items()
+  for name in (fields if isinstance(fields, dict) else [''])
+]
+
+
+@pytest.mark.parametrize(('section', 'name'), FIELDS)
+def test_no_number_is_without_bounds(section: str, name: str):
+  # Nor are entries of tuples: no field takes what would end in an overflow later.
+  for number in (10**39, -(10**39), float('inf'), float('nan')):
+    for value in (number, (number,)):
+      fields = config_lib.get_config().to_dict()
+      holder, key = (fields[section], name) if name else (fields, section)
+      holder[key] = value
+      with pytest.raises(config_lib.ConfigError):
+        config_lib.validate(fields)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'expected'),
+  [
+    ({'optimizer__decay_epochs': (3.0,)}, 'config.optimizer.decay_epochs=(3.0,) has no effect'),
+    ({'optimizer__decay_factor': 0.5}, 'config.optimizer.decay_factor=0.5 has no effect'),
+    ({'optimizer__schedule': 'steps', 'optimizer__decay_epochs': (3.0, 30.0)}, 'beyond (30.0,)'),
+    ({'data__workers': 2}, 'config.data.workers=2 has no effect: it needs a streamed set'),
+    ({'objective__teacher_start': 1.0}, 'config.objective.teacher_start=1.0 has no effect'),
+    ({'objective__companion_weight': 0.5}, 'config.objective.companion_weight=0.5 has no effect'),
+    (
+      {'quantization__calibrate_clips': True, 'quantization__clip_init': 1.0},
+      'config.quantization.clip_init=1.0 has no effect',
+    ),
+    ({'quantization__bits': (4,), 'quantization__sum_logits': True}, 'several quantization.bits'),
+  ],
+)
+def test_a_field_without_effect_is_warned_of(fields: dict, expected: str):
+  assert any(
+    expected in each for each in config_lib.ineffective(config_lib.validate(changed(**fields)))
+  )
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_no_config_file_has_a_field_without_effect(path: pathlib.Path):
+  module = importlib.import_module(f'configs.{path.stem}')
+  assert config_lib.ineffective(config_lib.validate(module.get_config())) == []
+
+
+@pytest.mark.parametrize(('size', 'shorter_side'), [(224, 256), (32, 37), (299, 342), (1, 1)])
+def test_evaluation_sees_the_usual_share_whatever_the_size(size, shorter_side):
+  config = config_lib.validate(changed(data__name='x', data__image_size=size))
+  assert config.data.resize == shorter_side
+  # A run that wrote the number down is the same run.
+  written = config_lib.validate(
+    changed(data__name='x', data__image_size=size, data__resize=shorter_side)
+  )
+  assert written == config == config_lib.from_json(config.model_dump_json())
+  other = config_lib.validate(changed(data__name='x', data__image_size=size, data__resize=999))
+  assert config_lib.differences(config, other, apart=frozenset()) == [
+    f'data.resize: {shorter_side} -> 999'
+  ]
+
+
+def test_sets_in_memory_are_not_resized():
+  assert config_lib.validate(changed()).data.resize is None
+  # Versions before wrote their default for them, too.
+  assert config_lib.validate(changed(data__resize=256)) == config_lib.validate(changed())
+  with pytest.raises(config_lib.ConfigError, match=r'^config.data.resize=64: only images of a str'):
+    config_lib.validate(changed(data__resize=64))
+
+
+def test_what_is_cut_off_is_warned_of(jpeg_data_dir):
+  fields = {'data__name': 'tiny_imagenet', 'data__dir': str(jpeg_data_dir), 'data__image_size': 32}
+  tally = corrupt_records.Tally(0)
+  with pytest.warns(UserWarning, match='resize=256: evaluation sees the central 32 of 256 .* 12%'):
+    splits.load_test(config_lib.validate(changed(**fields, data__resize=256)), tally)
+  # A warning would be an error here.
+  for resize in (None, 32, 48):
+    splits.load_test(config_lib.validate(changed(**fields, data__resize=resize)), tally)
+
+
+def test_the_split_that_is_reported_on_is_not_trained_on(jpeg_data_dir):
+  fields = {'data__name': 'tiny_imagenet', 'data__dir': str(jpeg_data_dir), 'data__image_size': 32}
+  tally = corrupt_records.Tally(0)
+  whole = config_lib.validate(changed(**fields, data__test_split='train[90%:]'))
+  with pytest.raises(
+    ValueError, match=r'train_split=train and .*test_split=train\[90%:\] .* share'
+  ):
+    splits.load_test(whole, tally)
+  fields |= {'data__train_split': 'train[:90%]', 'data__test_split': 'train[90%:]'}
+  parts = config_lib.validate(changed(**fields, data__holdout=4))
+  train, holdout = splits.load_train(parts, tally)
+  test = splits.load_test(parts, tally)
+  assert [len(each) for each in (train, holdout, test)] == [50, 4, 6]
+  assert (train.split, test.split) == ('train[:90%]', 'train[90%:]')
+  with pytest.raises(ValueError, match='train_split=test is reported on, too'):
+    splits.load_test(config_lib.validate(changed(data__train_split='test')), tally)
+  assert splits.load_test(config_lib.validate(changed()), tally).split == 'test'

@@ -111,10 +111,12 @@ def test_steps_schedule_drops_after_the_epochs_of_the_paper():
   np.testing.assert_allclose(at(rate, steps), expected, rtol=1e-5)
 
 
-def test_warm_up_moves_no_drop():
+def test_warm_up_moves_no_drop_and_no_step_has_a_rate_of_0():
   config = config_lib.Optimizer(schedule='steps', decay_epochs=(10.0,), warmup_epochs=5.0)
   rate = optimizer.learning_rate_schedule(config, epochs=20, steps_per_epoch=10)
-  np.testing.assert_allclose(at(rate, (0, 25, 50, 99, 100)), [0.0, 0.05, 0.1, 0.1, 0.01], rtol=1e-5)
+  np.testing.assert_allclose(
+    at(rate, (0, 24, 49, 50, 99, 100)), [0.002, 0.05, 0.1, 0.1, 0.1, 0.01], rtol=1e-5
+  )
 
 
 def test_cosine_ends_at_zero():

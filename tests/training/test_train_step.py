@@ -9,7 +9,7 @@ import pytest
 
 from dpoq_jax import config as config_lib
 from dpoq_jax.core.spec import LayerOptions
-from dpoq_jax.network import onion_network
+from dpoq_jax.network import from_config, onion_network
 from dpoq_jax.training import optimizer
 from dpoq_jax.training.train_step import create_state, make_train_step
 from tests.tiny_model import TinyNet
@@ -112,3 +112,40 @@ def test_parts_normalised_apart_are_steps_of_their_own(fixed: int):
     jax.tree.map(
       np.testing.assert_array_equal, found.collections['psbn_2'], state.collections['psbn_2']
     )
+
+
+@pytest.mark.parametrize('transition_rate', [0.0, 0.01])
+def test_a_skipped_step_delays_no_schedule(transition_rate: float):
+  network = onion_network.Onion(TinyNet(num_classes=3), bits=(2, 4))
+  settings = config_lib.Optimizer(
+    learning_rate=0.1, schedule='steps', decay_epochs=(2.0,), transition_rate=transition_rate
+  )
+  config = config_lib.Config(data=config_lib.Data(pad=0), optimizer=settings)
+  rate = optimizer.learning_rate_schedule(settings, epochs=4, steps_per_epoch=1)
+  rings = from_config.rings(config_lib.Quantization(bits=(2, 4)))
+  transform = optimizer.sgd(settings, rate, rings)
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': jnp.asarray(rng.integers(0, 256, (BATCH, 8, 8, 1), dtype=np.uint8)),
+    'label': jnp.asarray(rng.integers(0, 3, BATCH), jnp.int32),
+  }
+  with jax.numpy_dtype_promotion('standard'):
+    state = create_state(network, transform, jax.random.key(0), batch['image'])
+    step = jax.jit(
+      make_train_step(network, transform, config),
+      compiler_options={'xla_backend_optimization_level': 0},
+    )
+    state, _ = step(state, batch)
+    clip = state.params['path_4']['stem_pact']['clip']
+    skipped, _ = step(poisoned(state, np.nan), batch)
+  assert int(skipped.skipped) == 1
+  mended = poisoned(skipped, clip)
+  counts = [
+    (path[-1].name, int(leaf))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(mended.opt_state)
+    if getattr(path[-1], 'name', None) in ('count', 'step')
+  ]
+  # The rate of the next step is that of step 2, which the log says, too: it has dropped.
+  assert counts
+  assert {count for _, count in counts} == {2} == {int(mended.step)}
+  np.testing.assert_allclose(rate(2), 0.01, rtol=1e-6)

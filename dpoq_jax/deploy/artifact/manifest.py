@@ -4,26 +4,30 @@ The manifest has the size and the digest of the file of every ring, and a digest
 a ring can be refused before it is read.
 """
 
-from collections.abc import Mapping
-import hashlib
+from collections.abc import Iterator
+import contextlib
+import itertools
 import json
 import math
 import pathlib
-import stat
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dpoq_jax import config as config_lib
 from dpoq_jax import onion
-from dpoq_jax.core.names import SHIFT_PREFIX
+from dpoq_jax.core.names import LOGIT_SCALE, SHIFT_PREFIX
+from dpoq_jax.deploy import graph_folder
 from dpoq_jax.deploy.artifact import packing
+from dpoq_jax.runtime import terminal
 
-FILE = 'manifest.json'
+FILE = graph_folder.MANIFEST
 FORMAT = 1
-LARGEST = 2**24
-"""Most bytes that a manifest has."""
+
+# A file may ask for any number. Real names have 4 parts and 60 letters; ResNet-1202 has 1,202
+# kernels, and 10,000 other tensors at the highest of 4 precisions.
+_LONGEST, _DEEPEST, _MOST = 256, 16, 2**16
 
 FLOAT = 32
 # Most bytes that names, types and offsets of two tensors take in a safetensors file.
@@ -32,10 +36,21 @@ _HEADER = 4096
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Side = Annotated[int, Field(ge=1, le=2**14)]
 Shape = Annotated[tuple[Count, ...], Field(max_length=8)]
-# The name of a tensor: its modules, joined by `/`.
-_PARTS = r'[^/\x00-\x1f]+(/[^/\x00-\x1f]+)*$'
-KernelName = Annotated[str, Field(pattern='^' + _PARTS)]
-FloatName = Annotated[str, Field(pattern='^(params|statistics)/' + _PARTS)]
+
+
+def _is_name(name: str) -> str:
+  """Refuses what is no name of a tensor: its modules, joined by `/`."""
+  parts = name.split('/')
+  if len(name) > _LONGEST or len(parts) > _DEEPEST or not all(p and p.isprintable() for p in parts):
+    raise ValueError(
+      f'a tensor is named by up to {_DEEPEST} parts joined by /, printable and of {_LONGEST} '
+      'letters in all'
+    )
+  return name
+
+
+KernelName = Annotated[str, AfterValidator(_is_name)]
+FloatName = Annotated[str, Field(pattern='^(params|statistics)/.'), AfterValidator(_is_name)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -58,7 +73,7 @@ class Ring(_Record):
     bytes: size of the file.
     sha256: digest of the file.
     floats: shapes of the path's float32 tensors, by name, in the order in which the file has them:
-      normalisation, lateral scales, clips, classifier.
+      normalisation, lateral scales, clips, classifier, scale of the logits below.
     top1: accuracy of this precision, in [0, 1], if known.
   """
 
@@ -66,7 +81,7 @@ class Ring(_Record):
   file: Annotated[str, Field(pattern=r'^ring_[0-9]{1,2}\.safetensors$')]
   bytes: Count
   sha256: Annotated[str, Field(pattern=r'^[0-9a-f]{64}$')]
-  floats: dict[FloatName, Shape]
+  floats: Annotated[dict[FloatName, Shape], Field(max_length=_MOST)]
   top1: Fraction | None = None
 
   @property
@@ -111,7 +126,7 @@ class Manifest(_Record):
   image_shape: tuple[Side, Side, Side]
   multiply_accumulates: Count | None = None
   input_range: tuple[Literal[0], Literal[255]] = (0, 255)
-  kernels: dict[KernelName, Shape]
+  kernels: Annotated[dict[KernelName, Shape], Field(max_length=_MOST)]
   rings: tuple[Ring, ...]
   operating_points: tuple[dict[str, Any], ...] = ()
   source: Source
@@ -143,12 +158,12 @@ class Manifest(_Record):
   def separate_bytes(self, index: int) -> int:
     """Returns the bytes of an individual network of precision `index`.
 
-    It has whole weights of that precision, and no lateral scales.
+    It has whole weights of that precision, and no scales of what lower paths hand up.
     """
     own = sum(
       math.prod(shape)
       for name, shape in self.rings[index].floats.items()
-      if not name.rpartition('/')[2].startswith(SHIFT_PREFIX)
+      if not name.rpartition('/')[2].startswith((SHIFT_PREFIX, LOGIT_SCALE))
     )
     return -(-self.weights * self.bits[index] // 8) + 4 * own
 
@@ -164,9 +179,10 @@ class Manifest(_Record):
     if not self.kernels or not self.class_names:
       raise ValueError('a network has kernels and classes')
     for names in (self.kernels, *(ring.floats for ring in self.rings)):
-      parents = {name[:end] for name in names for end, c in enumerate(name) if c == '/'}
-      if within := parents.intersection(names):
-        raise ValueError(f'{within.pop()} is a tensor and holds others')
+      # In this order a name is followed by what is within it, if anything is.
+      for one, next_one in itertools.pairwise(sorted(name.split('/') for name in names)):
+        if one == next_one[: len(one)]:
+          raise ValueError(f'{"/".join(one)} is a tensor and holds others')
     for index, ring in enumerate(self.rings):
       # Sizes follow from shapes, so a file that is too large is refused before it is read.
       content = self.code_bytes(index) + 4 * ring.float_count
@@ -181,58 +197,35 @@ class Manifest(_Record):
 def to_json(manifest: Manifest) -> str:
   """Returns the text of `manifest.json`, with its digest."""
   content = manifest.model_dump(mode='json')
-  return json.dumps({'sha256': _digest(content), **content}, indent=1) + '\n'
+  return json.dumps({'sha256': graph_folder.digest(content), **content}, indent=1) + '\n'
 
 
 def read(folder: pathlib.Path) -> Manifest:
   """Reads the manifest of an artifact.
 
   Raises:
-    ArtifactError: if the manifest is missing, altered, of a newer format, or contradicts itself.
+    ArtifactError: if the manifest is missing, altered, of another format, or contradicts itself.
   """
   path = folder / FILE
   try:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-      # A pipe or a device has no size, and may have no end.
-      raise ArtifactError(f'{path} is no regular file.')
-    if status.st_size > LARGEST:
-      raise ArtifactError(f'{path} is larger than any manifest.')
-    content = json.loads(path.read_bytes().decode('utf-8'))
+    content = graph_folder.read_content(path, 'an artifact', 'rings', FORMAT)
   except OSError as error:
     raise ArtifactError(f'{path} cannot be read: {error.strerror}.') from None
-  # Too many digits, too deep, no text: all are reported alike.
-  except (ValueError, RecursionError) as error:
-    if isinstance(error, ArtifactError):
-      raise
-    raise ArtifactError(f'{path} is not JSON ({error}).') from None
-  is_manifest = isinstance(content, dict) and isinstance(content.get('format'), int)
-  # ONNX and StableHLO exports have a manifest of that name, too.
-  if not is_manifest or 'paths' in content:
-    raise ArtifactError(f'{path} is not the manifest of an artifact.')
-  if content['format'] > FORMAT:
-    raise ArtifactError(
-      f'{path} is of format {content["format"]}; this version reads up to {FORMAT}: upgrade it.'
-    )
-  digest: Any = content.pop('sha256', None)
-  try:
-    is_whole = digest == _digest(content)
-  except RecursionError:
-    # JSON nested so deep that it can be read, but not written.
-    is_whole = False
-  if not is_whole:
-    raise ArtifactError(f'{path} was altered: it does not have its own digest.')
-  try:
+  except ValueError as error:
+    raise ArtifactError(str(error)) from None
+  with refusing(path):
     # From text: JSON has no tuples, which pydantic asks for elsewhere.
     return Manifest.model_validate_json(json.dumps(content))
+
+
+@contextlib.contextmanager
+def refusing(path: pathlib.Path) -> Iterator[None]:
+  """Turns what is wrong with a manifest into an `ArtifactError` that names its first bad field."""
+  try:
+    yield
   except pydantic.ValidationError as error:
-    first = error.errors()[0]
-    # The place is given by keys of the file, in which there may be line ends.
-    where = ' '.join('.'.join(map(str, first['loc'])).split())
-    raise ArtifactError(f'{path}: {where}: {first["msg"]}.'.replace(': :', ':')) from None
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-  """Returns the SHA-256 digest of the content, whatever the layout of its text."""
-  canonical = json.dumps(content, sort_keys=True, separators=(',', ':'))
-  return hashlib.sha256(canonical.encode()).hexdigest()
+    first = error.errors(include_url=False, include_context=False)[0]
+    # The place is given by keys of the file, in which there may be anything.
+    where = terminal.one_line('.'.join(map(str, first['loc'])))
+    reason = terminal.one_line(first['msg'].removeprefix('Value error, '))
+    raise ArtifactError(f'{path}: {where + ": " if where else ""}{reason}.') from None

@@ -132,7 +132,7 @@ def write(
   """
   export_folder.make_for_frozen(folder, variables)
   bits = known['quantization'].bits
-  kernels = dict(_flattened(variables[ONION]))
+  kernels = dict(export_folder.flattened(variables[ONION]))
   rings: list[Ring] = []
   for index, precision in enumerate(bits):
     floats = {
@@ -141,7 +141,7 @@ def write(
         (_PARAMS, variables['params'][path_name(precision)]),
         (_STATISTICS, variables[statistics_collection(precision)]),
       )
-      for name, leaf in _flattened(tree)
+      for name, leaf in export_folder.flattened(tree)
     }
     path = folder / f'ring_{precision}.safetensors'
     tensors = {
@@ -160,11 +160,12 @@ def write(
         top1=None if top1 is None else top1[precision],
       )
     )
-  manifest = Manifest(
-    kernels={name: kernel.shape for name, kernel in kernels.items()}, rings=tuple(rings), **known
-  )
+  path = folder / manifest_lib.FILE
+  with manifest_lib.refusing(path):
+    shapes = {name: kernel.shape for name, kernel in kernels.items()}
+    manifest = Manifest(kernels=shapes, rings=tuple(rings), **known)
   # The manifest is the last file: a folder without it is no artifact.
-  write_whole(folder / manifest_lib.FILE, manifest_lib.to_json(manifest))
+  write_whole(path, manifest_lib.to_json(manifest))
   return manifest
 
 
@@ -196,7 +197,8 @@ def _read_ring(
       codes[name] = _unpacked(packed[start : start + size], width, shape)
       start += size
   ends = list(itertools.accumulate(math.prod(shape) for shape in ring.floats.values()))
-  pieces: list[np.ndarray] = np.split(floats, ends[:-1])
+  # What is after the last one is empty.
+  pieces: list[np.ndarray] = np.split(floats, ends)[:-1]
   tensors = {
     name: piece.reshape(shape)
     for (name, shape), piece in zip(ring.floats.items(), pieces, strict=True)
@@ -251,15 +253,6 @@ def _sha256(path: pathlib.Path) -> str:
   """Returns the SHA-256 digest of a file."""
   with path.open('rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def _flattened(tree: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, np.ndarray]]:
-  """Yields the leaves of nested mappings, in the order of their names joined by `/`."""
-  for name in sorted(tree):
-    if isinstance(tree[name], Mapping):
-      yield from _flattened(tree[name], f'{prefix}{name}/')
-    else:
-      yield prefix + name, np.asarray(tree[name])
 
 
 def _nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import rich.table
 
 from dpoq_jax.deploy.artifact.manifest import Manifest
+from dpoq_jax.runtime import terminal
 
 
 def table(manifest: Manifest) -> rich.table.Table:
@@ -10,7 +11,9 @@ def table(manifest: Manifest) -> rich.table.Table:
   source, weights = manifest.source, manifest.weights
   model = manifest.model.label
   result = rich.table.Table(
-    title=f'{model} on {source.dataset}, step {source.step}; {weights:,} quantized weights',
+    title=terminal.one_line(
+      f'{model} on {source.dataset}, step {source.step}; {weights:,} quantized weights'
+    ),
     caption='apart: individual networks of these precisions, each with weights of its own; '
     f'one in float32 has {4 * weights:,} bytes of weights',
   )

@@ -12,13 +12,12 @@ import numpy as np
 import onnx
 
 from dpoq_jax.core.names import path_name
-from dpoq_jax.deploy import export_folder
+from dpoq_jax.deploy import export_folder, graph_folder
 from dpoq_jax.deploy.onnx import graphs
 from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.network import onion_network
 
-FORMAT = 1
-_TEMPLATE = pathlib.Path(__file__).with_name('predict.py')
+_PROGRAMS = (pathlib.Path(__file__).with_name('predict.py'), pathlib.Path(graph_folder.__file__))
 
 
 def write(
@@ -28,7 +27,7 @@ def write(
   range_images: np.ndarray,
   **known: Any,
 ) -> dict[str, Any]:
-  """Writes `path_B.onnx`, `precision_B.onnx`, `predict.py` and `manifest.json`.
+  """Writes `path_B.onnx`, `precision_B.onnx`, `manifest.json` and the two files of `predict.py`.
 
   Args:
     folder: the folder, which is made; it must not hold anything.
@@ -45,21 +44,27 @@ def write(
     ValueError: for variables that hold latents, or a network that cannot be exported.
   """
   export_folder.make_for_frozen(folder, variables)
-  source = source_lib.prepare(network, variables, range_images)
-  paths = [
-    _write_graph(folder / f'{path_name(bits)}.onnx', bits, graphs.path_graph(source, index))
-    for index, bits in enumerate(network.bits)
-  ]
-  precisions = [
-    _write_graph(folder / f'precision_{bits}.onnx', bits, graphs.precision_graph(source, index))
-    for index, bits in enumerate(network.bits)
-  ]
-  shutil.copyfile(_TEMPLATE, folder / 'predict.py')
+  try:
+    # A number that is lost here would be a wrong integer in a graph.
+    with np.errstate(divide='raise', over='raise', invalid='raise'):
+      source = source_lib.prepare(network, variables, range_images)
+      paths = [
+        _write_graph(folder / f'{path_name(bits)}.onnx', bits, graphs.path_graph(source, index))
+        for index, bits in enumerate(network.bits)
+      ]
+      precisions = [
+        _write_graph(folder / f'precision_{bits}.onnx', bits, graphs.precision_graph(source, index))
+        for index, bits in enumerate(network.bits)
+      ]
+  except FloatingPointError as error:
+    raise ValueError(f'the numbers of this network have no integers ({error}).') from None
+  for program in _PROGRAMS:
+    shutil.copyfile(program, folder / program.name)
   return export_folder.write_manifest(
     folder,
     network.bits,
     source.image_shape,
-    format=FORMAT,
+    classes=source.paths[0][-1].shape[-1],
     calibration_images=len(range_images),
     paths=paths,
     precisions=precisions,

@@ -1,8 +1,8 @@
 """Writes networks as ONNX graphs: one for each path, and one for each precision with all its paths.
 
 Images go in as the uint8 pixels that they are, [batch, height, width, channels], and laterals
-between paths are uint8 of the same layout. How a path's layers become integer operations is the
-matter of `path_writer`.
+between paths are uint8 of the same layout; logits, where paths add those of the path below, are
+float32. How a path's layers become integer operations is the matter of `path_writer`.
 """
 
 import numpy as np
@@ -37,6 +37,7 @@ def path_graph(source: Source, index: int) -> onnx.ModelProto:
   Returns:
     A model with the inputs `images` and, of the lower precisions B, `lateral_B/LAYER`, all uint8,
     and the outputs `logits`, float32, and, but for the highest path, its own `lateral_B/LAYER`.
+    If logits are summed, `lateral_B/logits`, float32, is among both.
   """
   bits, steps = source.network.bits, source.paths[index]
   writer = Writer()
@@ -47,8 +48,15 @@ def path_graph(source: Source, index: int) -> onnx.ModelProto:
       given = writer.input(lateral_name(bits[lower], step.name), np.uint8, step.shape)
       inside = writer.node('Transpose', given, perm=TO_NCHW)
       laterals[lower, step.name] = Tensor(inside, handed_up_scale(source, lower, step.name))
-  path = PathWriter(source, index, writer, images, laterals, hands_up=index + 1 < len(bits))
-  writer.output(path.run(steps), LOGITS, np.float32, steps[-1].shape)
+  hands_up = index + 1 < len(bits)
+  path = PathWriter(source, index, writer, images, laterals, hands_up=hands_up)
+  logits, classes = path.run(steps), steps[-1].shape
+  if (scale := integer_layers.logit_scale(source.network, source.variables, index)) is not None:
+    below = writer.input(lateral_name(bits[index - 1], LOGITS), np.float32, classes)
+    logits = _with_those_below(writer, logits, below, scale)
+  writer.output(logits, LOGITS, np.float32, classes)
+  if source.network.sum_logits and hands_up:
+    writer.output(logits, lateral_name(bits[index], LOGITS), np.float32, classes)
   for step in steps:
     if (tensor := laterals.get((index, step.name))) is not None:
       outside = writer.node('Transpose', tensor.name, perm=TO_NHWC)
@@ -74,8 +82,11 @@ def precision_graph(source: Source, index: int) -> onnx.ModelProto:
   laterals: dict[tuple[int, str], Tensor] = {}
   logits = ''
   for each, steps in enumerate(source.paths[: index + 1]):
+    below = logits
     path = PathWriter(source, each, writer, images, laterals, hands_up=each < index)
     logits = path.run(steps)
+    if (scale := integer_layers.logit_scale(source.network, source.variables, each)) is not None:
+      logits = _with_those_below(writer, logits, below, scale)
   writer.output(logits, LOGITS, np.float32, source.paths[index][-1].shape)
   return writer.model(f'precision_{source.network.bits[index]}')
 
@@ -84,3 +95,8 @@ def _images(source: Source, writer: Writer) -> str:
   """Declares the images as an input; returns the name of the pixels, channels first."""
   given = writer.input(IMAGES, np.uint8, source.image_shape)
   return writer.node('Transpose', given, perm=TO_NCHW)
+
+
+def _with_those_below(writer: Writer, logits: str, below: str, scale: float) -> str:
+  """Writes the sum of a path's own logits and, times a scale, those of the path below."""
+  return writer.node('Add', logits, writer.node('Mul', below, writer.constant(np.float32(scale))))

@@ -17,7 +17,13 @@ import numpy as np
 
 from dpoq_jax import onion
 from dpoq_jax.core import quantizers
-from dpoq_jax.core.names import ONION, path_name, shift_name, statistics_collection
+from dpoq_jax.core.names import (
+  LOGIT_SCALE,
+  ONION,
+  path_name,
+  shift_name,
+  statistics_collection,
+)
 from dpoq_jax.core.spec import Merge
 from dpoq_jax.network import onion_network
 
@@ -137,6 +143,15 @@ def dense(
   # A Dense may have no bias.
   bias = found.get('bias', np.zeros(kernel.shape[-1]))
   return kernel, np.asarray(bias, np.float32)
+
+
+def logit_scale(
+  network: onion_network.Onion, variables: Mapping[str, Any], index: int
+) -> float | None:
+  """Returns the factor on the logits that path `index` adds from the path below; None if none."""
+  if not network.sum_logits or index == 0:
+    return None
+  return float(variables['params'][path_name(network.bits[index])][LOGIT_SCALE])
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -154,7 +154,7 @@ class PathWriter:
       if np.array_equal(layer.multiplier, layer.gamma):
         terms.append(tensor)
       else:
-        ratio = layer.gamma / layer.multiplier
+        ratio = integer_layers.ratio(layer.gamma, layer.multiplier)
         key = ranges_lib.own(index, step.name)
         terms.append(_Term(tensor, ratio, layer.beta * (1 - ratio), key))
     else:

@@ -1,19 +1,19 @@
 """Predicts with the ONNX graphs beside this file; needs NumPy and ONNX Runtime alone.
 
     python predict.py IMAGES.npy [--max-bits=B | --precision=B] [--batch-size=64]
-        [--output=FILE.npz]
+        [--output=FILE.csv|FILE.npz]
 
 IMAGES.npy holds uint8 [examples, height, width, channels]. By default every image runs the paths up
 to its exit, as the operating point in `manifest.json` says; with --max-bits all leave at B bits at
 the latest; with --precision all run the paths up to B bits and are predicted from that precision
 alone. One line is printed for each image: its class, the probability of that class, and the bits of
-the precision at which the image left.
+the precision at which the image left. In CSV a class name that a spreadsheet would take for a
+formula begins with an apostrophe. What cannot be used is one line on stderr and exit status 2.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
-import hashlib
-import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import csv
 import os
 import pathlib
 import sys
@@ -21,6 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
+
+if __package__:
+  from dpoq_jax.deploy import graph_folder
+else:  # In an export, beside this file.
+  import graph_folder  # pyright: ignore[reportMissingImports]
 
 
 class Result(NamedTuple):
@@ -57,17 +62,8 @@ class Network:
       ValueError: if it is not the manifest of such a folder.
     """
     self._folder, self._threads = folder, threads
-    path = folder / 'manifest.json'
-    try:
-      self.manifest: dict[str, Any] = json.loads(path.read_text('utf-8'))
-      self.bits: tuple[int, ...] = tuple(self.manifest['bits'])
-      for kind in ('paths', 'precisions'):
-        if tuple(graph['precision'] for graph in self.manifest[kind]) != self.bits:
-          raise ValueError(f'{kind} are not those of bits={self.bits}')
-      for point in self.manifest['operating_points']:
-        _check_point(point, self.bits)
-    except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(f'{path} is not the manifest of these graphs ({error}).') from None
+    self.manifest = graph_folder.read(folder, 'ONNX graphs', 'calibration_images')
+    self.bits: tuple[int, ...] = tuple(self.manifest['bits'])
     self._sessions: dict[str, onnxruntime.InferenceSession] = {}
 
   def predict(
@@ -95,14 +91,33 @@ class Network:
     if point is None and not points:
       raise ValueError('this folder has no operating point: give --precision.')
     used: Mapping[str, Any] = points[0] if point is None else point
-    _check_point(used, self.bits)
+    graph_folder.check_point(used, list(self.bits))
     last = len(self.bits) - 1 if max_bits is None else self._index(max_bits)
-    cascade = _Cascade(self, used, last, batch_size, len(images))
-    for start in range(0, len(images), batch_size):
-      cascade.run(start, images[start : start + batch_size])
-    cascade.finish()
-    found = cascade.probabilities
-    return Result(found.argmax(axis=-1), found, np.array(self.bits)[cascade.exits])
+    exits = np.zeros(len(images), np.int64)
+    found = np.zeros((len(images), len(self.manifest['class_names'])))
+
+    def staying(index: int, batches: Iterator[_Waiting]) -> Iterator[_Waiting]:
+      """Runs a path on batches; predicts the images that leave and yields those that stay."""
+      bits = str(self.bits[index])
+      for batch in batches:
+        outputs = self.run_graph(self.manifest['paths'][index], batch.tensors)
+        own = probabilities(outputs.pop('logits'), used['temperatures'][bits])
+        leave = (own.max(axis=-1) >= used['thresholds'][bits]) | (index == last)
+        below = [*batch.below, own]
+        exits[batch.numbers[leave]] = index
+        left = [each[leave] for each in below]
+        found[batch.numbers[leave]] = combined(left, used['weights'][bits])
+        if not leave.all():
+          yield _Waiting(batch.numbers, {**batch.tensors, **outputs}, below).chosen(~leave)
+
+    starts = range(0, len(images), batch_size)
+    whole = _Waiting(np.arange(len(images)), {'images': images}, [])
+    waiting = (whole.chosen(slice(start, start + batch_size)) for start in starts)
+    # Images that stay wait until a batch of them is there: one path pulls on the one below.
+    for index in range(last + 1):
+      waiting = staying(index, _batches(waiting, batch_size))
+    assert not list(waiting)
+    return Result(found.argmax(axis=-1), found, np.array(self.bits)[exits])
 
   def predict_at(self, images: np.ndarray, precision: int, batch_size: int = 64) -> Result:
     """Runs all images up to one precision, in one graph, and predicts from that precision alone.
@@ -130,18 +145,21 @@ class Network:
 
     Raises:
       OSError: if its file is not there; the files of other graphs need not be.
-      ValueError: if its file was altered.
+      ValueError: if its file was altered, or is no graph of this network.
     """
     file = graph['file']
     if file not in self._sessions:
-      content = (self._folder / file).read_bytes()
-      if hashlib.sha256(content).hexdigest() != graph['sha256']:
-        raise ValueError(f'{file} was altered: its digest is not that of the manifest.')
-      self._sessions[file] = session(content, self._threads)
-    names = graph['outputs']
-    inputs = {name: feeds[name] for name in graph['inputs']}
-    results: Sequence[Any] = self._sessions[file].run(names, inputs)
-    return {name: np.asarray(each) for name, each in zip(names, results, strict=True)}
+      content = graph_folder.read_file(self._folder, graph)
+      self._sessions[file] = _running(file, lambda: session(content, self._threads))
+    run = self._sessions[file]
+    names = [each.name for each in run.get_outputs()]
+    inputs = {each.name: feeds.get(each.name) for each in run.get_inputs()}
+    results: Sequence[Any] = _running(file, lambda: run.run(names, inputs))
+    found = {name: np.asarray(each) for name, each in zip(names, results, strict=True)}
+    wanted = (len(feeds['images']), len(self.manifest['class_names']))
+    if 'logits' not in found or found['logits'].shape != wanted:
+      raise ValueError(f'{file} does not give logits of {wanted[1]} classes.')
+    return found
 
   def _index(self, precision: int) -> int:
     """Returns the index of a precision, which must be one of the network's."""
@@ -186,71 +204,22 @@ def _joined(pieces: Sequence[_Waiting]) -> _Waiting:
   tensors = {
     name: np.concatenate([piece.tensors[name] for piece in pieces]) for name in pieces[0].tensors
   }
-  by_precision = zip(*(piece.below for piece in pieces), strict=True)
-  return _Waiting(numbers, tensors, [np.concatenate(each) for each in by_precision])
+  below = map(np.concatenate, zip(*(piece.below for piece in pieces), strict=True))
+  return _Waiting(numbers, tensors, list(below))
 
 
-class _Cascade:
-  """Runs images path by path up to their exits.
-
-  Images of a batch that do not leave wait, with what was computed of them, until a whole batch of
-  them is there; then the next path runs.
-
-  Attributes:
-    exits: int64 [examples], index of the precision at which each image left.
-    probabilities: float64 [examples, classes], the prediction for each image.
-  """
-
-  def __init__(
-    self, network: Network, point: Mapping[str, Any], last: int, batch_size: int, count: int
-  ) -> None:
-    """Prepares for `count` images, which run path `last` at the latest."""
-    self.exits = np.zeros(count, np.int64)
-    self.probabilities = np.zeros((count, len(network.manifest['class_names'])))
-    self._network, self._point = network, point
-    self._last, self._batch_size = last, batch_size
-    # For each path, the pieces that wait for it.
-    self._waiting: list[list[_Waiting]] = [[] for _ in network.bits]
-
-  def run(self, start: int, images: np.ndarray) -> None:
-    """Runs a batch of images, the first of which is number `start`, as far as batches are full."""
-    numbers = np.arange(start, start + len(images))
-    self._waiting[0].append(_Waiting(numbers, {'images': images}, []))
-    self._run_path(0)
-
-  def finish(self) -> None:
-    """Runs all images that still wait, in batches that may not be full."""
-    for index in range(1, self._last + 1):
-      if self._waiting[index]:
-        self._run_path(index)
-
-  def _run_path(self, index: int) -> None:
-    """Runs a path on all images that wait for it, and higher paths once a batch waits for them."""
-    images = _joined(self._waiting[index])
-    self._waiting[index] = []
-    for start in range(0, len(images.numbers), self._batch_size):
-      staying = self._run_batch(index, images.chosen(slice(start, start + self._batch_size)))
-      if len(staying.numbers):
-        waiting = self._waiting[index + 1]
-        waiting.append(staying)
-        if sum(len(piece.numbers) for piece in waiting) >= self._batch_size:
-          self._run_path(index + 1)
-
-  def _run_batch(self, index: int, batch: _Waiting) -> _Waiting:
-    """Runs a path on one batch and predicts the images that leave; returns those that stay."""
-    bits = str(self._network.bits[index])
-    outputs = self._network.run_graph(self._network.manifest['paths'][index], batch.tensors)
-    own = probabilities(outputs.pop('logits'), self._point['temperatures'][bits])
-    leave = np.ones(len(own), bool)
-    if index < self._last:
-      leave = own.max(axis=-1) >= self._point['thresholds'][bits]
-    reached = _Waiting(batch.numbers, {**batch.tensors, **outputs}, [*batch.below, own])
-    numbers = batch.numbers[leave]
-    self.exits[numbers] = index
-    self.probabilities[numbers] = combined(
-      [each[leave] for each in reached.below], self._point['weights'][bits]
-    )
-    return reached.chosen(~leave)
+def _batches(pieces: Iterator[_Waiting], size: int) -> Iterator[_Waiting]:
+  """Joins pieces, as they come, to batches of one size; the last may be smaller."""
+  held: list[_Waiting] = []
+  for piece in pieces:
+    held.append(piece)
+    if sum(len(each.numbers) for each in held) >= size:
+      joined = _joined(held)
+      yield joined.chosen(slice(size))
+      # Less than a batch, as no piece is larger than one.
+      held = [joined.chosen(slice(size, None))]
+  if sum(len(each.numbers) for each in held):
+    yield _joined(held)
 
 
 def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
@@ -263,26 +232,27 @@ def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
   return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
 
 
-def _check_point(point: Mapping[str, Any], bits: Sequence[int]) -> None:
-  """Refuses an operating point that lacks a number for some precision."""
-  for field in ('thresholds', 'temperatures', 'weights'):
-    if missing := [b for b in bits if str(b) not in point.get(field, {})]:
-      raise ValueError(f'an operating point has no {field} for {missing[0]} bits')
+def _running(file: str, call: Callable[[], Any]) -> Any:
+  """Calls the runtime, whose exceptions are of no common type; an error names the file."""
+  try:
+    return call()
+  except Exception as error:
+    raise ValueError(f'{file}: ONNX Runtime cannot run it ({error}).') from None
 
 
 def read_images(path: pathlib.Path) -> np.ndarray:
-  """Reads the array of a `.npy` file.
-
-  Raises:
-    OSError, ValueError: if the file cannot be read or does not hold one array.
-  """
+  """Reads the array of a `.npy` file, of which only what is used has to fit in memory."""
+  if not path.is_file():  # A pipe may have no end.
+    raise ValueError(f'{path} is not there or no regular file: give a .npy file.')
+  with path.open('rb') as file:
+    # Headers of later versions may be of 4 GB, which NumPy would take memory for.
+    if file.read(8) != b'\x93NUMPY\x01\x00':
+      raise ValueError(f'{path} is no .npy file: write one array by numpy.save.')
   try:
-    images = np.load(path, allow_pickle=False)
-  except EOFError:
-    raise ValueError(f'{path} is empty.') from None
-  if not isinstance(images, np.ndarray):
-    raise ValueError(f'{path} holds several arrays: give one, as a .npy file.')
-  return images
+    return np.lib.format.open_memmap(path, mode='r')
+  # A header is Python, parsed, which may raise anything.
+  except Exception as error:
+    raise ValueError(f'{path} is no .npy file ({error}).') from None
 
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -290,8 +260,8 @@ def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
   Logits that are not finite say nothing: all classes are then equally probable.
   """
-  scaled = np.ascontiguousarray(logits, np.float64) / temperature
-  with np.errstate(invalid='ignore'):
+  with np.errstate(invalid='ignore', over='ignore'):
+    scaled = np.ascontiguousarray(logits, np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     result: np.ndarray = exponentials / exponentials.sum(axis=-1, keepdims=True)
   result[~np.isfinite(result).all(axis=-1)] = 1 / result.shape[-1]
@@ -305,10 +275,35 @@ def combined(run: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     run: [images, classes] of each precision that was run, from the lowest up.
     weights: weight of each of them.
   """
-  total = weights[0] * run[0]
-  for weight, each in zip(weights[1:], run[1:], strict=True):
-    total = total + weight * each
+  total: Any = sum(weight * each for weight, each in zip(weights, run, strict=True))
   return total / sum(weights)
+
+
+def write(result: Result, class_names: Sequence[str], path: pathlib.Path) -> None:
+  """Writes what is predicted as `.csv` or `.npz`; the file gets its name once it is whole."""
+  partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+  try:
+    if path.suffix == '.npz':
+      with partial.open('wb') as file:
+        np.savez(file, **result._asdict())
+    else:
+      # Letters that UTF-8 does not have stay legible.
+      with partial.open('w', encoding='utf-8', errors='backslashreplace', newline='') as file:
+        writer = csv.writer(file, dialect='unix')
+        writer.writerow(('input', 'label', 'class_name', 'probability', 'precision'))
+        for number, (label, each, precision) in enumerate(zip(*result, strict=True)):
+          name = class_names[int(label)]
+          name = "'" + name if name.startswith(('=', '+', '-', '@', '\t', '\r', '\n')) else name
+          writer.writerow((number, label, name, float(each[label]), precision))
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def printable(text: str) -> str:
+  """Returns text, shortened, with what a terminal would obey (escapes, line ends) written out."""
+  short = text if len(text) <= 1000 else f'{text[:800]} ... {text[-100:]}'
+  return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
 def main() -> int:
@@ -323,21 +318,25 @@ def main() -> int:
   # A terminal may lack letters that are in the names of classes.
   sys.stdout.reconfigure(errors='backslashreplace')  # pyright: ignore
   try:
+    if flags.output and flags.output.suffix not in ('.csv', '.npz'):
+      raise ValueError(f'--output={flags.output}: give a file that ends in .csv or .npz.')
+    if flags.output and not flags.output.parent.is_dir():
+      raise ValueError(f'--output={flags.output}: there is no folder {flags.output.parent}.')
     network = Network(pathlib.Path(__file__).resolve().parent)
+    names = network.manifest['class_names']
     images = read_images(flags.images)
     if flags.precision is not None:
       result = network.predict_at(images, flags.precision, flags.batch_size)
     else:
       result = network.predict(images, max_bits=flags.max_bits, batch_size=flags.batch_size)
     if flags.output:
-      np.savez(flags.output, **result._asdict())
+      write(result, names, flags.output)
   except (ValueError, OSError) as error:
-    print('error:', error, file=sys.stderr)
+    print('error:', printable(' '.join(str(error).split())), file=sys.stderr)
     return 2
-  names = network.manifest['class_names']
   try:
     for label, each, precision in zip(*result, strict=True):
-      print(f'{names[label]}\t{each[label]:.4f}\t{precision} bits')
+      print(f'{printable(names[label])}\t{each[label]:.4f}\t{precision} bits')
     sys.stdout.flush()
   except BrokenPipeError:
     # The reader of a pipe has gone, and Python would fail once more when it flushes at its end.

@@ -209,7 +209,10 @@ def _run(
         case _:
           result = [_Term(_plain(step, terms[0].value, network, variables, index))]
       values.append(result)
-    found.append(values[-1][0].value)
+    logits = values[-1][0].value
+    if (scale := integer_layers.logit_scale(network, variables, index)) is not None:
+      logits = logits + _f32(scale) * found[-1]
+    found.append(logits)
   return found, uses
 
 

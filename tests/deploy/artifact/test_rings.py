@@ -1,20 +1,26 @@
 import functools
-import json
+import hashlib
+import importlib
 import math
 import pathlib
 import random
 import shutil
+import tracemalloc
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from dpoq_jax import onion
+from dpoq_jax.deploy import graph_folder
 from dpoq_jax.deploy.artifact import in_jax, rings
 from dpoq_jax.deploy.artifact import manifest as manifest_lib
 from dpoq_jax.deploy.artifact.manifest import ArtifactError
-from tests.deploy.conftest import IMAGES, Frozen, frozen
+from tests.deploy.conftest import IMAGES, TINY_NET, Frozen, frozen
+from tests.deploy.rewriting import rewritten
+from tests.tiny_model import TinyNet
 
 
 @functools.lru_cache
@@ -81,6 +87,39 @@ def test_any_bit_list_comes_back(bits, quantization, tmp_path: pathlib.Path):
     np.testing.assert_array_equal(a, b, strict=True)
 
 
+def test_summed_logits_come_back_bit_for_bit(tmp_path: pathlib.Path):
+  example = frozen((2, 4, 8), TINY_NET, sum_logits=True)
+  manifest = rings.write(tmp_path, example.variables, **example.known)
+  assert manifest.quantization.sum_logits
+  assert [ring.floats.get('params/logit_scale') for ring in manifest.rings] == [None, (), ()]
+  # An individual network has no logits below.
+  apart = frozen((2, 4, 8), TINY_NET)
+  plain = rings.write(tmp_path / 'apart', apart.variables, **apart.known)
+  assert [manifest.separate_bytes(k) for k in range(3)] == [
+    plain.separate_bytes(k) for k in range(3)
+  ]
+  whole = logits_of(example.network)(example.variables)
+  unscaled = logits_of(apart.network)(apart.variables)
+  assert not np.array_equal(whole[1], unscaled[1])
+  for count, bits in enumerate([2, 4, 8], start=1):
+    read = rings.load(tmp_path, max_bits=bits)
+    network = in_jax.network_of(read, TinyNet)
+    assert network == example.network.lowest(count)
+    for expected, found in zip(whole, logits_of(network)(read.variables), strict=False):
+      np.testing.assert_array_equal(found, expected)
+
+
+def test_nothing_of_companions_is_written(tmp_path: pathlib.Path):
+  example = frozen((2, 4), TINY_NET, companion_bits=(8,))
+  rings.write(tmp_path / 'with', example.variables, **example.known)
+  alone = frozen((2, 4), TINY_NET)
+  rings.write(tmp_path / 'without', alone.variables, **alone.known)
+  for path in (tmp_path / 'without').iterdir():
+    written = (tmp_path / 'with' / path.name).read_bytes()
+    assert written == path.read_bytes()
+    assert b'companion' not in written
+
+
 def test_prefixes_take_their_bits_and_floats_and_little_more(trained: Frozen, folder: pathlib.Path):
   manifest = manifest_lib.read(folder)
   taken = floats = 0
@@ -122,15 +161,6 @@ def test_the_same_network_gives_the_same_files(trained: Frozen, folder: pathlib.
     rings.write(tmp_path, trained.variables, **trained.known)
 
 
-def rewritten(folder: pathlib.Path, change: Any) -> None:
-  """Changes the manifest and its digest with it, so that it is whole but not true."""
-  content = json.loads((folder / 'manifest.json').read_text())
-  change(content)
-  del content['sha256']
-  content = {'sha256': manifest_lib._digest(content), **content}
-  (folder / 'manifest.json').write_text(json.dumps(content))
-
-
 def set_ring(index: int, **fields: Any) -> Any:
   return lambda content: content['rings'][index].update(fields)
 
@@ -152,7 +182,10 @@ def transposed_kernel(content: Any) -> None:
 @pytest.mark.parametrize(
   ('change', 'expected'),
   [
-    (lambda c: c.update(format=2), r'manifest\.json is of format 2; this version reads up to 1'),
+    (
+      lambda c: c.update(format=2),
+      r'manifest\.json is of format 2; this version reads 1: upgrade it',
+    ),
     (lambda c: c.update(format='1'), 'not the manifest of an artifact'),
     (lambda c: c.update(extra=1), 'extra: Extra inputs'),
     (lambda c: c.pop('kernels'), 'kernels: Field required'),
@@ -169,6 +202,11 @@ def transposed_kernel(content: Any) -> None:
     (set_ring(0, floats={'params': [1]}), r'rings\.0\.floats'),
     (set_ring(0, floats={'onion/a': [1]}), r'rings\.0\.floats'),
     (set_ring(0, floats={'params/a\nb': [1]}), r'rings\.0\.floats'),
+    (set_ring(0, floats={'params/a\x9bb': [1]}), r'rings\.0\.floats.*printable'),
+    (set_ring(0, floats={'params/' + 'a' * 250: [1]}), r'rings\.0\.floats.*256 letters'),
+    (set_ring(0, floats={'params' + '/a' * 16: [1]}), r'rings\.0\.floats.*up to 16 parts'),
+    (set_ring(0, floats={f'params/{i}': [1] for i in range(2**16 + 1)}), 'at most 65536 items'),
+    (lambda c: c['kernels'].update({'a/' * 105_000 + 'a': [1]}), 'kernels.*up to 16 parts'),
     (set_ring(0, floats={'params/a': [1], 'params/a/b': [1]}), 'params/a is a tensor and holds'),
     (lambda c: c['kernels'].update(stem=[1]), 'stem is a tensor and holds others'),
     (lambda c: c['model'].update(width=10**30), 'there is no such network'),
@@ -195,6 +233,56 @@ def test_manifests_that_lie_are_refused(change, expected, copy: pathlib.Path):
     in_jax.network_of(rings.load(copy))
   assert str(copy) in str(refused.value)
   assert '\n' not in str(refused.value)
+
+
+@pytest.mark.parametrize('index', [0, 2])
+def test_a_ring_without_floats_is_refused_as_any_other(index: int, copy: pathlib.Path):
+  ring = copy / f'ring_{(2, 4, 8)[index]}.safetensors'
+  tensors = safetensors.numpy.load_file(ring)
+  content = safetensors.numpy.save({**tensors, 'floats': np.zeros(0, np.float32)})
+  ring.write_bytes(content)
+  forged = {'bytes': len(content), 'sha256': hashlib.sha256(content).hexdigest(), 'floats': {}}
+  rewritten(copy, set_ring(index, **forged))
+  with pytest.raises(ArtifactError, match='tensors are not those of a resnet8'):
+    in_jax.network_of(rings.load(copy))
+
+
+def test_a_small_manifest_takes_little_memory(copy: pathlib.Path):
+  # All prefixes of such names are gigabytes.
+  deep = {f'params/{i}' + '/a' * 20_000: [1] for i in range(5)}
+  rewritten(copy, set_ring(0, floats=deep))
+  assert (copy / 'manifest.json').stat().st_size < 250_000
+  tracemalloc.start()
+  with pytest.raises(ArtifactError, match=r'rings\.0\.floats') as refused:
+    rings.load(copy)
+  assert tracemalloc.get_traced_memory()[1] < 50e6
+  tracemalloc.stop()
+  # The name is not repeated in full.
+  assert len(str(refused.value)) < 2000
+
+
+def test_the_writer_refuses_what_the_reader_would(trained: Frozen, tmp_path: pathlib.Path):
+  for names, reason in (('abcde', 'class_names'), ((), 'a network has kernels and classes')):
+    folder = tmp_path / str(len(names))
+    with pytest.raises(ArtifactError, match=reason):
+      rings.write(folder, trained.variables, **{**trained.known, 'class_names': names})
+    assert not (folder / 'manifest.json').exists()
+  kernels = {'onion': {'x' * 300: trained.variables['onion']}}
+  with pytest.raises(ArtifactError, match='256 letters'):
+    rings.write(tmp_path / 'long', {**trained.variables, **kernels}, **trained.known)
+
+
+HOSTILE = '[/bold] [red]\x1b[2J\x9b31m\u202e\r\n:smile:'
+
+
+def test_what_a_manifest_says_is_shown_and_not_obeyed(copy: pathlib.Path, capsys):
+  rewritten(copy, lambda c: c['source'].update(dataset=HOSTILE))
+  command = importlib.import_module('dpoq_jax.inspect.__main__')
+  command.main(None, str(copy))
+  shown = capsys.readouterr().out
+  assert '[/bold] [red]' in shown
+  assert ':smile:' in shown
+  assert all(c.isprintable() for c in shown.replace('\n', ''))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +317,7 @@ def test_missing_and_special_files_are_refused(copy: pathlib.Path, tmp_path: pat
   with pytest.raises(ArtifactError, match='it is not a file of'):
     rings.load(copy)
   manifest = copy / 'manifest.json'
-  manifest.write_bytes(b' ' * (manifest_lib.LARGEST + 1))
+  manifest.write_bytes(b' ' * (graph_folder.LARGEST + 1))
   with pytest.raises(ArtifactError, match='larger than any manifest'):
     rings.load(copy)
   manifest.unlink()

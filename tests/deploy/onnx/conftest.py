@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 
 from dpoq_jax import models
+from dpoq_jax.core.names import LOGIT_SCALE
 from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.deploy.onnx import graphs
 from dpoq_jax.deploy.onnx import source as source_lib
@@ -55,6 +56,7 @@ def made(
   bits: tuple[int, ...] = (2, 4, 8),
   activation_bits: int | tuple[int, ...] = 8,
   gamma: float | None = None,
+  sum_logits: bool = False,
 ) -> Made:
   """Makes a frozen network whose statistics have seen a batch; `gamma` replaces some scales."""
   network = onion_network.Onion(
@@ -62,12 +64,16 @@ def made(
     bits,
     activation_bits,
     options=LayerOptions(shift_init=0.3, clip_init=2.5, momentum=0.0),
+    sum_logits=sum_logits,
   )
   seen = images(64, SHAPES[name])
   jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
   variables = jit(network.init)(jax.random.key(0), jnp.asarray(seen))
   update = jit(lambda variables: network.apply_and_update(variables, jnp.asarray(seen))[1])
   variables |= update(variables)
+  for params in variables['params'].values():
+    if LOGIT_SCALE in params:
+      params[LOGIT_SCALE] += 2.0
   if gamma is not None:
     paths = [each for each, _ in jax.tree_util.tree_leaves_with_path(variables['params'])]
     assert any(path[-1].key == 'scale' for path in paths)

@@ -1,7 +1,9 @@
 """ONNX graphs against the networks they are made from."""
 
 import pathlib
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
@@ -10,8 +12,8 @@ import pytest
 from dpoq_jax.core.spec import LayerOptions, Merge
 from dpoq_jax.deploy.onnx import graphs, integer_layers, operators, ranges
 from dpoq_jax.deploy.onnx import source as source_lib
-from dpoq_jax.network import onion_network
-from tests.deploy.onnx.conftest import chain, expected, made, relative_error, session
+from dpoq_jax.network import companions, onion_network
+from tests.deploy.onnx.conftest import Made, chain, expected, made, relative_error, session
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,26 @@ def test_a_scale_of_zero_hands_up_features_all_the_same():
   example = made(gamma=0.0)
   wanted, found = expected(example), chain(example.source, example.images)
   assert relative_error(found, wanted) < 0.15
+
+
+@pytest.mark.parametrize(('first', 'second'), [(0.0, 1e-3), (-0.0, -1e-3), (1e-30, 0.0)])
+def test_a_channel_that_nothing_reads_may_lie_beside_a_small_one(first: float, second: float):
+  network, variables, _, pixels = made(bits=(2, 4))
+
+  def replaced(path: Any, leaf: np.ndarray) -> np.ndarray:
+    if path[-1].key == 'scale':
+      # What is handed up has a multiplier of its own where gamma is small and a shift is not.
+      return np.concatenate([np.array([first, second], np.float32), leaf[2:]])
+    if path[-1].key.startswith('shift'):
+      return np.concatenate([np.zeros(1, np.float32), leaf[1:]])
+    return leaf
+
+  changed = {
+    **variables, 'params': jax.tree_util.tree_map_with_path(replaced, variables['params'])
+  }  # fmt: skip
+  source = source_lib.prepare(network, changed, pixels[:64])
+  example = Made(network, changed, source, pixels)
+  assert relative_error(chain(source, pixels), expected(example)) < 0.15
 
 
 @pytest.mark.parametrize('activation_bits', [2, 4])
@@ -83,6 +105,38 @@ def test_the_graph_of_the_highest_precision_is_the_chain_of_paths():
   source, pixels = made().source, made().images
   whole = session(graphs.precision_graph(source, 2)).run(None, {'images': pixels})[0]
   np.testing.assert_array_equal(whole, chain(source, pixels)[-1])
+
+
+def test_logits_of_the_path_below_are_added():
+  example, plain = made(bits=(2, 4), sum_logits=True), made(bits=(2, 4))
+  wanted, found = expected(example), chain(example.source, example.images)
+  assert relative_error(found, wanted) < 0.08
+  np.testing.assert_array_equal(found[0], chain(plain.source, plain.images)[0])
+  added = found[1] - chain(plain.source, plain.images)[1]
+  np.testing.assert_allclose(added, 2 * found[0], rtol=1e-4, atol=1e-4)
+  whole = session(graphs.precision_graph(example.source, 1))
+  np.testing.assert_array_equal(whole.run(None, {'images': example.images})[0], found[1])
+  np.testing.assert_allclose(
+    ranges.logits(example.network, example.variables, example.source.paths, example.images[:8]),
+    wanted[:, :8], rtol=1e-3, atol=1e-3,
+  )  # fmt: skip
+  lower, higher = (graphs.path_graph(example.source, k).graph for k in range(2))
+  assert 'lateral_2/logits' in {each.name for each in lower.output}
+  assert 'lateral_2/logits' in {each.name for each in higher.input}
+
+
+def test_nothing_of_companions_is_in_a_graph():
+  example = made(bits=(2, 4))
+  variables = companions.Companions(example.network, (8,)).init(
+    jax.random.key(0), jnp.asarray(example.images[:1])
+  )
+  of_companions = {k: v for k, v in variables['params'].items() if k.startswith('companion')}
+  assert of_companions
+  params = {**example.variables['params'], **of_companions}
+  source = example.source._replace(variables={**example.variables, 'params': params})
+  for make in (graphs.path_graph, graphs.precision_graph):
+    for index in range(2):
+      assert make(source, index) == make(example.source, index)
 
 
 @pytest.mark.parametrize('index', [0, 1, 2])

@@ -1,11 +1,16 @@
 """The folder of an export, and the `predict.py` in it."""
 
+import csv
+import hashlib
 import io
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tracemalloc
+from typing import Any
 from unittest import mock
 import venv
 
@@ -16,6 +21,7 @@ from dpoq_jax.deploy.onnx import export, predict
 from dpoq_jax.inference import operating_point
 from tests.conftest import REPOSITORY
 from tests.deploy.onnx.conftest import SHAPES, chain, images, made
+from tests.deploy.rewriting import rewritten
 
 
 @pytest.fixture(scope='module')
@@ -66,6 +72,25 @@ def test_the_folder_decides_as_the_operating_point_does(folder: pathlib.Path):
   np.testing.assert_array_equal(alone.labels, logits[-1].argmax(-1))
 
 
+def test_summed_logits_go_from_path_to_path(tmp_path: pathlib.Path):
+  network, variables, source, pixels = made(bits=(2, 4), sum_logits=True)
+  folder = tmp_path / 'export'
+  export.write(
+    folder, network, variables, images(64, SHAPES['resnet']), class_names=tuple('abcdefghij')
+  )
+  logits = chain(source, pixels)
+  point = operating_point.from_key(
+    network.bits, 'confidence_first', 0.5, 'mean', ((1.0,), (1.0, 1.0)), (1.0, 1.0)
+  )
+  median = float(np.median(point.probabilities(0, logits[0]).max(-1)))
+  point = point.model_copy(update={'thresholds': {2: median, 4: 0.0}})
+  wanted = point.predict(logits)
+  found = predict.Network(folder).predict(pixels, point=json.loads(point.to_json()), batch_size=32)
+  np.testing.assert_array_equal(found.labels, wanted.labels)
+  np.testing.assert_array_equal(found.precisions, np.array(point.bits)[wanted.exits])
+  np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-5)
+
+
 def test_bad_input_and_altered_files_are_refused(folder: pathlib.Path, tmp_path: pathlib.Path):
   network = predict.Network(folder)
   with pytest.raises(ValueError, match='float32'):
@@ -108,48 +133,202 @@ def test_the_folder_runs_with_numpy_and_onnxruntime_alone(
     np.testing.assert_array_equal(found['labels'], wanted.labels)
 
 
-@pytest.mark.parametrize(
-  ('change', 'flags', 'expected'),
-  [
-    (None, ['--batch-size=-1'], 'a batch of -1 images'),
-    (None, ['--batch-size=0', '--precision=2'], 'a batch of 0 images'),
-    (None, ['--output=nowhere/found.npz'], 'nowhere/found.npz'),
-    (None, ['empty.npy'], 'empty.npy is empty'),
-    (None, ['several.npz'], 'several.npz holds several arrays'),
-    (lambda m: m.pop('bits'), [], "manifest.json is not the manifest of these graphs ('bits')"),
-    (lambda m: m['paths'].pop(), [], 'paths are not those of bits=(2, 4, 8)'),
-    (lambda m: m['operating_points'][0]['weights'].pop('4'), [], 'has no weights for 4 bits'),
-  ],
-)
-def test_predict_says_what_is_wrong_in_one_line(
-  change, flags, expected, folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch, capsys
-):
-  monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def copy(
+  folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> pathlib.Path:
+  """Returns a copy of the export, the current directory, with three images in it."""
+  path = pathlib.Path(shutil.copytree(folder, tmp_path / 'copy'))
+  monkeypatch.chdir(path)
   np.save('images.npy', made().images[:3])
-  np.savez('several.npz', made().images[:3])
-  pathlib.Path('empty.npy').touch()
-  manifest = json.loads((folder / 'manifest.json').read_text())
-  if change:
-    change(manifest)
-  for file in folder.iterdir():
-    (tmp_path / file.name).write_bytes(file.read_bytes())
-  pathlib.Path('manifest.json').write_text(json.dumps(manifest))
-  monkeypatch.setattr(predict, '__file__', str(tmp_path / 'predict.py'))
-  given = [] if any('.np' in each and '=' not in each for each in flags) else ['images.npy']
-  monkeypatch.setattr(sys, 'argv', ['predict.py', *given, *flags])
-  # The stream that pytest puts in its place is no file.
-  with mock.patch.object(sys, 'stdout', io.TextIOWrapper(io.BytesIO())):
-    assert predict.main() == 2
-  err = capsys.readouterr().err
+  return path
+
+
+@pytest.fixture
+def call(copy: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Any:
+  """Returns a function that runs the command in the copy: to its status and both streams."""
+
+  def run(*words: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(predict, '__file__', str(copy / 'predict.py'))
+    monkeypatch.setattr(sys, 'argv', ['predict.py', *words])
+    # The stream that pytest puts in its place is no file.
+    written = io.TextIOWrapper(io.BytesIO(), 'utf-8')
+    with mock.patch.object(sys, 'stdout', written):
+      status = predict.main()
+      written.seek(0)
+      return status, written.read(), capsys.readouterr().err
+
+  return run
+
+
+def refused(found: tuple[int, str, str], expected: str) -> None:
+  status, out, err = found
+  assert (status, out) == (2, '')
   assert err.startswith('error: ')
   assert expected in err
   assert err.count('\n') == 1
+  assert err[:-1].isprintable()
+  assert len(err) < 1200
 
 
-def test_predict_needs_numpy_and_onnxruntime_alone():
+@pytest.mark.parametrize(
+  ('flags', 'expected'),
+  [
+    (['--batch-size=-1'], 'a batch of -1 images'),
+    (['--batch-size=0', '--precision=2'], 'a batch of 0 images'),
+    (['--output=nowhere/found.npz'], '--output=nowhere/found.npz: there is no folder nowhere'),
+    (['--output=res.txt'], '--output=res.txt: give a file that ends in .csv or .npz'),
+    (['--precision=3'], 'precision 3: this network has (2, 4, 8)'),
+    (['--max-bits=16'], 'precision 16'),
+  ],
+)
+def test_predict_says_what_is_wrong_with_its_flags(flags: list[str], expected: str, call):
+  refused(call('images.npy', *flags), expected)
+
+
+def first_point(**fields: Any) -> Any:
+  """Returns a change of the first operating point: other entries for some precisions."""
+
+  def change(manifest: Any) -> None:
+    for field, entry in fields.items():
+      manifest['operating_points'][0][field]['4'] = entry
+
+  return change
+
+
+@pytest.mark.parametrize(
+  ('change', 'expected'),
+  [
+    (lambda m: m.pop('bits'), 'manifest.json: bits is None'),
+    (lambda m: m['paths'].pop(), 'paths are not those of bits=[2, 4, 8]'),
+    (lambda m: m['operating_points'][0]['weights'].pop('4'), 'has no weights for 4 bits'),
+    (first_point(temperatures=0), 'temperatures of 4 bits is 0: a finite number above 0'),
+    (first_point(temperatures=-1.5), 'temperatures of 4 bits is -1.5'),
+    (first_point(temperatures=float('nan')), 'temperatures of 4 bits is nan'),
+    (first_point(weights=[float('inf'), 1]), 'weights of 4 bits is [inf, 1]'),
+    (first_point(weights=[1]), 'weights of 4 bits is [1]: 2 finite numbers from 0 up'),
+    (first_point(thresholds='\x1b[2J' * 10**5), 'thresholds of 4 bits is'),
+    (lambda m: m.update(class_names='abcdefghij'), "class_names is 'abcdefghij': a list of str"),
+    (lambda m: m['class_names'].pop(), 'path_2.onnx does not give logits of 9 classes'),
+    (lambda m: m['image_shape'].reverse(), 'images are uint8[3, 16, 16, 3]'),
+    (lambda m: m.update(image_shape=[-16, 16, 3]), 'image_shape is [-16, 16, 3]'),
+    (lambda m: m['paths'][0].update(file='/dev/zero'), "file is '/dev/zero'"),
+    (lambda m: m['paths'][0].update(sha256='0' * 64), 'path_2.onnx was altered'),
+  ],
+)
+def test_manifests_that_lie_are_refused(change, expected: str, copy: pathlib.Path, call):
+  rewritten(copy, change)
+  refused(call('images.npy'), expected)
+
+
+def test_a_manifest_that_was_altered_is_refused(copy: pathlib.Path, call):
+  text = (copy / 'manifest.json').read_text()
+  (copy / 'manifest.json').write_text(text.replace('"a"', '"z"'))
+  refused(call('images.npy'), 'manifest.json was altered')
+
+
+@pytest.mark.parametrize('content', [b'', b'no graph', bytes(1000)])
+def test_a_graph_is_checked_before_the_runtime_reads_it(
+  content: bytes, copy: pathlib.Path, call, monkeypatch: pytest.MonkeyPatch
+):
+  (copy / 'path_2.onnx').write_bytes(content)
+  with mock.patch.object(predict, 'session') as session:
+    refused(call('images.npy'), 'path_2.onnx was altered')
+  session.assert_not_called()
+  # What the runtime says of a graph whose digest is right is one line, too.
+  forged = {'bytes': len(content), 'sha256': hashlib.sha256(content).hexdigest()}
+  rewritten(copy, lambda m: m['paths'][0].update(forged))
+  refused(call('images.npy'), 'path_2.onnx: ONNX Runtime cannot run it')
+  # The same where it is the graph of another path, whose inputs are not there.
+  other = (copy / 'path_4.onnx').read_bytes()
+  (copy / 'path_2.onnx').write_bytes(other)
+  forged = {'bytes': len(other), 'sha256': hashlib.sha256(other).hexdigest()}
+  rewritten(copy, lambda m: m['paths'][0].update(forged))
+  refused(call('images.npy'), 'path_2.onnx: ONNX Runtime cannot run it')
+
+
+def npy(header: str) -> bytes:
+  """Returns a .npy file of 100 bytes of numbers with any header."""
+  return b'\x93NUMPY\x01\x00' + len(header).to_bytes(2, 'little') + header.encode() + bytes(100)
+
+
+HEADER = "{{'descr': {}, 'fortran_order': False, 'shape': {}, }}\n"
+
+
+@pytest.mark.parametrize(
+  'content',
+  [
+    b'', b'PK', b'PK\x03\x04' + b'garbage' * 9, b'\x93NUMPY', b'\x93NUMPY\x09\x09', b'text',
+    npy(HEADER.format("'|u1'", (10**9, 16, 16, 3))),
+    npy(HEADER.format("'|u1'", (2**62, 2**62, 2**62))),
+    npy(HEADER.format("'|u1'", (-1, 16, 16, 3))),
+    npy(HEADER.format("'|u1'", "('a',)")),
+    npy(HEADER.format("'|O'", (3,))),
+    npy(HEADER.format("'<f4'", (1, 5, 5, 1))),
+    npy(HEADER.format("[('a', 'u1')]", (100,))),
+    npy(HEADER.format("'nonsense'", (1,))),
+    npy(HEADER.format("'|u1'", ())),
+    npy('('), npy('{' * 500), npy('(' * 9_999), npy(' ' * 65_535), npy("{'descr': '|u1'}\n"),
+    npy('\0'), npy('1' * 9_000),
+    b'\x93NUMPY\x02\x00\xff\xff\xff\xff',
+  ],
+)  # fmt: skip
+def test_what_is_no_array_of_images_is_refused(content: bytes, copy: pathlib.Path, call):
+  (copy / 'other.npy').write_bytes(content)
+  tracemalloc.start()
+  refused(call('other.npy'), '')
+  assert tracemalloc.get_traced_memory()[1] < 100e6
+  tracemalloc.stop()
+
+
+def test_images_are_one_regular_file(copy: pathlib.Path, call):
+  np.savez('several.npz', made().images[:3])
+  refused(call('several.npz'), 'several.npz is no .npy file')
+  refused(call('nothing.npy'), 'nothing.npy is not there')
+  refused(call('x\x1b[2J\ny'), r'x\x1b[2J y is not there')
+  refused(call('y' * 5000), 'yyy ... yyy')
+  os.mkfifo('endless.npy')
+  refused(call('endless.npy'), 'endless.npy is not there or no regular file')
+
+
+def test_predictions_are_written_as_csv_and_shown(copy: pathlib.Path, call):
+  names = ['=1+1', '@a', '+a', '-a', '\ta', 'a"b,c', 'a\r\nb', '\x1b[2J', '\ud800', 'plain']
+  rewritten(copy, lambda m: m.update(class_names=names))
+  np.save('images.npy', made().images)
+  status, out, err = call('images.npy', '--output=res.csv')
+  assert (status, err) == (0, '')
+  with (copy / 'res.csv').open(newline='', encoding='utf-8') as file:
+    header, *rows = csv.reader(file)
+  assert header == ['input', 'label', 'class_name', 'probability', 'precision']
+  wanted = predict.Network(copy).predict(made().images)
+  for number, (row, line) in enumerate(zip(rows, out[:-1].split('\n'), strict=True)):
+    label, probability = wanted.labels[number], wanted.probabilities[number].max()
+    shown = names[label] if label != 8 else r'\ud800'
+    assert row == [
+      str(number), str(label), f"'{shown}" if label < 5 else shown, str(probability),
+      str(wanted.precisions[number]),
+    ]  # fmt: skip
+    assert line.count('\t') == 2
+    assert line.replace('\t', '').isprintable()
+  assert len(set(wanted.labels)) > 3
+  # A file that was there stays as it was where the new one cannot be written whole.
+  with mock.patch.object(csv, 'writer', side_effect=OSError('no space left')):
+    refused(call('images.npy', '--output=res.csv'), 'no space left')
+  assert len((copy / 'res.csv').read_bytes().splitlines()) > len(rows)
+  assert not list(copy.glob('.*.partial'))
+
+
+def test_nothing_tells_where_it_was_exported(folder: pathlib.Path):
+  for file in folder.iterdir():
+    content = file.read_bytes()
+    for path in (str(REPOSITORY), sys.prefix, str(pathlib.Path.home())):
+      assert path.encode() not in content, (file.name, path)
+
+
+def test_predict_needs_numpy_and_onnxruntime_alone(folder: pathlib.Path):
   program = 'import sys, predict; print(*sys.modules)'
   done = subprocess.run(
     [sys.executable, '-c', program],
-    cwd=REPOSITORY / 'dpoq_jax' / 'deploy' / 'onnx', text=True, capture_output=True, check=True,
+    cwd=folder, text=True, capture_output=True, check=True,
   )  # fmt: skip
   assert not {'jax', 'flax', 'onnx', 'dpoq_jax'} & set(done.stdout.split())
