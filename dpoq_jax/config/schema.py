@@ -19,7 +19,8 @@ from dpoq_jax.config.sections import Data, Model, Objective, Optimizer, Quantiza
 
 # Fields that the files of earlier versions do not have.
 _ADDED = frozenset({
-  'steps_per_dispatch', 'data.dir', 'quantization.calibrate_clips', 'quantization.sum_logits',
+  'steps_per_dispatch', 'data.dir', 'data.train_split', 'quantization.calibrate_clips',
+  'quantization.sum_logits',
   'objective.gradient_exponent', 'objective.companion_bits', 'objective.companion_rings',
   'objective.companion_weight', 'objective.draw_companion', 'objective.distillation',
   'objective.teacher', 'objective.teacher_start', 'optimizer.latent_weight_decay',

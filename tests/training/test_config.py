@@ -1,9 +1,7 @@
 import importlib
-import json
 import pathlib
 import re
 import sys
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -242,53 +240,6 @@ def test_levers_of_rings_are_refused_where_there_are_none(quantization):
     config_lib.validate({**fields, 'objective': {'mode': 'joint', 'companion_bits': (8,)}})
   with pytest.raises(config_lib.ConfigError, match=r'optimizer.transition_rate=0.01 is for rings'):
     config_lib.validate({**fields, 'optimizer': {'transition_rate': 0.01}})
-
-
-# The fields that there were before those that the reader fills in.
-EARLIER = {
-  'quantization': {
-    'bits': [2, 4],
-    'activation_bits': 8,
-    'weight_quantizer': 'dorefa',
-    'merge': 'psbn',
-    'clip_init': 6.0,
-    'shift_init': 0.0,
-    'compute_dtype': 'float32',
-    'sharing': 'rings',
-    'match_activations': False,
-    'truncate_to': [],
-  },
-  'objective': {'mode': 'joint', 'loss_weights': [1.0, 2.0], 'label_smoothing': 0.0},
-}
-
-
-@pytest.mark.parametrize(
-  ('changes', 'widths', 'clip'),
-  [
-    ({}, 8, None),
-    ({'clip_init': 5.0}, 8, 5.0),
-    ({'activation_bits': 2, 'clip_init': 2.0}, 2, None),
-    ({'activation_bits': 2}, 2, 6.0),
-    ({'match_activations': True, 'sharing': 'rounded'}, (2, 4), None),
-  ],
-)
-def test_configs_of_earlier_runs_are_read(changes: dict, widths: Any, clip: float | None):
-  fields = {**EARLIER, 'quantization': EARLIER['quantization'] | changes}
-  config = config_lib.from_json(json.dumps(fields))
-  expected = Quantization(
-    bits=(2, 4),
-    activation_bits=widths,
-    clip_init=clip,
-    sharing=changes.get('sharing', 'rings'),
-  )
-  assert config == config_lib.Config(
-    quantization=expected, objective=config_lib.Objective(mode='joint', loss_weights=(1.0, 2.0))
-  )
-  # An artifact's manifest reads the section alone.
-  assert Quantization.model_validate_json(json.dumps(fields['quantization'])) == expected
-  # In a config of today it is an unknown field.
-  with pytest.raises(config_lib.ConfigError, match=r'quantization\.match_activations: no su'):
-    config_lib.validate({'quantization': {'match_activations': False}})
 
 
 def test_workdir_without_a_run_says_so(tmp_path: pathlib.Path):
