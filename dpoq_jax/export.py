@@ -130,7 +130,7 @@ def _to_ship(point: 'OperatingPoint') -> dict[str, Any]:
 def _dataset_name(name: str) -> str:
   """Returns the name of a data set without where on this machine it is.
 
-  >>> _dataset_name('/home/me/tensorflow_datasets/imagenet2012/5.1.0')
+  >>> _dataset_name('/data/tensorflow_datasets/imagenet2012/5.1.0')
   'imagenet2012/5.1.0'
   >>> _dataset_name('cifar10')
   'cifar10'

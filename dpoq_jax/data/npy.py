@@ -21,7 +21,9 @@ def read(path: pathlib.Path) -> np.ndarray:
     raise ValueError(f'{path} is not an array of images: it holds {held}; write it with numpy.save')
   # Headers of later versions may be of 4 GB, which NumPy would take memory for.
   if version != bytes([1, 0]):
-    raise ValueError(f'{path} is not of version 1 of the format, in which numpy.save writes images')
+    raise ValueError(
+      f'{path} is not an array of images: its format is not version 1, as of numpy.save'
+    )
   try:
     return np.lib.format.open_memmap(path, mode='r')
   # The header is Python, parsed: what is wrong with it may raise anything.

@@ -94,7 +94,7 @@ class TestErrors:
       in_memory.load('digit', 'train')
 
   def test_unknown_split(self):
-    with pytest.raises(ValueError, match="'validation': a data set has train and test"):
+    with pytest.raises(ValueError, match="'validation': a data set in memory has train and test"):
       in_memory.load('digits', 'validation')
 
   @pytest.mark.parametrize('damage', ['truncated', 'altered'])

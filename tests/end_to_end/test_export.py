@@ -1,5 +1,7 @@
 """A trained run as an artifact, written and read back by the commands."""
 
+import csv
+import io
 import json
 import pathlib
 
@@ -102,7 +104,7 @@ def test_summed_logits_and_companions_through_all_commands(tmp_path: pathlib.Pat
   done = runs.call('predict', f'--workdir={run}', f'--images={tmp_path / "x.npy"}')
   assert done.returncode == 0, done.stderr
   point = operating_point.read(run)
-  found = [int(line.split(',')[1]) for line in done.stdout.splitlines()[1:]]
+  found = [int(row['label']) for row in csv.DictReader(io.StringIO(done.stdout))]
   assert found == point.predict(logits).labels.tolist()
   for command in ('evaluate', 'report'):
     done = runs.call(command, f'--workdir={run}')
