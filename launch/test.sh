@@ -4,7 +4,8 @@
 #   bash launch/test.sh [--all | --nightly-shard=I/N] [flags of pytest]
 #
 # By default the tests marked `nightly` are left out: more runs of several processes, more kills,
-# the deepest networks, all of a table of the paper. --all runs them, too; --nightly-shard=I/N a part
+# the deepest networks, all of a table of the paper. --all runs them, too, and the
+# `exhaustive` ones: thousands of damaged inputs and kills; --nightly-shard=I/N a part
 # of them, the same one each time, I from 1 to N. The ten slowest tests are listed at the end.
 #
 # TEST_WORKERS sets how many processes share the tests (2).

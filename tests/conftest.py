@@ -52,14 +52,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-  """Leaves the nightly tests out, unless they, or some of them, are asked for."""
+  """Leaves out the exhaustive tests, and the nightly ones unless some of them are asked for."""
   if config.getoption('all'):
     return
   index, count = _shard(config.getoption('nightly_shard'))
   left_out = {
     item
     for item in items
-    if item.get_closest_marker('nightly') and zlib.crc32(item.nodeid.encode()) % count != index
+    if item.get_closest_marker('exhaustive')
+    or (item.get_closest_marker('nightly') and zlib.crc32(item.nodeid.encode()) % count != index)
   }
   config.hook.pytest_deselected(items=[item for item in items if item in left_out])
   items[:] = [item for item in items if item not in left_out]

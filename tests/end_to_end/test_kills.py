@@ -13,8 +13,8 @@ from tests.end_to_end import runs
   ('signal', 'count'),
   [
     ('KILL', 10),
-    pytest.param('KILL', 1000, marks=pytest.mark.nightly),
-    pytest.param('TERM', 200, marks=pytest.mark.nightly),
+    pytest.param('KILL', 1000, marks=pytest.mark.exhaustive),
+    pytest.param('TERM', 200, marks=pytest.mark.exhaustive),
   ],
 )
 def test_a_run_ended_at_random_moments_equals_one_left_alone(signal: str, count: int):

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 SHORT, LONG = 100, 10_000
-"""Inputs of the ordinary suite, and of the nightly one."""
+"""Inputs of the ordinary suite, and of `--all`."""
 
-counts = pytest.mark.parametrize('count', [SHORT, pytest.param(LONG, marks=pytest.mark.nightly)])
+counts = pytest.mark.parametrize('count', [SHORT, pytest.param(LONG, marks=pytest.mark.exhaustive)])
 """Gives a test the number of inputs to try, as its argument `count`."""
 
 _NUMBERS = (0, -1, 1, 2**31, 2**63, -(2**63), 10**30, 0.5, -0.0, 1e308, float('nan'), float('inf'))
