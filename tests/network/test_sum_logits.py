@@ -101,6 +101,8 @@ def test_the_exponent_is_that_of_lambda_in_equation_6(sum_logits: bool):
           lambda leaf, w=weights: np.tensordot(w, leaf, 1), rows[path_name(lower)]
         )
         chex.assert_trees_all_close(found[path_name(lower)], expected, rtol=1e-9, atol=1e-12)
+    # A path's classifier serves higher precisions by its logits alone.
+    assert np.all((rows['path_2']['head']['bias'][1:] != 0) == sum_logits)
     # The test would show nothing if no loss reached the paths below.
     for k in (1, 2):
       assert np.any(rows['path_2']['stem']['conv']['latent'][k] != 0)
