@@ -255,8 +255,8 @@ class Objective(Section):
       path (`network.companions`); 32 is the float latent, none if empty.
     companion_rings: number of the lowest rings that have companions.
     companion_weight: weight of each companion's loss beside eq. 5.
-    draw_companion: whether each step trains one companion, drawn at random, in place of all; slow on
-      CPU (docs/facts.md).
+    draw_companion: whether each step trains one companion, drawn at random, in place of all; slow
+      on CPU.
     distillation: share of a teacher's softmax in the target of those it teaches, from the network
       itself (in-place distillation: Yu and Huang, arXiv:1903.05134).
     teacher: who teaches: the `highest` precision, all below it; or each `companion` its own ring.
