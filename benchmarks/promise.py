@@ -31,6 +31,7 @@ import numpy as np
 import rich.console
 import rich.table
 
+from dpoq_jax.cli.errors import user_errors
 from dpoq_jax.inference import calibration, combination, exits
 from dpoq_jax.inference.calibration import Examples
 from dpoq_jax.inference.operating_point import OperatingPoint, Outcome, Target
@@ -212,9 +213,10 @@ def write(path: pathlib.Path, workdir: pathlib.Path, data_dir: str | None) -> No
 def main(_: list[str]) -> None:
   """Draws, chooses and measures; prints the table and writes the figures."""
   path, drop, confidence = pathlib.Path(_LOGITS.value), _DROP.value, _CONFIDENCE.value
-  if _WORKDIR.value:
-    write(path, pathlib.Path(_WORKDIR.value), _DATA_DIR.value)
-  whole, count = read(path), _DRAWS.value
+  with user_errors():
+    if _WORKDIR.value:
+      write(path, pathlib.Path(_WORKDIR.value), _DATA_DIR.value)
+    whole, count = read(path), _DRAWS.value
   kinds: dict[str, Callable[[], Iterator[Draw]]] = {
     'synthetic': lambda: synthetic(count),
     'halves': lambda: halved(whole, count),
