@@ -1,6 +1,6 @@
-"""Runs the paper's tables and figures, and two tables of ours, and writes what they come to.
+"""Runs the paper's tables and figures, and tables of ours, and writes what they come to.
 
-    python -m dpoq_jax.reproduce table1|table2|table3|figure3|figure5|ablation|recipe
+    python -m dpoq_jax.reproduce table1|table2|table3|figure3|figure5|ablation|recipe|noise
         --scale=smoke|cpu|long|paper --workdir=DIR [--data-dir=D] [--results=results] [--notrain]
         [--jobs=N]
 
@@ -14,8 +14,9 @@ several at a time, on an accelerator that one does not fill.
 missing.
 
 `ablation` is what each change to the training of an onion gains alone, `recipe` the onion with
-those that gain against the paper's, individual networks and shared kernels. Each has a page of its
-own, ABLATION.md or RECIPE.md, which names the runs that are missing.
+those that gain against the paper's, individual networks and shared kernels, `noise` how far apart
+the same onion comes out over seeds, and over roundings of one seed. Each has a page of its own,
+ABLATION.md, RECIPE.md or NOISE.md, which names the runs that are missing.
 
 `smoke` takes minutes (the embedded digits), `cpu` hours on two cores (CIFAR-10, ResNet-8), `paper`
 is the paper's schedule in full, for a GPU. `long`, for `recipe` alone, is between them: 30 epochs
@@ -112,4 +113,8 @@ def main(flags: shared.FlagValues, what: str) -> None:
 
 
 if __name__ == '__main__':
-  run(define_flags, main, argument='table1, table2, table3, figure3, figure5, ablation or recipe')
+  run(
+    define_flags,
+    main,
+    argument='table1, table2, table3, figure3, figure5, ablation, recipe or noise',
+  )

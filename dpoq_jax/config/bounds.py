@@ -22,6 +22,8 @@ Epochs = Annotated[float, Field(ge=0, le=MOST_EPOCHS)]
 _MOST = 2**31 - 1
 Natural = Annotated[int, Field(ge=0, le=_MOST)]
 Count = Annotated[int, Field(ge=1, le=_MOST)]
+# Of NumPy's and JAX's generators.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # Of images, in pixels: no camera makes larger ones.
 Side = Annotated[int, Field(ge=1, le=2**14)]
 # The deepest published ResNet has 1,202 layers; the widest networks have some thousand channels.

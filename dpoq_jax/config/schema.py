@@ -14,13 +14,13 @@ import pydantic
 from pydantic import Field
 
 from dpoq_jax import onion
-from dpoq_jax.config.bounds import MOST_EPOCHS, Count, Natural, Section, Text
+from dpoq_jax.config.bounds import MOST_EPOCHS, Count, Natural, Section, Seed, Text
 from dpoq_jax.config.sections import Data, Model, Objective, Optimizer, Quantization
 
 # Fields that the files of earlier versions do not have.
 _ADDED = frozenset({
-  'steps_per_dispatch', 'data.dir', 'data.train_split', 'quantization.calibrate_clips',
-  'quantization.sum_logits',
+  'rounding_seed', 'steps_per_dispatch', 'data.dir', 'data.train_split',
+  'quantization.calibrate_clips', 'quantization.sum_logits',
   'objective.gradient_exponent', 'objective.companion_bits', 'objective.companion_rings',
   'objective.companion_weight', 'objective.draw_companion', 'objective.distillation',
   'objective.teacher', 'objective.teacher_start', 'optimizer.latent_weight_decay',
@@ -37,6 +37,8 @@ class Config(Section):
 
   Attributes:
     seed: seed of initialisation, data order and augmentation.
+    rounding_seed: moves every first parameter to a float next to it, up or down as this seed draws;
+      0: leaves them. Two runs that differ in it alone show what rounding does to an accuracy.
     epochs: passes over the training examples.
     log_every: steps between rows of training metrics.
     eval_every: epochs between evaluations; the last epoch is always evaluated.
@@ -50,7 +52,8 @@ class Config(Section):
       of each device (`per_device`); docs/scaling.md says what each costs and when to choose it.
   """
 
-  seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+  seed: Seed = 0
+  rounding_seed: Seed = 0
   epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)] = 30
   data: Data = Data()
   model: Model = Model()

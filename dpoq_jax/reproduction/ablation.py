@@ -1,8 +1,9 @@
-"""Defines two tables of ours: the ablation of what improves an onion, and the recipe it led to.
+"""Defines the tables of ours: what improves an onion, the recipe it led to, how far both are noise.
 
 Their rows are data: what is trained, and which fields are set beside those of the config file. In
 `ablation`, each lever is pulled alone, on top of an onion with the standardised quantizer. `recipe`
-has the onions, and what they are compared with, in longer trainings as well.
+has the onions, and what they are compared with, in longer trainings as well. `noise` has one onion
+over seeds, and over roundings of one seed: how far an accuracy can be had again.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -43,6 +44,7 @@ class Row:
     settings: fields set beside those of the config file, by name.
     plus: whether it is trained by the recipe.
     over: labels of the rows that it is compared with.
+    rounding: whether its runs differ in how they round, in place of their seeds.
     with_float: whether individual networks include the float one.
     smoke: whether the ablation has it at scale `smoke`, too.
   """
@@ -52,6 +54,7 @@ class Row:
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   plus: bool = False
   over: tuple[str, ...] = ()
+  rounding: bool = False
   with_float: bool = False
   smoke: bool = False
 
@@ -93,8 +96,12 @@ class _Part:
     name = f'{self.name}, activations of {self.base().quantization.activation_bits} bits'
     for b in [*self.bits, FLOAT] if row.with_float else self.bits:
       variant = ','.join(filter(None, [self._system(row, b), self.variant]))
-      for seed in range(self.seeds):
-        run = Run(config, variant, seed, tuple(settings.items()))
+      for number in range(self.seeds):
+        seed, more = number, {}
+        if row.rounding:
+          # The first is the run of seed 0, which other rows have, too.
+          seed, more = 0, {'rounding_seed': number} if number else {}
+        run = Run(config, variant, seed, tuple((settings | more).items()))
         yield Cell(table, name, row.label, b, run, top1(b))
 
   def _system(self, row: Row, bits: int) -> str:
@@ -125,6 +132,8 @@ _PARTS = {
   ],
 }
 
+
+_DIGITS = _Part('ResNet-8, digits', 'digits_resnet8.py', None, (2, 4, 8, 16), 5)
 
 # Fields by the last part of their names, which is one of a kind for all that are set here.
 _FIELDS = {name.rpartition('.')[2]: name for name in config_lib.field_names()}
@@ -258,16 +267,33 @@ def recipe_rows(base: config_lib.Config) -> list[Row]:
   ]
 
 
+def noise_rows() -> list[Row]:
+  """Returns the rows of the table of the noise: an onion over seeds, and over roundings of one."""
+  return [
+    Row('onion, DoReFa (the paper), seeds', 'onion', smoke=True),
+    Row('onion, DoReFa (the paper), one seed, roundings', 'onion', rounding=True, smoke=True),
+    Row('onion, the recipe, seeds', 'onion', plus=True),
+    Row('onion, the recipe, one seed, roundings', 'onion', plus=True, rounding=True),
+  ]
+
+
+def _parts(table: str, scale: Scale) -> list[_Part]:
+  """Returns the networks and data of a table at a scale."""
+  digits = [_DIGITS] if (table, scale.name) == ('noise', 'cpu') else []
+  return [*digits, *_PARTS[scale.name]]
+
+
 def _rows(table: str, scale: Scale, part: _Part) -> list[Row]:
   """Returns the rows of a table at a scale, for one network."""
   if table == 'recipe':
     return recipe_rows(part.base())
-  return [row for row in ablation_rows(part.base()) if row.smoke or scale.name != 'smoke']
+  rows = noise_rows() if table == 'noise' else ablation_rows(part.base())
+  return [row for row in rows if row.smoke or scale.name != 'smoke']
 
 
 def _cells(table: str, scale: Scale) -> Iterator[Cell]:
   """Yields the cells of a table at a scale."""
-  for part in _PARTS[scale.name]:
+  for part in _parts(table, scale):
     for row in _rows(table, scale, part):
       yield from part.cells(table, row)
 
@@ -297,7 +323,7 @@ def comparison(table: str, scale: Scale, stored: pathlib.Path) -> pages.Comparis
 
 _INTRODUCTION = """\
 Top-1 accuracy in percent on the test set, last epoch, of the frozen integers. Every convolution is
-quantized, the first one, too. Mean of the seeds ± their standard deviation (number of seeds), where
+quantized, the first one, too. Mean of the runs ± their standard deviation (number of runs), where
 there are several; `mean` is over the precisions, of seeds that have them all.
 {differences}
 
@@ -311,6 +337,12 @@ _TEXTS = {
     f'networks, that to `{_INDIVIDUAL}`.',
   ),
   'recipe': ('Onions against what they are compared with', 'Differences are below each table.'),
+  'noise': (
+    'How far an accuracy can be had again',
+    'Runs of one row differ in their seed alone, or have one seed and differ in nothing but\n'
+    'rounding: `rounding_seed` moves every first parameter to a float next to it, which is what\n'
+    'another machine or compiler does to a sum.',
+  ),
 }
 
 TABLES: Mapping[str, Callable[[Scale], Iterator[Cell]]] = {

@@ -89,14 +89,14 @@ def measured(wanted: Sequence[Cell], stored: pathlib.Path, *, mean: bool = False
   entries: list[Entry] = []
   for place, row in rows.items():
     of_bits: dict[int, list[float]] = collections.defaultdict(list)
-    of_seed: dict[int, list[float]] = collections.defaultdict(list)
+    of_seed: dict[tuple[Any, ...], list[float]] = collections.defaultdict(list)
     for cell in row:
       summary = runs.read_summary(cell.run, stored)
       if summary is None:
         continue
       of_bits[cell.bits].append(cell.value(summary))
       if cell.bits != FLOAT:
-        of_seed[cell.run.seed].append(cell.value(summary))
+        of_seed[cell.run.seed, *cell.run.settings].append(cell.value(summary))
     paper = {cell.bits: cell.paper for cell in row}
     entries += [entry(*place, column(b), values, paper[b]) for b, values in of_bits.items()]
     whole = len({cell.bits for cell in row} - {FLOAT})

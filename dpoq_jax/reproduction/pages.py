@@ -5,12 +5,14 @@ import dataclasses
 import statistics
 
 from dpoq_jax.reproduction import average_bits
-from dpoq_jax.reproduction.entries import Entry
+from dpoq_jax.reproduction.entries import Entry, pooled_deviation, within_noise
 
 # The system that the others are compared with, and the columns in which it is another network: the
 # paper compares the 16-bit onion with a float network.
 _REFERENCE = 'individual'
 _REFERENCE_COLUMNS = {'16 bits': 'fp32'}
+# Rows of networks that were changed afterwards; at 2 bits these differ by many points.
+_AFTER_TRAINING = 'truncated'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +35,11 @@ class Comparison:
 
   @property
   def reference(self) -> str | None:
-    """Returns the row that most are compared with; None if there are rows with several."""
-    if any(len(others) > 1 for others in self.over.values()):
+    """Returns the row that most are compared with; None if rows have several, or all have none."""
+    references = [other for others in self.over.values() for other in others]
+    if not references or any(len(others) > 1 for others in self.over.values()):
       return None
-    return statistics.mode(other for others in self.over.values() for other in others)
+    return statistics.mode(references)
 
 
 def comparison_page(table: str, entries: Sequence[Entry], comparison: Comparison) -> str:
@@ -61,8 +64,9 @@ def _compared(rows: Mapping[str, Mapping[str, Entry]], comparison: Comparison) -
   """
   columns = [at for at in comparison.columns if any(at in row for row in rows.values())]
   cells = {label: [_measured(row.get(at)) for at in columns] for label, row in rows.items()}
+  deviation = _deviation(rows)
   differences = {
-    (label, other): [_signed(_over(row.get(at), rows[other].get(at))) for at in columns]
+    (label, other): [_over(row.get(at), rows[other].get(at), deviation) for at in columns]
     for label, row in rows.items()
     for other in comparison.over.get(label, ())
     if other in rows
@@ -75,11 +79,15 @@ def _compared(rows: Mapping[str, Mapping[str, Entry]], comparison: Comparison) -
     if len(kept) > 0:
       lines = {name: [line[i] for i in kept] for name, line in lines.items()}
       yield from _table('difference', [columns[i] for i in kept], lines)
+      yield from _noise(deviation)
     return
   beside = {label: line for (label, _), line in differences.items()}
-  titles = [*columns, *(f'Δ {at}' for at in columns)]
-  lines = {label: [*line, *beside.get(label, [''] * len(columns))] for label, line in cells.items()}
+  titles = [*columns, *(f'Δ {at}' for at in columns if beside)]
+  nothing = [''] * (len(columns) if beside else 0)
+  lines = {label: [*line, *beside.get(label, nothing)] for label, line in cells.items()}
   yield from _table('top-1 (%)', titles, lines)
+  if beside:
+    yield from _noise(deviation)
 
 
 def page(entries: Sequence[Entry]) -> str:
@@ -139,12 +147,15 @@ def _part(entries: Sequence[Entry]) -> Iterator[str]:
       for system, row in known.items()
     }
     yield from _table("ours - the paper's", columns, differences)
+  deviation = _deviation(systems)
   reference = systems.pop(_REFERENCE, None)
   if reference is not None:
     gains = {
-      system: [_gain(at, row, reference) for at in columns] for system, row in systems.items()
+      system: [_gain(at, row, reference, deviation) for at in columns]
+      for system, row in systems.items()
     }
     yield from _table("over individual networks: ours (the paper's)", columns, gains)
+    yield from _noise(deviation)
 
 
 def _rows(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
@@ -155,9 +166,28 @@ def _rows(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
   }
 
 
-def _over(entry: Entry | None, other: Entry | None) -> float | None:
-  """Returns how far an entry is above another; None if one is missing."""
-  return None if entry is None or other is None else entry.ours - other.ours
+def _over(entry: Entry | None, other: Entry | None, deviation: float | None) -> str:
+  """Writes how far an entry is above another, and whether that is noise; nothing if one is not."""
+  if entry is None or other is None:
+    return ''
+  mark = '≈ ' if within_noise(entry, other, deviation) else ''
+  return f'{mark}{_signed(entry.ours - other.ours)}'
+
+
+def _deviation(rows: Mapping[str, Mapping[str, Entry]]) -> float | None:
+  """Returns the standard deviation of a run, of all rows that were trained as they are measured."""
+  trained = (row for system, row in rows.items() if not system.startswith(_AFTER_TRAINING))
+  return pooled_deviation(each for row in trained for each in row.values())
+
+
+def _noise(deviation: float | None) -> Iterator[str]:
+  """Yields the lines that say which differences are no findings."""
+  if deviation is None:
+    yield '≈: a difference of single runs, of which nothing follows.'
+  else:
+    yield '≈: within the noise, no ranking follows: less than two standard errors of a difference.'
+    yield f'The standard deviation of a run, pooled over rows with several, is {deviation:.2f}.'
+  yield ''
 
 
 def is_table(name: str) -> bool:
@@ -174,13 +204,15 @@ def _table(title: str, columns: Sequence[str], lines: Mapping[str, Sequence[str]
   yield ''
 
 
-def _gain(at: str, row: Mapping[str, Entry], reference: Mapping[str, Entry]) -> str:
+def _gain(
+  at: str, row: Mapping[str, Entry], reference: Mapping[str, Entry], deviation: float | None
+) -> str:
   """Writes what a system gains over the individual network: our gain, and the paper's if any."""
   reference_at = at if at in reference else _REFERENCE_COLUMNS.get(at, at)
   if at not in row or reference_at not in reference:
     return ''
   entry, individual = row[at], reference[reference_at]
-  ours = _signed(entry.ours - individual.ours)
+  ours = _over(entry, individual, deviation)
   if entry.paper is None or individual.paper is None:
     return ours
   return f'{ours} ({_signed(entry.paper - individual.paper)})'

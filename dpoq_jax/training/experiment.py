@@ -15,7 +15,7 @@ from dpoq_jax.data.order import Order, steps_per_epoch
 from dpoq_jax.network import from_config
 from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.runtime import compiler, processes, workdir
-from dpoq_jax.training import splits
+from dpoq_jax.training import rounding, splits
 from dpoq_jax.training.optimizer import learning_rate_schedule, sgd
 from dpoq_jax.training.train_step import Batch, TrainState, create_state
 
@@ -153,7 +153,10 @@ class Experiment:
 
   def _create(self, key: jax.Array) -> TrainState:
     images = jnp.zeros((1, *self.train_set.image_shape), jnp.uint8)
-    return create_state(self.network, self.optimizer, key, images)
+    state = create_state(self.network, self.optimizer, key, images)
+    if seed := self.config.rounding_seed:
+      state = state.replace(params=rounding.nudge(state.params, seed))
+    return state
 
 
 def build(config: config_lib.Config) -> Experiment:

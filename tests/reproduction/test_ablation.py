@@ -118,7 +118,7 @@ def test_the_page_has_what_there_is_and_names_what_is_missing(tmp_path: pathlib.
     '|  |  |  |  |'
   ) in written
   assert (
-    '| companion of ring 1 | 73.00 | 72.00 | 74.00 | 73.00 | +2.00 | -1.00 | -1.00 | +0.00 |'
+    '| companion of ring 1 | 73.00 | 72.00 | 74.00 | 73.00 | ≈ +2.00 | ≈ -1.00 | ≈ -1.00 |'
   ) in written
   # Without its other precisions, a row has no mean.
   assert '| individual networks, standardised | 71.00 |  |  |  |  |  |  |  |' in written
@@ -149,10 +149,8 @@ def test_the_page_of_the_recipe_has_what_onions_are_over_all_others(tmp_path: pa
   page = ablation.comparison('recipe', scale, stored)
   written = results.write_comparison(tmp_path, 'recipe', entries, page).read_text()
   assert '| individual networks, DoReFa | 74.00 | 74.00 | 74.00 | 74.00 | 74.00 |' in written
-  assert (
-    '| onion, the recipe - shared kernels, DoReFa | +2.00 | -1.00 | +2.00 | +1.00 |'
-  ) in written
-  assert '| onion, the recipe - individual networks, DoReFa | +1.00 | +2.00 | +6.00 |' in written
+  assert ('| onion, the recipe - shared kernels, DoReFa | ≈ +2.00 | ≈ -1.00 | ≈ +2.00 |') in written
+  assert '| onion, the recipe - individual networks, DoReFa | ≈ +1.00 | ≈ +2.00 |' in written
   # Nothing of the second network is there.
   second = written[written.index('## ResNet-20') :]
   assert '|' not in second
@@ -166,3 +164,46 @@ def test_a_page_of_nothing_is_a_list_of_what_is_missing(tmp_path: pathlib.Path):
   assert '|' not in written
   assert 'png' not in written
   assert written.count(': 0 of ') == len(of('ablation', 'cpu'))
+
+
+@pytest.mark.parametrize('scale', ['smoke', 'cpu', 'paper'])
+def test_runs_of_the_noise_differ_in_seed_or_in_rounding_alone(scale: str):
+  for label, row in of('noise', scale).items():
+    configs = [run.expected_config() for run in dict.fromkeys(row)]
+    networks = {config.data.name: [] for config in configs}
+    for config in configs:
+      networks[config.data.name].append(config)
+    for first, *others in networks.values():
+      assert (first.seed, first.rounding_seed) == (0, 0)
+      (field,) = ['rounding_seed'] if label.endswith('roundings') else ['seed']
+      for number, other in enumerate(others, start=1):
+        found = config_lib.differences(first, other, apart=set())
+        assert found == [f'{field}: 0 -> {number}']
+
+
+def test_what_is_within_the_noise_is_said_to_be(tmp_path: pathlib.Path):
+  rows = of('ablation', 'cpu')
+  stored = tmp_path / 'runs'
+  for number, run in enumerate(dict.fromkeys(rows[BASE])):
+    keep(stored, run, dict.fromkeys((2, 4, 8), 0.70 + 0.01 * number))
+  keep(stored, rows['companion of ring 1'][0], {2: 0.7330, 4: 0.7332, 8: 0.6868})
+  entries = cells.measured(tables.cells('ablation', CPU), stored, mean=True)
+  page = ablation.comparison('ablation', CPU, stored)
+  written = results.write_comparison(tmp_path, 'ablation', entries, page).read_text()
+  # A deviation of 1 point; two standard errors of one run and three are 2 sqrt(1 + 1/3) = 2.309.
+  assert '| ≈ +2.30 | +2.32 | -2.32 |' in written
+  assert 'rows with several, is 1.00.' in ' '.join(written.splitlines())
+
+
+def test_the_page_of_the_noise_compares_nothing(tmp_path: pathlib.Path):
+  rows = of('noise', 'smoke')
+  stored = tmp_path / 'runs'
+  for row in rows.values():
+    keep(stored, row[0], {2: 0.7, 4: 0.8})
+    break
+  entries = cells.measured(tables.cells('noise', SCALES['smoke']), stored, mean=True)
+  page = ablation.comparison('noise', SCALES['smoke'], stored)
+  written = results.write_comparison(tmp_path, 'noise', entries, page).read_text()
+  assert '| onion, DoReFa (the paper), seeds | 70.00 | 80.00 | 75.00 |\n' in written
+  assert 'Δ' not in written
+  assert '≈' not in written

@@ -35,7 +35,7 @@ def test_page_shows_ours_the_papers_and_the_differences():
   assert '| individual | 65.42 | 68.74 |  | 67.08 |' in page
   assert '| joint | -4.46 |  | +1.79 |' in page
   # 16 bits stand beside the float network, as in the paper.
-  assert '| joint | -2.50 (-2.46) |  | +1.00 (+0.47) |' in page
+  assert '| joint | ≈ -2.50 (-2.46) |  | ≈ +1.00 (+0.47) |' in page
   assert '| ours alone | -11.00 |  |  |' in page
   assert page.count('| ours alone |') == 2
 
