@@ -155,7 +155,7 @@ class Experiment:
     images = jnp.zeros((1, *self.train_set.image_shape), jnp.uint8)
     state = create_state(self.network, self.optimizer, key, images)
     if seed := self.config.rounding_seed:
-      state = state.replace(params=rounding.nudge(state.params, seed))
+      state = dataclasses.replace(state, params=rounding.nudge(state.params, seed))
     return state
 
 
