@@ -3,7 +3,7 @@
     python -m benchmarks.cascade --workdir=DIR [--json=FILE] [--images=N] [--rounds=N]
         [--batch_sizes=1,256,1024]
 
-DIR is a run with an operating point (`python -m dpoq_jax.calibrate`). The cascade and the full pass
+DIR is a run with an operating point (`dpoq calibrate`). The cascade and the full pass
 get the test images in batches of the same size, in turn, for several rounds; figures are medians
 over rounds. The ideal speed-up is the number of path computations of the full pass over the number
 that the cascade needed; `efficiency` is the measured speed-up over the ideal one. A cascade runs a

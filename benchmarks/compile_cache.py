@@ -2,7 +2,7 @@
 
     python -m benchmarks.compile_cache [--json=FILE] [--depth=20]
 
-Starts `python -m dpoq_jax.train --dry_run` twice, with a cache directory that is empty at first: a
+Starts `dpoq train --dry_run` twice, with a cache directory that is empty at first: a
 CIFAR ResNet at 2, 4, 8 and 16 bits, on digits. `second_over_first` is the ratio of the times that
 compiling takes.
 """

@@ -3,7 +3,7 @@
     python -m benchmarks.onnx_agreement --workdir=DIR [--data_dir=D] [--json=FILE]
         [--calibration_images=512]
 
-The run's newest checkpoint is exported as `python -m dpoq_jax.export --format=onnx` does it, with
+The run's newest checkpoint is exported as `dpoq export --format=onnx` does it, with
 ranges measured on training images. Network and graphs then predict every test image: at each
 precision alone, and by the cascade at the run's operating point.
 """

@@ -4,7 +4,7 @@
         [--logits=FILE] [--workdir=DIR [--data_dir=D]] [--json=FILE]
 
 Each draw chooses two operating points on 5,000 examples: the cheapest that keeps the target on them
-(what `python -m dpoq_jax.calibrate` does by itself), and the one that `--confidence` promises. Then
+(what `dpoq calibrate` does by itself), and the one that `--confidence` promises. Then
 the drop of both is measured where it is known. Three kinds of draws:
 
 * synthetic: 10,000 new examples of a made-up problem, halved as a test set is; the drop is that on

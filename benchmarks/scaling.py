@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import clusters
-from configs import imagenet_resnet18
 from dpoq_jax import config as config_lib
+from dpoq_jax.configs import imagenet_resnet18
 from dpoq_jax.network import costs, from_config, onion_network
 from dpoq_jax.training import optimizer
 from dpoq_jax.training.train_step import create_state
@@ -100,7 +100,7 @@ def step_of(network: onion_network.Onion, image_shape: Sequence[int]) -> Step:
 
 
 def imagenet_step(depth: int, variant: str) -> Step:
-  """Returns the step of a variant of `configs/imagenet_resnet18.py` with `depth` layers."""
+  """Returns the step of a variant of `imagenet_resnet18` with `depth` layers."""
   config = imagenet_resnet18.get_config(variant)
   config.model.depth = depth
   network = from_config.build(config_lib.validate(config), CLASSES)

@@ -10,6 +10,7 @@ __version__ = '0.1.0'
 
 with epy.lazy_api_imports(globals()):
   from dpoq_jax import nn, onion
+  from dpoq_jax.classifier import Classifier, load, load_pretrained
   from dpoq_jax.core.spec import LayerOptions, Merge
   from dpoq_jax.inference.cascade import Cascade
   from dpoq_jax.inference.operating_point import OperatingPoint

@@ -1,6 +1,6 @@
 """Chooses an operating point for dynamic inference, and says what it is worth.
 
-    python -m dpoq_jax.calibrate --workdir=DIR [TARGET] [--order=normalised] [--combine=NAME]
+    dpoq calibrate --workdir=DIR [TARGET] [--order=normalised] [--combine=NAME]
         [--temperature] [--confidence=P] [--split-seed=0] [--step=N|best] [--data-dir=D]
         [--output=FILE]
 

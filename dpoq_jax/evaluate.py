@@ -1,6 +1,6 @@
 """Evaluates a run: restores it, freezes it to integers, prints and writes its table.
 
-    python -m dpoq_jax.evaluate --workdir=DIR [--precision=B] [--step=N|best] [--data_dir=D]
+    dpoq evaluate --workdir=DIR [--precision=B] [--step=N|best] [--data_dir=D]
         [--output=FILE]
         [--coordinator=HOST:PORT --num_processes=N --process_id=I | --distributed]
 

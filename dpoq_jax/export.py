@@ -1,6 +1,6 @@
 """Writes a trained network as files for devices.
 
-    python -m dpoq_jax.export --workdir=DIR --output=FOLDER [--format=onion|onnx|stablehlo]
+    dpoq export --workdir=DIR --output=FOLDER [--format=onion|onnx|stablehlo]
         [--operating-point=FILE] [--step=N|best] [--calibration-images=512] [--data-dir=D]
 
 `onion`: a manifest and one file per ring, of which a device holds as many as it has room for.
@@ -84,6 +84,7 @@ def _write_onion(
     model=config.model,
     quantization=config.quantization,
     image_shape=shape,
+    resize=config.data.resize,
     multiply_accumulates=sum(c.multiply_accumulates for c in cost.convolutions),
     source=Source(**_source(trained)),
     **known,

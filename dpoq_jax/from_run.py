@@ -38,7 +38,10 @@ def read_operating_point(
 
 
 def open_network(
-  workdir: pathlib.Path, step: Step | None = None, point: OperatingPoint | None = None
+  workdir: pathlib.Path,
+  step: Step | None = None,
+  point: OperatingPoint | None = None,
+  precision: int | None = None,
 ) -> Trained[Onion]:
   """Restores the network of a run, frozen, at the checkpoint that an operating point belongs to.
 
@@ -46,10 +49,12 @@ def open_network(
     workdir: of the run.
     step: the checkpoint; by default that of the operating point, or the newest intact one.
     point: the operating point that the network is to be used with, if any.
+    precision: bits of the one precision that is wanted of a run whose precisions share whole
+      kernels, which is an individual network.
 
   Raises:
     FileNotFoundError, CheckpointError: if there is no run, or no such checkpoint.
-    ConfigError: if the run's precisions share whole kernels.
+    ConfigError: if the run's precisions share whole kernels, and none of them is asked for.
     ValueError: if the operating point was chosen on another data set or for other bits.
   """
   config = workdir_lib.read_config(workdir)
@@ -60,7 +65,7 @@ def open_network(
         f'the operating point is for bits={point.bits}, the network in {workdir} has '
         f'{config.quantization.bits}.'
       )
-  trained = trained_network.load(workdir, step)
+  trained = trained_network.load(workdir, step, precision)
   if point is not None and point.data is not None and point.data.step != trained.step:
     warnings.warn(
       f'the operating point was chosen for step {point.data.step}, this is step {trained.step}: '

@@ -1,21 +1,26 @@
 """Labels images, each at the lowest precision that is sure of it.
 
-    python -m dpoq_jax.predict --workdir=DIR --images=FOLDER|IMAGE|FILE.npy
-        [--output=FILE.csv|FILE.jsonl] [--operating-point=FILE] [--max-precision=B] [--precision=B]
-        [--step=N|best] [--batch-size=N] [--shard=I/N]
+    dpoq predict --workdir=DIR|--artifact=FOLDER|--pretrained=NAME PATH...
+        [--output=FILE.csv|FILE.jsonl] [--top=N] [--precision=B] [--max-precision=B]
+        [--operating-point=FILE] [--step=N|best] [--batch-size=N] [--shard=I/N]
 
-The operating point is that of the workdir (`python -m dpoq_jax.calibrate`) unless another file is
-given, and the checkpoint the one it was chosen for; --precision runs everything at one precision
-instead and needs none; --max-precision cuts inputs short ("battery is low"). Writes a row per
-image, CSV on stdout by default; an image, or a folder, that cannot be read gets a row that says so.
-Files of other kinds are passed over, and counted at the end. Exit status 1 if nothing could be
-read.
+PATH is a folder, an image, a pattern (`photos/*.jpg`) or a .npy file; --images=PATH is the same.
+The network is that of a run, of an artifact (`dpoq export`) or one that comes with the library. The
+operating point is the one kept with it (`dpoq calibrate`) unless another file is given, and the
+checkpoint the one it was chosen for; --precision runs everything at one precision instead and needs
+none; --max-precision cuts inputs short ("battery is low"). Writes a row per image, CSV on stdout by
+default; an image, or folder, that cannot be read gets a row that says so. Files of other kinds are
+passed over, and counted at the end. Exit status 1 if nothing could be read.
 
 In CSV every field is quoted, and one that a spreadsheet would take for a formula (it begins with
 =, +, -, @, a tab or a line break) has an apostrophe before it; JSON lines hold names as they are.
+--top=5 also names the four next probable classes.
 
 --shard=I/N, I from 1 to N, labels one of N parts, for several machines to share a set: their
 outputs one after the other are the whole one, as the first alone has the CSV header.
+
+    dpoq predict --pretrained=cifar10_resnet8 photos
+    dpoq predict --workdir=runs/mine 'photos/*.jpg' --top=5 --output=labels.csv
 """
 
 from collections.abc import Callable, Iterator
@@ -29,67 +34,82 @@ from typing import TextIO
 import rich.console
 import rich.progress
 
+from dpoq_jax import pretrained
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import fail, user_errors, warn
 from dpoq_jax.cli.run import run
-from dpoq_jax.runtime import files, workdir
+from dpoq_jax.runtime import files
 
 
 def define_flags(flags: shared.FlagValues) -> None:
   """Defines the flags of the command."""
   shared.define_workdir(flags)
+  shared.define_path('artifact', 'folder of an artifact, in place of a run', flags)
+  shared.DEFINE_string(
+    'pretrained',
+    None,
+    f'network that comes with the library, in place of a run: {", ".join(pretrained.names())}',
+    flag_values=flags,
+  )
   shared.define_output(flags, '.csv or .jsonl file; CSV on stdout by default')
   shared.define_operating_point(flags)
   shared.define_step(flags)
-  shared.define_path('images', 'folder of images, one image, or a .npy file', flags)
+  shared.define_path('images', 'folder of images, an image, a pattern or a .npy file', flags)
   shared.DEFINE_integer(
     'precision', None, 'bits: run everything at this precision', flag_values=flags
   )
   shared.DEFINE_integer(
     'max_precision', None, 'bits of the last precision to run', flag_values=flags
   )
+  shared.DEFINE_integer(
+    'top', 1, 'number of the most probable classes that are named', lower_bound=1, flag_values=flags
+  )
   shared.DEFINE_string('shard', '1/1', 'I/N: the I-th of N parts of the images', flag_values=flags)
   shared.DEFINE_integer('batch_size', 256, 'images read at once', lower_bound=1, flag_values=flags)
 
 
-def main(flags: shared.FlagValues) -> None:
+def main(flags: shared.FlagValues, *paths: str) -> None:
   """Labels images and writes a row for each."""
-  directory = shared.required_path(flags, 'workdir')
-  images = shared.required_path(flags, 'images')
+  paths = (*paths, flags.images) if flags.images else paths
+  if not paths:
+    fail('give the paths of images: a folder, files, a pattern or a .npy file.')
   output = shared.optional_path(flags, 'output')
   with user_errors():
-    facts = workdir.read_dataset(directory)
+    source = _source(flags)
     if output and output.suffix not in ('.csv', '.jsonl'):
       raise ValueError(f'--output={output}: give a file that ends in .csv or .jsonl.')
-    # Imported once there is something to do, since JAX takes seconds.
-    from dpoq_jax import from_run
-    from dpoq_jax.data import image_folder, to_predict
-    from dpoq_jax.inference import cascade, operating_point, predictions
-
-    config = workdir.read_config(directory)
     part, parts = _shard(flags.shard)
-    found = to_predict.find(images, facts.image_shape, config.data.resize).shard(part - 1, parts)
-    step = shared.checkpoint_step(flags)
-    if flags.precision is not None:
-      point = operating_point.static(
-        config.quantization.bits, flags.precision, config.quantization.activation_bits
+    # Imported once there is something to do, since JAX takes seconds.
+    from dpoq_jax import classifier
+    from dpoq_jax.data import image_folder, to_predict
+    from dpoq_jax.inference import operating_point, predictions
+
+    given = shared.optional_path(flags, 'operating_point')
+    network = classifier.load(
+      source,
+      step=shared.checkpoint_step(flags),
+      point=operating_point.read(given) if given else None,
+      precision=flags.precision,
+    )
+    if network.operating_point is None:
+      raise FileNotFoundError(
+        f'no operating point in {source}: choose one with dpoq calibrate, or give --precision='
+        f'{network.bits[-1]}.'
       )
-    else:
-      given = shared.optional_path(flags, 'operating_point')
-      point = operating_point.read(given or directory)
-      if not point.met:
-        warn('this operating point did not meet its target when it was chosen.')
-    trained = from_run.open_network(directory, step, point)
+    if not network.operating_point.met:
+      warn('this operating point did not meet its target when it was chosen.')
+    found = to_predict.find_all(paths, network.image_shape, network.resize).shard(part - 1, parts)
     predicted = predictions.predict(
-      cascade.Cascade(trained.network, trained.variables, point),
+      network.cascade,
       found.batches(flags.batch_size),
-      facts.class_names,
+      network.class_names,
       max_precision=flags.max_precision,
+      top=flags.top,
     )
     count = unreadable = spent = 0
     with _written(output) as file, _shown(len(found)) as advance:
       write = predictions.WRITERS[output.suffix if output else '.csv']
-      writer = write(file, header=part == 1)
+      writer = write(file, header=part == 1, top=flags.top)
       for prediction in predicted:
         writer.write(prediction)
         advance()
@@ -104,6 +124,16 @@ def main(flags: shared.FlagValues) -> None:
     f'{unreadable} could not be read{others}.',
     file=sys.stderr,
   )
+
+
+def _source(flags: shared.FlagValues) -> pathlib.Path:
+  """Returns where the network is."""
+  given = [name for name in ('workdir', 'artifact', 'pretrained') if flags[name].value]
+  if len(given) != 1:
+    raise ValueError('give one of --workdir=DIR, --artifact=FOLDER and --pretrained=NAME.')
+  if flags.pretrained:
+    return pretrained.folder(flags.pretrained)
+  return shared.required_path(flags, given[0])
 
 
 def _shard(given: str) -> tuple[int, int]:
@@ -134,4 +164,4 @@ def _shown(total: int) -> Iterator[Callable[[], None]]:
 
 
 if __name__ == '__main__':
-  run(define_flags, main)
+  run(define_flags, main, argument='the paths of images', least=0, most=None)

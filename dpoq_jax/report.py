@@ -1,6 +1,6 @@
 """Shows a run as one HTML page that works offline, its plots as PNG beside it.
 
-    python -m dpoq_jax.report --workdir=DIR [--operating-point=FILE] [--step=N|best]
+    dpoq report --workdir=DIR [--operating-point=FILE] [--step=N|best]
         [--split-seed=N] [--data-dir=D] [--output=FOLDER]
 
 Training curves, accuracy against bits, rerun curves with a slider that picks an operating point and

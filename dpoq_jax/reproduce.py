@@ -1,6 +1,6 @@
 """Runs the paper's tables and figures, and tables of ours, and writes what they come to.
 
-    python -m dpoq_jax.reproduce table1|table2|table3|figure3|figure5|ablation|recipe|noise
+    dpoq reproduce table1|table2|table3|figure3|figure5|ablation|recipe|noise
         --scale=smoke|cpu|long|paper --workdir=DIR [--data-dir=D] [--results=results] [--notrain]
         [--jobs=N]
 

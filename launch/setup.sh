@@ -3,7 +3,7 @@
 #
 #   bash launch/setup.sh [runtime | cuda | tpu | test]
 #
-# `runtime` (the default) installs requirements.txt; `cuda` what JAX needs for NVIDIA GPUs in
+# `runtime` (the default) installs the project and requirements.txt; `cuda` what JAX needs for NVIDIA GPUs in
 # addition (gigabytes; the driver must be there), `tpu` for Cloud TPUs, `test` the test tools. Every
 # version comes from launch/constraints.txt. Does nothing when what is asked for is there already.
 # PYTHON names the Python to use; without it the first of python3, python3.13, ... that is new
@@ -37,7 +37,7 @@ found=
 for candidate in "${PYTHON:-python3}" python3 python3.13 python3.12 python3.11; do
   # Only a run tells: a version manager puts commands on PATH for versions that are not active.
   if found=$("$candidate" -I -c "$probe" requirements.txt launch/requirements-*.txt \
-    launch/constraints.txt launch/setup.sh 2> /dev/null); then
+    launch/constraints.txt launch/setup.sh pyproject.toml setup.cfg 2> /dev/null); then
     break
   fi
   found=
@@ -87,7 +87,8 @@ if [[ $new == runtime* ]]; then
   "$python" -I -m venv .venv || fail "could not make .venv with $python."
 fi
 
-requirements=(-r requirements.txt)
+# The project itself, too: in .venv, `dpoq` and `import dpoq_jax` work from any folder.
+requirements=(-e .)
 [[ $wanted == runtime ]] || requirements+=(-r "launch/requirements-$wanted.txt")
 # As variables, the constraints also pin what builds the one source package; relative, as pip splits
 # them at spaces. Python compiles what it imports: compiling everything here would take half as long

@@ -6,9 +6,9 @@
 The command is run once for each combination of values, one after the other, with `--FLAG=VALUE` and
 `--workdir=DIR/POINT` put after it. `{name}` in it becomes a name for what needs one:
 
-    ... --grid config.seed 0 1 2 -- bash launch/local.sh --config=configs/cifar10_resnet8_cpu.py
+    ... --grid config.seed 0 1 2 -- bash launch/local.sh --config=cifar10_resnet8_cpu
     ... --grid config configs/a.py:system=joint configs/a.py -- bash launch/multiprocess.sh 2 --
-    ... -- sbatch --nodes=4 launch/slurm.sbatch --config=configs/imagenet_resnet18.py
+    ... -- sbatch --nodes=4 launch/slurm.sbatch --config=imagenet_resnet18
     ... -- bash launch/tpu_vm.sh --name={name} --zone=ZONE --share=HOST:/PATH --
     ... -- .venv/bin/python launch/kubernetes.py --name={name} --image=IMAGE --claim=CLAIM --
 

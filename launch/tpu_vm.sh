@@ -93,7 +93,7 @@ if ! mountpoint -q /mnt/share; then
   mount -t nfs $share /mnt/share
 fi
 mkdir -p $(quoted "$workdir/logs") /opt/dpoq_jax
-rm -rf /opt/dpoq_jax/dpoq_jax /opt/dpoq_jax/configs /opt/dpoq_jax/launch
+rm -rf /opt/dpoq_jax/dpoq_jax /opt/dpoq_jax/launch
 tar -xzf dpoq_jax.tar.gz -C /opt/dpoq_jax
 cd /opt/dpoq_jax
 if ! bash launch/setup.sh tpu; then
@@ -129,7 +129,7 @@ if [[ -n $dry_run ]]; then
   echo "# If there is no machine $name, or one that was preempted (which is deleted first):"
   machine
   echo "# Copy, set up, run:"
-  echo "tar -czf $archive dpoq_jax configs launch requirements.txt"
+  echo "tar -czf $archive dpoq_jax launch README.md LICENSE pyproject.toml requirements.txt setup.cfg"
   copy
   on_all "$prepare"
   on_all "$train"
@@ -142,7 +142,7 @@ hash gcloud 2> /dev/null || fail "gcloud is not there: install the Google Cloud 
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 archive=$temporary/dpoq_jax.tar.gz
-tar -czf "$archive" --exclude=__pycache__ dpoq_jax configs launch requirements.txt
+tar -czf "$archive" --exclude=__pycache__ dpoq_jax launch README.md LICENSE pyproject.toml requirements.txt setup.cfg
 
 stopping=
 stop() {

@@ -227,7 +227,7 @@ plt.show()
 # %% [markdown]
 # ## 3. Training
 #
-# These are the calls that `python -m dpoq_jax.train` makes: a config, the experiment it stands for,
+# These are the calls that `dpoq train` makes: a config, the experiment it stands for,
 # the loop. All precisions are trained together, in one backward pass; what the loss of a higher one
 # sends down to a lower path is scaled by the ratio of their bits (eq. 6 of the paper). The network
 # is a ResNet-8 of half the default width, trained for a few epochs only: enough to see the idea.
@@ -446,10 +446,10 @@ for cap in reversed(bits):
 #
 # | | |
 # | --- | --- |
-# | `python -m dpoq_jax.train --workdir=DIR` | trains on the digits; `--config=FILE.py` for more |
-# | `python -m dpoq_jax.evaluate --workdir=DIR` | accuracy and size per precision |
-# | `python -m dpoq_jax.calibrate --workdir=DIR` | chooses an operating point |
-# | `python -m dpoq_jax.predict --workdir=DIR --images=FOLDER` | labels images with it |
+# | `dpoq train --workdir=DIR` | trains on the digits; `--config=FILE.py` for more |
+# | `dpoq evaluate --workdir=DIR` | accuracy and size per precision |
+# | `dpoq calibrate --workdir=DIR` | chooses an operating point |
+# | `dpoq predict --workdir=DIR --images=FOLDER` | labels images with it |
 #
 # In the repository, `configs/` has CIFAR-10 and CIFAR-100, `README.md` says how to prepare them,
 # and `docs/architecture.md` shows how the code is built, why, and which file decides what.

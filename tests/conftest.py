@@ -105,7 +105,7 @@ def _unpack(name: str, destination: pathlib.Path) -> None:
 
 
 def _prepare(name: str, source: pathlib.Path, destination: pathlib.Path) -> None:
-  command = [sys.executable, '-m', 'dpoq_jax.data.prepare', name]
+  command = [sys.executable, '-m', 'dpoq_jax.prepare', name]
   command += [f'--data-dir={destination}', f'--source={source}']
   subprocess.run(command, check=True, cwd=REPOSITORY)
 

@@ -1,7 +1,7 @@
 """Every config file: what it describes can be built, and takes a step when shrunk by `smoke`.
 
-A file added to `configs/` is covered without a change here, unless its data is new: then `DATA`
-needs an entry.
+A file added to `dpoq_jax/configs/` is covered without a change here, unless its data is new: then
+`DATA` needs an entry.
 """
 
 import pathlib
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dpoq_jax import config as config_lib
+from dpoq_jax import configs
 from dpoq_jax.network import from_config
 from dpoq_jax.training import experiment
 from dpoq_jax.training.train_step import make_train_step
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
   r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
 )
 
-CONFIGS = sorted((pathlib.Path(__file__).resolve().parents[1] / 'configs').glob('*.py'))
+CONFIGS = [configs.find(name) for name in configs.names()]
 
 DATA = {
   'digits': None,

@@ -23,7 +23,7 @@ ARCHITECTURE = ROOT / 'docs' / 'architecture.md'
 OWN_MODEL = ROOT / 'docs' / 'your_own_model.md'
 PAGES = [README, ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
 _BLOCK = re.compile(r'^```python\n(.*?)^```$', re.DOTALL | re.MULTILINE)
-_COMMAND = re.compile(r'^\| `python -m ([\w.]+) ?(.*?)` \|', re.MULTILINE)
+_COMMAND = re.compile(r'^\| `(dpoq \w+|python -m [\w.]+) ?(.*?)` \|', re.MULTILINE)
 
 
 def blocks(page: pathlib.Path) -> list[str]:
@@ -51,7 +51,7 @@ def readme_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     assert trained[0] == 0, trained
     text = README.read_text()
     for name in ('calibrate', 'export', 'inspect'):
-      usage = re.search(rf'^python -m dpoq_jax\.{name} ([^#\n]*)', text, re.MULTILINE)
+      usage = re.search(rf'^dpoq {name} ([^#\n]*)', text, re.MULTILINE)
       assert usage, name
       # Paths as of the folder: commands are run in the repository.
       words = re.sub(r'(?<!\S)(--\w+=)?(?=runs/|shipped)', rf'\g<1>{folder}/', usage[1]).split()
@@ -93,7 +93,7 @@ def test_own_model_is_trained_by_the_command(
   imports = 'import flax.linen as nn\nimport jax.numpy as jnp\n'
   (tmp_path / 'my_nets.py').write_text(imports + model.lstrip())
   workdir = tmp_path / 'run'
-  config = 'configs/digits_resnet8.py:model=my_nets:Net,width=4,smoke'
+  config = 'digits_resnet8:model=my_nets:Net,width=4,smoke'
   done = subprocess.run(
     [sys.executable, '-m', 'dpoq_jax.train', f'--config={config}', f'--workdir={workdir}'],
     cwd=ROOT,
@@ -145,11 +145,17 @@ def test_floors_are_those_that_import_linter_checks():
   ]
 
 
+def module_of(command: str) -> str:
+  """The module that `dpoq NAME` or `python -m MODULE` runs."""
+  return command.replace('dpoq ', 'dpoq_jax.').removeprefix('python -m ')
+
+
 @pytest.mark.parametrize(
-  ('module', 'usage'),
+  ('command', 'usage'),
   [pytest.param(*row, id=row[0]) for row in _COMMAND.findall(README.read_text())],
 )
-def test_commands_have_the_flags_that_readme_gives(module: str, usage: str):
+def test_commands_have_the_flags_that_readme_gives(command: str, usage: str):
+  module = module_of(command)
   path = ROOT.joinpath(*module.split('.'))
   if path.is_dir():
     module, path = f'{module}.__main__', path / '__main__'
@@ -174,7 +180,9 @@ def test_readme_lists_every_command():
   }
   # What an export copies beside its graphs is started there.
   commands.discard('dpoq_jax.deploy.onnx.predict')
-  assert commands == {module for module, _ in _COMMAND.findall(README.read_text())}
+  # `dpoq` itself.
+  commands.discard('dpoq_jax.cli.subcommands')
+  assert commands == {module_of(command) for command, _ in _COMMAND.findall(README.read_text())}
 
 
 def committed_accuracies(table: pathlib.Path) -> dict[str, list[str]]:
@@ -198,5 +206,5 @@ def test_accuracies_in_readme_are_the_committed_ones():
 
 def test_expected_accuracies_of_the_recipe_are_the_committed_ones():
   committed = committed_accuracies(ROOT / 'results/gpu/cpu/ABLATION.csv')['onion, the recipe']
-  text = (ROOT / 'configs/cifar10_resnet8_cpu_plus.py').read_text()
+  text = (ROOT / 'dpoq_jax/configs/cifar10_resnet8_cpu_plus.py').read_text()
   assert all(number.partition(' ')[0] in text for number in committed[:3])

@@ -25,7 +25,6 @@ SCRIPTS = [
 FOLDERS = (
   '.ci',
   'benchmarks',
-  'configs',
   'docs',
   'dpoq_jax',
   'launch',
@@ -109,9 +108,9 @@ def test_every_requirement_is_pinned_within_its_bounds():
       assert requirement.specifier, f'{requirement} of {file} has no lower bound'
 
 
-@pytest.mark.parametrize('folder', ['dpoq_jax', 'configs', 'benchmarks', 'launch'])
+@pytest.mark.parametrize('folder', ['dpoq_jax', 'benchmarks', 'launch'])
 def test_every_import_is_declared(folder: str):
-  own = {'benchmarks', 'configs', 'dpoq_jax'}
+  own = {'benchmarks', 'dpoq_jax'}
   # Benchmarks also run what the project is compared with.
   files = [
     'requirements.txt',
@@ -144,7 +143,7 @@ def checkout(tmp_path: Path) -> Path:
   [
     ([], ['--workdir={root}/runs/digits']),
     (['--config.seed=3'], ['--workdir={root}/runs/digits', '--config.seed=3']),
-    (['--config=configs/a.py:b,c'], ['--workdir={root}/runs/a-b-c', '--config=configs/a.py:b,c']),
+    (['--config=a:b,c'], ['--workdir={root}/runs/a-b-c', '--config=a:b,c']),
     (['--config', 'configs/a.py'], ['--workdir={root}/runs/a', '--config', 'configs/a.py']),
     (['--workdir=x y', '--f'], ['--workdir={caller}/x y', '--f']),
     (['--f', '--workdir', 'x'], ['--f', '--workdir', '{caller}/x']),

@@ -20,6 +20,7 @@ from absl.flags import (
 from ml_collections import config_flags
 
 from dpoq_jax import config as config_lib
+from dpoq_jax import configs
 from dpoq_jax.cli.errors import fail, user_errors
 
 __all__ = [
@@ -85,23 +86,25 @@ def define_output(flags: FlagValues, what: str) -> None:
 
 
 def define_config(flags: FlagValues) -> None:
-  """Defines `--config=FILE.py[:variant]` and `--config.any.field=value`."""
+  """Defines `--config=NAME[:variant]`, or a file's path, and `--config.any.field=value`."""
   for word in sys.argv[1:]:
     field = re.match(r'--?(?:no)?config\.([\w.]+)', word)
     if field and field[1] not in config_lib.field_names():
       fail(config_lib.unknown_field(field[1]))
-  sys.argv = [sys.argv[0], *_config_file_first(sys.argv[1:])]
+  with user_errors():
+    sys.argv = [sys.argv[0], *_config_file_first(sys.argv[1:])]
   # Without --config the overrides are parsed here already, with the default file.
   config_flags.DEFINE_config_file(
     'config',
     default=str(pathlib.Path(config_lib.__file__)),
-    help_string='config file, as FILE.py[:variant]; the embedded digits job by default',
+    help_string='config: NAME[:variant] or FILE.py[:variant]; the embedded digits job by default; '
+    f'names: {", ".join(configs.names())}',
     flag_values=flags,
   )
 
 
 def _config_file_first(words: Sequence[str]) -> list[str]:
-  """Puts `--config=FILE` before what is changed in it, wherever it was given."""
+  """Puts `--config=FILE`, found by its name, before what is changed in it."""
   end = words.index('--') if '--' in words else len(words)
   for place, word in enumerate(words[:end]):
     name, equals, path = word.partition('=')
@@ -109,7 +112,8 @@ def _config_file_first(words: Sequence[str]) -> list[str]:
       # The file may be a word of its own.
       rest = words[place + 1 :] if equals else words[place + 2 :]
       path = path if equals else ''.join(words[place + 1 : place + 2])
-      return [f'--config={expanded(path)}', *words[:place], *rest]
+      name, colon, variant = path.partition(':')
+      return [f'--config={configs.find(name)}{colon}{variant}', *words[:place], *rest]
   return list(words)
 
 

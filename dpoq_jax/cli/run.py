@@ -24,6 +24,8 @@ def run(
   define_flags: Callable[[FlagValues], None],
   main: Callable[..., None],
   argument: str | None = None,
+  least: int = 1,
+  most: int | None = 1,
   argv: Sequence[str] | None = None,
 ) -> NoReturn:
   """Parses the flags of a command, runs it and exits.
@@ -33,9 +35,11 @@ def run(
 
   Args:
     define_flags: defines the flags of the command.
-    main: the command, a function of the parsed flags, and of the argument if there is one; the
+    main: the command, a function of the parsed flags, and of the arguments beside them; the
       docstring of its module is the help text.
-    argument: what the one argument beside the flags is, if the command takes one.
+    argument: what an argument beside the flags is, if the command takes any.
+    least: fewest arguments.
+    most: most arguments; None for any number.
     argv: the words after the command's name; those of the process by default.
 
   Raises:
@@ -51,10 +55,10 @@ def run(
       print(_help(main, flags))
       sys.exit(0)
     words = flags([_with_underscores(word) for word in sys.argv])[1:]
-  allowed = 1 if argument else 0
-  if len(words) > allowed:
-    fail(f'unexpected argument {words[allowed]!r}: flags are written --name=value.')
-  if len(words) < allowed:
+  most = most if argument else 0
+  if most is not None and len(words) > most:
+    fail(f'unexpected argument {words[most]!r}: flags are written --name=value.')
+  if argument and len(words) < least:
     fail(f'give {argument}.')
   _run(main, flags, words)
   sys.exit(0)

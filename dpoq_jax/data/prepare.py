@@ -1,15 +1,12 @@
 """Writes a data set as a TFDS `array_record` directory, without TensorFlow.
 
-  python -m dpoq_jax.data.prepare cifar10 --data-dir=D [--source=FOLDER]
-
 The directory D/cifar10/3.0.2 is the one TFDS itself would write: the TFDS builder decides features,
 splits, keys and shards. Only two of its parts are replaced, those that call TensorFlow: the reading
 of the official binary batches, and the encoding of PNGs. `tfds.data_source` reads the directory
 like any other.
 """
 
-import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 import contextlib
 import dataclasses
 import hashlib
@@ -17,7 +14,6 @@ import http.client
 import io
 import pathlib
 import shutil
-import sys
 import tarfile
 import tempfile
 import types
@@ -27,7 +23,6 @@ import urllib.request
 import numpy as np
 
 from dpoq_jax.data import in_memory, tfds_directory
-from dpoq_jax.runtime import terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,35 +70,6 @@ ARCHIVES = {
     label_names={'coarse_label_names.txt': 20, 'fine_label_names.txt': 100},
   ),
 }
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command and returns its exit status."""
-  parser = argparse.ArgumentParser(
-    prog='python -m dpoq_jax.data.prepare',
-    description='Write a data set where dpoq_jax (and tfds.data_source) reads it.',
-  )
-  parser.add_argument('name', help=f'one of {", ".join(in_memory.DATASETS)}')
-  parser.add_argument(
-    '--data-dir',
-    metavar='DIR',
-    help='TFDS directory to write to (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)',
-  )
-  parser.add_argument(
-    '--source',
-    metavar='FOLDER',
-    help='folder of the official binary batches, or its parent (default: download the archive)',
-  )
-  args = parser.parse_args(argv)
-  try:
-    print(prepare(args.name, args.data_dir, args.source))
-  except (ValueError, OSError) as error:
-    print(terminal.one_line(f'prepare: {error}'), file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print('prepare: interrupted, no data set was written', file=sys.stderr)
-    return 130
-  return 0
 
 
 def prepare(name: str, data_dir: str | None = None, source: str | None = None) -> str:
@@ -285,7 +251,3 @@ def _encode_png(image: np.ndarray) -> bytes:
   # Level 1 takes half the time of the default and, for images this small, 2 % more bytes.
   Image.fromarray(np.ascontiguousarray(image)).save(png, 'png', compress_level=1)
   return png.getvalue()
-
-
-if __name__ == '__main__':
-  sys.exit(main())

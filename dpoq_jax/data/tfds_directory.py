@@ -150,7 +150,7 @@ def conversion_command(path: pathlib.Path) -> str:
 
 
 def _prepare_command(name: str, data_dir: str | os.PathLike[str]) -> str:
-  return f'python -m dpoq_jax.data.prepare {name} --data-dir={shlex.quote(os.fspath(data_dir))}'
+  return f'dpoq prepare {name} --data-dir={shlex.quote(os.fspath(data_dir))}'
 
 
 def _is_version(name: str) -> bool:

@@ -1,8 +1,10 @@
 """Reads the images to predict on: image files, or an array in a `.npy` file."""
 
+import collections
 from collections.abc import Iterator, Mapping, Sequence
 import concurrent.futures
 import dataclasses
+import glob
 import os
 import pathlib
 from typing import TYPE_CHECKING
@@ -40,7 +42,7 @@ class Inputs:
     shape: (height, width, channels) of every image once it is read.
     array: uint8 [examples, height, width, channels]; None if the images are files.
     files: paths of the files, sorted; empty if the images are an array.
-    root: folder that the names of files are relative to.
+    root: folder that the names of files are relative to; None names them as they were given.
     shorter_side: shorter side to which files are resized before their centre is taken, pixels; None
       resizes them to `shape`.
     first: position of the first image in the whole array, if these are a part of it.
@@ -50,7 +52,7 @@ class Inputs:
   shape: tuple[int, ...]
   array: np.ndarray | None = None
   files: Sequence[pathlib.Path] = ()
-  root: pathlib.Path = pathlib.Path()
+  root: pathlib.Path | None = None
   shorter_side: int | None = None
   first: int = 0
   passed_over: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -80,7 +82,7 @@ class Inputs:
     return self._read_file(self.files[index])
 
   def _read_file(self, path: pathlib.Path) -> Input:
-    name = path.relative_to(self.root).as_posix()
+    name = (path.relative_to(self.root) if self.root else path).as_posix()
     try:
       if path.is_dir():
         # Raises what kept it from being searched.
@@ -105,8 +107,55 @@ class Inputs:
     return np.asarray(image).reshape(self.shape)
 
 
+def find_all(
+  given: Sequence[str | os.PathLike[str]], shape: Sequence[int], shorter_side: int | None = None
+) -> Inputs:
+  """Finds the images at several paths; they are read later.
+
+  One path is searched as by `find`. Of several, each is an image file or a folder.
+
+  Args:
+    given: paths, or patterns (`photos/*.jpg`, `photos/**/*.png`), in this order.
+    shape: (height, width, channels) that the network takes, one channel or three.
+    shorter_side: as `find` has it.
+
+  Raises:
+    FileNotFoundError: if there is nothing at a path or by a pattern, or no image in a folder.
+    ValueError: if a `.npy` file holds something else or is one of several paths, or a path is a
+      FIFO, a socket or a device.
+  """
+  paths = [path for each in given for path in _matching(os.fspath(each))]
+  if len(paths) == 1:
+    return find(paths[0], shape, shorter_side)
+  for path in paths:
+    if path.suffix.lower() == '.npy':
+      raise ValueError(f'{path}: give an array alone, not as one of several paths.')
+  found = [find(path, shape, shorter_side) for path in paths]
+  passed_over = sum(
+    (collections.Counter(each.passed_over) for each in found), collections.Counter()
+  )
+  return Inputs(
+    tuple(shape),
+    files=[file for each in found for file in each.files],
+    shorter_side=shorter_side,
+    passed_over=passed_over,
+  )
+
+
+def _matching(given: str) -> list[pathlib.Path]:
+  """Returns the path that was given, or those that it is a pattern of, sorted."""
+  path = pathlib.Path(given).expanduser()
+  if path.exists() or not glob.has_magic(given):
+    return [path]
+  # Not `Path.glob`, which takes no absolute patterns.
+  found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+  if not found:
+    raise FileNotFoundError(f'there is nothing by the pattern {given}.')
+  return [pathlib.Path(each) for each in found]
+
+
 def find(path: pathlib.Path, shape: Sequence[int], shorter_side: int | None = None) -> Inputs:
-  """Finds the images to predict on; they are read later.
+  """Finds the images at one path; they are read later.
 
   Files may be of any kind in `decode.FORMATS` and of any size; they are turned upright as their
   EXIF says, converted to grey or RGB (transparency dropped) and resized (bilinear, with
@@ -156,9 +205,22 @@ def _load_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
     array = array[..., None]
   if array.shape == shape:
     array = array[None]
-  if array.dtype != np.uint8 or array.shape[1:] != shape or not len(array):
-    raise ValueError(
-      f'{path} holds {array.dtype}{list(array.shape)}: this network takes uint8 '
-      f'[examples, {", ".join(map(str, shape))}].'
-    )
-  return array
+  if array.dtype == np.uint8 and array.shape[1:] == shape and len(array):
+    return array
+  raise ValueError(
+    f'{path} holds {array.dtype}{list(array.shape)}: this network takes uint8 '
+    f'[examples, {", ".join(map(str, shape))}].{_conversion(array, shape)}'
+  )
+
+
+def _conversion(array: np.ndarray, shape: tuple[int, ...]) -> str:
+  """Returns the line of NumPy that makes the images of an array, if there is one; else nothing."""
+  line, sizes = 'images', array.shape[1:]
+  if sizes != shape and sizes == (shape[-1], *shape[:-1]):
+    line, sizes = 'np.moveaxis(images, 1, -1)', shape
+  if np.issubdtype(array.dtype, np.floating):
+    line = f'np.clip({line} * 255, 0, 255).round().astype(np.uint8)'
+  elif array.dtype != np.uint8:
+    return ''
+  said = ' if its values are from 0 to 1' if '255' in line else ''
+  return f' Write {line}{said}.' if sizes == shape and line != 'images' else ''

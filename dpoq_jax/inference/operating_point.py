@@ -106,6 +106,23 @@ class OperatingPoint(Record):
     thresholds = {**self.thresholds, precision: 0.0}
     return self.model_copy(update={'thresholds': thresholds, 'promise': None})
 
+  def lowest(self, count: int) -> 'OperatingPoint':
+    """Returns the point for the network of the lowest `count` paths alone, of unknown worth.
+
+    Its highest precision, at which every input leaves, is the highest one that is left.
+    """
+    if count == len(self.bits):
+      return self
+    kept = self.bits[:count]
+    point = self.capped(kept[-1])
+    mappings = {
+      name: {b: getattr(point, name)[b] for b in kept}
+      for name in ('thresholds', 'weights', 'temperatures')
+    }
+    fields = {'order': self.order, 'key': self.key, 'combine': self.combine, 'data': self.data}
+    widths = self.activation_bits and self.activation_bits[:count]
+    return OperatingPoint(bits=kept, activation_bits=widths, **mappings, **fields)
+
   def checkpoint_for(self, dataset: str, step: Checkpoint) -> Checkpoint:
     """Chooses the checkpoint to load: `step` if it is given, else the one the point was chosen for.
 
@@ -285,7 +302,7 @@ def read(path: pathlib.Path) -> OperatingPoint:
     return from_json(path.read_text('utf-8'))
   except FileNotFoundError:
     raise FileNotFoundError(
-      f'no operating point in {path}: choose one with python -m dpoq_jax.calibrate.'
+      f'no operating point in {path}: choose one with dpoq calibrate.'
     ) from None
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None

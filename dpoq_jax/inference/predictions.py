@@ -26,6 +26,7 @@ class Prediction:
     precision: bits of the precision the input left at.
     relative_cost: BitOPs, relative to the lowest precision.
     error: reason why the input could not be read.
+    others: the next probable classes, each with its name and its probability.
   """
 
   input: str
@@ -35,12 +36,13 @@ class Prediction:
   precision: int | None = None
   relative_cost: float | None = None
   error: str | None = None
+  others: tuple[tuple[str, float], ...] = ()
 
 
 # What a spreadsheet takes for a formula begins with one of these, perhaps after a line break.
 _FORMULAS = ('=', '+', '-', '@', '\t', '\r', '\n')
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Prediction))
+COLUMNS = tuple(f.name for f in dataclasses.fields(Prediction) if f.name != 'others')
 
 
 def predict(
@@ -50,6 +52,7 @@ def predict(
   *,
   operating_point: OperatingPoint | None = None,
   max_precision: int | None = None,
+  top: int = 1,
 ) -> Iterator[Prediction]:
   """Predicts inputs as a stream of batches.
 
@@ -59,6 +62,7 @@ def predict(
     class_names: one per class.
     operating_point: as in `Cascade.stream`.
     max_precision: as in `Cascade.stream`.
+    top: number of the most probable classes that are named.
 
   Returns:
     An iterator over one prediction per input, in the order of the inputs.
@@ -78,13 +82,14 @@ def predict(
 
   # Called outside the generator below, so that a bad argument raises here.
   results = cascade.stream(images(), operating_point=operating_point, max_precision=max_precision)
-  return _in_order(results, pending, class_names)
+  return _in_order(results, pending, class_names, top)
 
 
 def _in_order(
   results: Iterable[cascade_lib.Result],
   pending: collections.deque[Input],
   class_names: Sequence[str],
+  top: int,
 ) -> Iterator[Prediction]:
   """Yields a prediction per pending input; unreadable ones, of which no result comes, in between.
 
@@ -92,8 +97,11 @@ def _in_order(
     results: results of the readable inputs, in order; advancing it appends to `pending`.
     pending: all inputs, in order.
     class_names: one per class.
+    top: number of classes that are named.
   """
   for result in results:
+    # Stable, so that of equal probabilities the first comes first, as in the label.
+    ranked = np.argsort(-result.probabilities, axis=-1, kind='stable')[:, 1:top]
     for i, label in enumerate(result.labels.tolist()):
       while pending[0].error is not None:
         yield _unreadable(pending.popleft())
@@ -104,6 +112,7 @@ def _in_order(
         probability=float(result.probabilities[i, label]),
         precision=int(result.precisions[i]),
         relative_cost=float(result.cost[i]),
+        others=tuple((str(class_names[k]), float(result.probabilities[i, k])) for k in ranked[i]),
       )
   yield from map(_unreadable, pending)
 
@@ -116,31 +125,38 @@ class CsvWriter:
   """Writes predictions as CSV, with or without a header; a field that is None stays empty.
 
   Every field is quoted, so that line breaks in names stay inside of them. Text that a spreadsheet
-  would take for a formula, such as the file name `=1+1.png`, has an apostrophe before it.
+  would take for a formula, such as the file name `=1+1.png`, has an apostrophe before it. Numbers
+  have four decimals.
   """
 
-  def __init__(self, file: TextIO, *, header: bool = True):
-    """Writes the header, if one is wanted."""
-    self._writer = csv.writer(file, csv.unix_dialect)
+  def __init__(self, file: TextIO, *, header: bool = True, top: int = 1):
+    """Writes the header, if one is wanted; each class beside the first has two columns."""
+    self._writer, self._top = csv.writer(file, csv.unix_dialect), top
+    more = [f'{name}_{k}' for k in range(2, top + 1) for name in ('class_name', 'probability')]
     if header:
-      self._writer.writerow(COLUMNS)
+      self._writer.writerow([*COLUMNS, *more])
 
   def write(self, prediction: Prediction) -> None:
     """Writes a prediction as a line."""
-    self._writer.writerow(map(_no_formula, dataclasses.astuple(prediction)))
+    own = [getattr(prediction, name) for name in COLUMNS]
+    more = [field for other in prediction.others for field in other]
+    more += [None] * (2 * (self._top - 1) - len(more))
+    self._writer.writerow(map(_in_csv, [*own, *more]))
 
 
-def _no_formula(field: Any) -> Any:
-  """Returns a field with an apostrophe before it if a spreadsheet would take it for a formula."""
+def _in_csv(field: Any) -> Any:
+  """Returns a field as CSV has it: with an apostrophe before what would be taken for a formula."""
+  if isinstance(field, float):
+    return f'{field:.4f}'
   return f"'{field}" if isinstance(field, str) and field.startswith(_FORMULAS) else field
 
 
 class JsonLinesWriter:
   """Writes predictions as JSON objects, one per line."""
 
-  def __init__(self, file: TextIO, *, header: bool = True):
-    """Takes the arguments of `CsvWriter`; there is no header in JSON lines."""
-    del header
+  def __init__(self, file: TextIO, *, header: bool = True, top: int = 1):
+    """Takes the arguments of `CsvWriter`; JSON lines have neither header nor columns."""
+    del header, top
     self._file = file
 
   def write(self, prediction: Prediction) -> None:

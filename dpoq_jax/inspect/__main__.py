@@ -1,6 +1,6 @@
 """Shows what an artifact holds, from its manifest alone.
 
-python -m dpoq_jax.inspect FOLDER
+dpoq inspect FOLDER
 """
 
 # This folder has no `__init__.py`: a module `inspect.py` beside `train.py`, or a regular package,

@@ -13,7 +13,7 @@ import pathlib
 from typing import Any, Literal
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import recipe
+from dpoq_jax.config import recipe
 from dpoq_jax.reproduction import pages
 from dpoq_jax.reproduction.cells import (
   FLOAT,
@@ -118,22 +118,22 @@ class _Part:
         return individual_variant(bits, self.bits)
 
 
-_CPU, _CPU_PLUS = 'cifar10_resnet8_cpu.py', 'cifar10_resnet8_cpu_plus.py'
+_CPU, _CPU_PLUS = 'cifar10_resnet8_cpu', 'cifar10_resnet8_cpu_plus'
 _LONGER = {'model.depth': 20, 'epochs': 20}
 _PARTS = {
-  'smoke': [_Part('ResNet-8, digits', 'digits_resnet8.py', None, (2, 4), 1, 'smoke')],
+  'smoke': [_Part('ResNet-8, digits', 'digits_resnet8', None, (2, 4), 1, 'smoke')],
   'cpu': [_Part('ResNet-8, CIFAR-10, 4 epochs', _CPU, _CPU_PLUS, (2, 4, 8), 3)],
   'long': [
     _Part('ResNet-8, CIFAR-10, 30 epochs', _CPU, _CPU_PLUS, (2, 4, 8), 2, '', {'epochs': 30}),
     _Part('ResNet-20, CIFAR-10, 20 epochs', _CPU, _CPU_PLUS, (2, 4, 8), 1, '', _LONGER),
   ],
   'paper': [
-    _Part('ResNet-20, CIFAR-10', 'cifar10_resnet20.py', 'cifar10_resnet20_plus.py', (2, 4, 8), 3)
+    _Part('ResNet-20, CIFAR-10', 'cifar10_resnet20', 'cifar10_resnet20_plus', (2, 4, 8), 3)
   ],
 }
 
 
-_DIGITS = _Part('ResNet-8, digits', 'digits_resnet8.py', None, (2, 4, 8, 16), 5)
+_DIGITS = _Part('ResNet-8, digits', 'digits_resnet8', None, (2, 4, 8, 16), 5)
 
 # Fields by the last part of their names, which is one of a kind for all that are set here.
 _FIELDS = {name.rpartition('.')[2]: name for name in config_lib.field_names()}
@@ -327,7 +327,7 @@ quantized, the first one, too. Mean of the runs ± their standard deviation (num
 there are several; `mean` is over the precisions, of seeds that have them all.
 {differences}
 
-Written by `python -m dpoq_jax.reproduce {table} --scale={scale}`; the numbers are in `{record}`,
+Written by `dpoq reproduce {table} --scale={scale}`; the numbers are in `{record}`,
 the rows and what is set in each in `dpoq_jax/reproduction/ablation.py`."""
 
 _TEXTS = {

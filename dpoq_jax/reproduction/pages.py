@@ -113,7 +113,7 @@ def _introduction(entries: Sequence[Entry]) -> Iterator[str]:
   yield 'and data are not those of the paper, accuracies are not comparable; what a system gains'
   yield 'over individual networks is. A mean is over the quantized precisions.'
   yield ''
-  yield f'Written by `python -m dpoq_jax.reproduce` ({tables}); the numbers are in `TABLE.csv`.'
+  yield f'Written by `dpoq reproduce` ({tables}); the numbers are in `TABLE.csv`.'
   yield ''
 
 

@@ -8,12 +8,11 @@ kilobytes that go into version control, and that tell the next start what is don
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
-import functools
+import importlib
 import json
 import os
 import pathlib
 import re
-import runpy
 import shlex
 import signal
 import subprocess
@@ -25,7 +24,6 @@ from dpoq_jax.reproduction import summaries
 from dpoq_jax.runtime import files
 from dpoq_jax.runtime import workdir as workdir_lib
 
-ROOT = pathlib.Path(__file__).parents[2]
 SUMMARY = 'summary.json'
 
 # Between two looks at whether the user wants to stop.
@@ -43,7 +41,7 @@ class Run:
   """Describes a training run.
 
   Attributes:
-    config: name of its config file, in `configs/`.
+    config: name of its config file, one of `configs.names`.
     variant: variant of that config; see `variants.apply`.
     seed: seed of the run.
     settings: fields that are set beside those, each as its name (`optimizer.learning_rate`) and its
@@ -59,17 +57,15 @@ class Run:
   def name(self) -> str:
     """Returns the name of its directory."""
     settings = [f'{field.rpartition(".")[2]}={_short(value)}' for field, value in self.settings]
-    stem = self.config.removesuffix('.py')
-    parts = [stem, *self.variant.split(','), *settings, f'seed={self.seed}']
+    parts = [self.config, *self.variant.split(','), *settings, f'seed={self.seed}']
     return re.sub(r'[^A-Za-z0-9.-]', '_', '-'.join(filter(None, parts)))
 
   def flags(self, data_dir: str | None) -> list[str]:
     """Returns the flags of the command that trains it, all but the directory."""
     colon = ':' if self.variant else ''
-    flags = [f'--config=configs/{self.config}{colon}{self.variant}', f'--config.seed={self.seed}']
+    flags = [f'--config={self.config}{colon}{self.variant}', f'--config.seed={self.seed}']
     flags += [f'--config.{field}={value}' for field, value in self.settings]
     if data_dir:
-      # Absolute, since the command runs in another directory.
       flags.append(f'--config.data.dir={pathlib.Path(data_dir).expanduser().absolute()}')
     return flags
 
@@ -78,9 +74,9 @@ class Run:
 
     Raises:
       ConfigError: if there is no such config.
-      FileNotFoundError: if there are no config files, outside a checkout of the repository.
     """
-    config = _get_config(self.config)(self.variant)
+    file = importlib.import_module(f'dpoq_jax.configs.{self.config}')
+    config = file.get_config(self.variant)
     config.seed = self.seed
     config.update_from_flattened_dict(dict(self.settings))
     return config_lib.validate(config)
@@ -89,20 +85,6 @@ class Run:
 def _short(value: Any) -> str:
   """Writes the value of a field as part of a file name; a tuple as variants do, `4-8`."""
   return '-'.join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-@functools.cache
-def _get_config(name: str) -> Callable[[str], Any]:
-  """Returns the function `get_config` of a config file."""
-  path = ROOT / 'configs' / name
-  if not path.is_file():
-    raise FileNotFoundError(f'no {path}: reproduce runs in a checkout of the repository.')
-  # Config files import one another as `configs.NAME`.
-  sys.path.insert(0, str(ROOT))
-  try:
-    return runpy.run_path(str(path))['get_config']
-  finally:
-    sys.path.remove(str(ROOT))
 
 
 def read_summary(run: Run, stored: pathlib.Path) -> dict[str, Any] | None:
@@ -229,7 +211,6 @@ class Trainer:
       print('$', shlex.join(command), file=output, flush=True)
       return subprocess.Popen(
         command,
-        cwd=ROOT,
         env={**(_SHARED_DEVICE if self.jobs > 1 else {}), **os.environ, **self.environment},
         stdin=subprocess.DEVNULL,
         stdout=output,

@@ -97,9 +97,9 @@ class _Part:
 def _table1(scale: Scale) -> Iterator[Cell]:
   """Yields Table 1: gradient modes and merges, for ResNet-20 on CIFAR-100."""
   config, variant, bits, name = {
-    'smoke': ('digits_resnet8.py', 'smoke', (2, 4), 'ResNet-8, digits'),
-    'cpu': ('cifar10_resnet8_cpu.py', '', (2, 4, 8), 'ResNet-8, CIFAR-10, 4 epochs'),
-    'paper': ('cifar100_resnet20.py', '', (2, 4, 8, 16), 'ResNet-20, CIFAR-100'),
+    'smoke': ('digits_resnet8', 'smoke', (2, 4), 'ResNet-8, digits'),
+    'cpu': ('cifar10_resnet8_cpu', '', (2, 4, 8), 'ResNet-8, CIFAR-10, 4 epochs'),
+    'paper': ('cifar100_resnet20', '', (2, 4, 8, 16), 'ResNet-20, CIFAR-100'),
   }[scale.name]
   part = _Part('table1', f'{name}, activations of 8 bits', config, variant, scale)
   columns = (2, 4, 8, 16)
@@ -134,13 +134,13 @@ def _table2(scale: Scale) -> Iterator[Cell]:
         continue
       config, variant, name, bits = {
         'smoke': (
-          'digits_resnet8.py',
+          'digits_resnet8',
           f'model={network.model},smoke',
           f'{network.small}, digits',
           network.bits[:2],
         ),
         'cpu': (
-          'cifar10_resnet8_cpu.py',
+          'cifar10_resnet8_cpu',
           f'model={network.model},width={network.width}',
           f'{network.small}, CIFAR-10, 4 epochs',
           tuple(b for b in network.bits if b < 16),
@@ -167,9 +167,9 @@ def _table2(scale: Scale) -> Iterator[Cell]:
 def _table3(scale: Scale) -> Iterator[Cell]:
   """Yields Table 3: onions of several bit lists against AdaBits, for ResNet-18 on ImageNet."""
   config, variant, name = {
-    'smoke': ('digits_resnet8.py', 'smoke', 'ResNet-8, digits'),
-    'cpu': ('cifar10_resnet8_cpu.py', '', 'ResNet-8, CIFAR-10, 4 epochs'),
-    'paper': ('imagenet_resnet18.py', '', 'ResNet-18, ImageNet'),
+    'smoke': ('digits_resnet8', 'smoke', 'ResNet-8, digits'),
+    'cpu': ('cifar10_resnet8_cpu', '', 'ResNet-8, CIFAR-10, 4 epochs'),
+    'paper': ('imagenet_resnet18', '', 'ResNet-18, ImageNet'),
   }[scale.name]
   part = _Part('table3', name, config, variant, dataclasses.replace(scale, seeds=1, other_seeds=1))
   individual = {2: 64.5, 4: 68.7, 5: 68.9, 6: 69.11, 8: 69.6, FLOAT: 69.4}

@@ -12,9 +12,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from dpoq_jax import config as config_lib
+from dpoq_jax import onion
 from dpoq_jax.data import corrupt_records, examples
 from dpoq_jax.network import from_config
 from dpoq_jax.network.onion_network import Onion
+from dpoq_jax.network.shared_kernels import SharedNetwork
 from dpoq_jax.network.trainable import TrainableNetwork, Variables
 from dpoq_jax.runtime import processes
 from dpoq_jax.runtime import workdir as workdir_lib
@@ -95,24 +97,34 @@ class Trained(Generic[Network]):
     return evaluation.Evaluator(self.network, self._mesh)
 
 
-def load(workdir: pathlib.Path, step: Step | None = None) -> Trained[Onion]:
+def load(
+  workdir: pathlib.Path, step: Step | None = None, precision: int | None = None
+) -> Trained[Onion]:
   """Reads the onion of the run in `workdir` from a checkpoint, and freezes it.
 
   Args:
     workdir: directory of the run.
     step: checkpoint to read; None is the newest intact one.
+    precision: bits of the one precision that is wanted where precisions share whole kernels: that
+      network alone, which is an onion of one precision.
 
   Raises:
     FileNotFoundError: if there is no run, or no such checkpoint; see `read_checkpoint`.
     CheckpointError: if the checkpoint cannot be read.
     ConfigError: if the network is no onion: its precisions share whole kernels.
+    ValueError: for a precision that the network does not have.
   """
   source = load_latents(workdir, step)
   network = source.network
+  if isinstance(network, SharedNetwork) and precision is not None:
+    index = onion.check_precision(precision, network.bits)
+    variables = network.variables_of_path(jax.jit(network.freeze)(source.variables), index)
+    return Trained(source.config, network.networks[index], variables, source.step, source.facts)
   if not isinstance(network, Onion):
     raise config_lib.ConfigError(
       f'the run in {workdir} is no onion (quantization.sharing='
-      f'{source.config.quantization.sharing}): a higher precision reuses nothing of a lower one.'
+      f'{source.config.quantization.sharing}): a higher precision reuses nothing of a lower one, '
+      'and one alone has to be asked for.'
     )
   variables = jax.jit(network.freeze)(source.variables)
   return Trained(source.config, network, variables, source.step, source.facts)

@@ -214,7 +214,9 @@ def test_no_such_home_is_one_line(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.filterwarnings(r'ignore:the load_module\(\) method is deprecated:DeprecationWarning')
 @pytest.mark.parametrize('form', [['--config={}'], ['--config', '{}'], ['-config={}']])
 def test_what_is_changed_may_stand_before_the_file(form: list[str]):
-  file = [word.format(ROOT / 'configs' / 'digits_resnet8.py:bits=2-4') for word in form]
+  file = [
+    word.format(ROOT / 'dpoq_jax' / 'configs' / 'digits_resnet8.py:bits=2-4') for word in form
+  ]
   for argv in (['--config.epochs=3', *file], [*file, '--config.epochs=3']):
     config = config_of(*argv)
     assert (config.epochs, config.quantization.bits) == (3, (2, 4))
@@ -222,7 +224,7 @@ def test_what_is_changed_may_stand_before_the_file(form: list[str]):
 
 @pytest.mark.filterwarnings(r'ignore:the load_module\(\) method is deprecated:DeprecationWarning')
 def test_a_bad_variant_names_itself(capsys: pytest.CaptureFixture[str]):
-  file = ROOT / 'configs' / 'digits_resnet8.py'
+  file = ROOT / 'dpoq_jax' / 'configs' / 'digits_resnet8.py'
   with pytest.raises(SystemExit):
     run(shared.define_config, lambda _: None, argv=[f'--config={file}:bits=2-x'])
   err = capsys.readouterr().err

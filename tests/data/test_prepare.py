@@ -15,6 +15,7 @@ import pytest
 
 from dpoq_jax.data import in_memory, prepare
 from tests.data.tiny_cifar import TinyCifar
+from tests.end_to_end import runs
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -23,6 +24,7 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 SUBPROCESS = """
 import dataclasses, json, os, signal, sys
 from dpoq_jax.data import prepare
+from tests.end_to_end import runs
 
 name, data_dir, source, batches, fatal = sys.argv[1:]
 prepare.ARCHIVES[name] = dataclasses.replace(prepare.ARCHIVES[name], batches=json.loads(batches))
@@ -36,7 +38,7 @@ def encode_or_die(image):
   return encode(image)
 
 prepare._encode_png = encode_or_die
-status = prepare.main([name, f'--data-dir={data_dir}', f'--source={source}'])
+status = runs.status_of('prepare', name, f'--data-dir={data_dir}', f'--source={source}')
 assert 'tensorflow' not in sys.modules
 sys.exit(status)
 """
@@ -89,23 +91,28 @@ def read_binaries(name: str, parent: pathlib.Path) -> dict[str, np.ndarray]:
 
 def error_of(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
   """Returns what a failing run says, having checked that it is one line and status 2."""
-  assert prepare.main(argv) == 2
+  assert runs.status_of('prepare', *argv) == 2
   out, err = capsys.readouterr()
   assert out == ''
-  assert err.startswith('prepare: ')
+  assert err.startswith('error: ')
   assert err.count('\n') == 1
   return err
 
 
 def test_tiny_cifar10_is_what_plain_tfds_reads(tiny_cifar10: TinyCifar, tmp_path: pathlib.Path):
-  assert prepare.main(['cifar10', f'--data-dir={tmp_path}', f'--source={tiny_cifar10.folder}']) == 0
+  assert (
+    runs.status_of(
+      'prepare', 'cifar10', f'--data-dir={tmp_path}', f'--source={tiny_cifar10.folder}'
+    )
+    == 0
+  )
   assert (tmp_path / 'cifar10/3.0.2/features.json').exists()
   check_against_records('cifar10', tmp_path, tiny_cifar10.records)
 
 
 def test_tiny_cifar100_is_what_plain_tfds_reads(tiny_cifar100: TinyCifar, tmp_path: pathlib.Path):
   source = f'--source={tiny_cifar100.parent}'
-  assert prepare.main(['cifar100', f'--data-dir={tmp_path}', source]) == 0
+  assert runs.status_of('prepare', 'cifar100', f'--data-dir={tmp_path}', source) == 0
   check_against_records('cifar100', tmp_path, tiny_cifar100.records)
 
 
@@ -136,7 +143,7 @@ def test_a_second_run_changes_nothing_and_needs_no_source(
   prepare.prepare('cifar10', str(tmp_path), str(tiny_cifar10.parent))
   files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
   monkeypatch.setattr(urllib.request, 'urlopen', None)
-  assert prepare.main(['cifar10', f'--data-dir={tmp_path}']) == 0
+  assert runs.status_of('prepare', 'cifar10', f'--data-dir={tmp_path}') == 0
   assert 'already' in capsys.readouterr().out
   assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')} == files
 
@@ -165,8 +172,8 @@ def test_an_interrupted_run_cleans_up(
 
   monkeypatch.setattr(prepare, '_encode_png', interrupt)
   source = f'--source={tiny_cifar10.parent}'
-  assert prepare.main(['cifar10', f'--data-dir={tmp_path}', source]) == 130
-  assert 'prepare: interrupted' in capsys.readouterr().err
+  assert runs.status_of('prepare', 'cifar10', f'--data-dir={tmp_path}', source) == 130
+  assert 'error: interrupted' in capsys.readouterr().err
   assert list((tmp_path / 'cifar10').iterdir()) == []
 
 
@@ -177,7 +184,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
   limited = ('bash', '-c', 'ulimit -f 100 && exec "$@"', 'limited')
   failed = run_in_subprocess(tiny_cifar10, tmp_path, prefix=limited)
   assert failed.returncode == 2
-  assert f'prepare: cannot write data set cifar10 to {tmp_path}' in failed.stderr
+  assert f'cannot write data set cifar10 to {tmp_path}' in failed.stderr
   assert 'Traceback' not in failed.stderr
   assert list((tmp_path / 'cifar10').iterdir()) == []
 
@@ -238,24 +245,24 @@ def test_an_unknown_data_set_gets_the_nearest_name(capsys: pytest.CaptureFixture
 
 
 def test_digits_need_nothing(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
-  assert prepare.main(['digits', f'--data-dir={tmp_path}']) == 0
+  assert runs.status_of('prepare', 'digits', f'--data-dir={tmp_path}') == 0
   assert 'embedded' in capsys.readouterr().out
   assert list(tmp_path.iterdir()) == []
 
 
 def test_help_needs_neither_tfds_nor_jax():
   script = """
-import sys
-from dpoq_jax.data import prepare
+import runpy, sys
+sys.argv = ['prepare', '--help']
 try:
-  prepare.main(['--help'])
+  runpy.run_module('dpoq_jax.prepare', run_name='__main__')
 except SystemExit:
   print({'jax', 'tensorflow_datasets'} & set(sys.modules))
 """
   result = subprocess.run(
     [sys.executable, '-c', script], capture_output=True, text=True, check=True
   )
-  assert '--source FOLDER' in result.stdout
+  assert '--source: folder' in result.stdout
   assert result.stdout.endswith('set()\n')
 
 
@@ -279,20 +286,20 @@ class TestDownload:
     self, archive: pathlib.Path, tiny_cifar10: TinyCifar, tmp_path: pathlib.Path
   ):
     data_dir = tmp_path / 'tfds'
-    assert prepare.main(['cifar10', f'--data-dir={data_dir}']) == 0
+    assert runs.status_of('prepare', 'cifar10', f'--data-dir={data_dir}') == 0
     check_against_records('cifar10', data_dir, tiny_cifar10.records)
     assert {path.name for path in data_dir.iterdir()} == {'cifar10', 'downloads'}
     # Gone from where it was published, yet the copy in downloads/ serves another time.
     archive.unlink()
     (data_dir / 'cifar10').rename(tmp_path / 'elsewhere')
-    assert prepare.main(['cifar10', f'--data-dir={data_dir}']) == 0
+    assert runs.status_of('prepare', 'cifar10', f'--data-dir={data_dir}') == 0
 
   def test_an_altered_archive_is_refused(
     self, archive: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
   ):
     archive.write_bytes(archive.read_bytes()[:-1])
     argv = ['cifar10', f'--data-dir={tmp_path / "tfds"}']
-    assert prepare.main(argv) == 2
+    assert runs.status_of('prepare', *argv) == 2
     assert 'is not the published cifar-10-binary.tar.gz' in capsys.readouterr().err
     assert not (tmp_path / 'tfds' / 'cifar10').exists()
 

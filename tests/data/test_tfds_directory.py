@@ -6,8 +6,9 @@ import shlex
 
 import pytest
 
-from dpoq_jax.data import in_memory, prepare, tfds_directory
+from dpoq_jax.data import in_memory, tfds_directory
 from tests.data.tiny_cifar import TinyCifar, prepared
+from tests.end_to_end import runs
 
 NAME = 'tiny_imagenet'
 
@@ -43,13 +44,12 @@ class TestPrepared:
       in_memory.load('cifar10', 'train', data_dir)
     message = str(error.value)
     assert message == (
-      f'data set cifar10 not found in {data_dir}: '
-      f"run python -m dpoq_jax.data.prepare cifar10 --data-dir='{data_dir}'"
+      f"data set cifar10 not found in {data_dir}: run dpoq prepare cifar10 --data-dir='{data_dir}'"
     )
     # What it says works, as a shell reads it.
     command = shlex.split(message.partition(': run ')[2])
-    assert command[:3] == ['python', '-m', prepare.__name__]
-    assert prepare.main([*command[3:], f'--source={tiny_cifar10.parent}']) == 0
+    assert command[:2] == ['dpoq', 'prepare']
+    assert runs.status_of('prepare', *command[2:], f'--source={tiny_cifar10.parent}') == 0
     assert len(in_memory.load('cifar10', 'train', data_dir)) == 100
 
   def test_tfrecords_are_refused(self, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
@@ -61,7 +61,7 @@ class TestPrepared:
       (path / 'dataset_info.json').write_text(json.dumps(info))
       with pytest.raises(ValueError, match='stored as tfrecord, which only TensorFlow reads'):
         in_memory.load('cifar10', 'train', tmp_path)
-      assert prepare.main(['cifar10', f'--data-dir={tmp_path}']) == 2
+      assert runs.status_of('prepare', 'cifar10', f'--data-dir={tmp_path}') == 2
       assert '--data-dir=OTHER_DIRECTORY' in capsys.readouterr().err
 
   @pytest.mark.parametrize('content', [None, '', '{"name": "cifar10"'])

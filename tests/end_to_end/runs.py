@@ -21,8 +21,8 @@ import warnings
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
 # Two convolutions: most runs are about something else than the network.
-TINY_NET = 'configs/digits_resnet8.py:model=tests.tiny_model:TinyNet,width=4'
-RESNET = 'configs/digits_resnet8.py:width=4'
+TINY_NET = 'digits_resnet8:model=tests.tiny_model:TinyNet,width=4'
+RESNET = 'digits_resnet8:width=4'
 
 
 def flags(*changes: str, bits: str = '2,4', model: str = TINY_NET) -> list[str]:
@@ -88,6 +88,14 @@ def call(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     except SystemExit as ended:
       status = ended.code
   return subprocess.CompletedProcess(argv, status, out.getvalue(), err.getvalue())
+
+
+def status_of(name: str, *arguments: object) -> int:
+  """Runs a command in this process, shows what it prints, and returns its exit status."""
+  done = call(name, *arguments)
+  print(done.stdout, end='')
+  print(done.stderr, end='', file=sys.stderr)
+  return done.returncode
 
 
 def refused(name: str, *arguments: object) -> tuple[int, str]:

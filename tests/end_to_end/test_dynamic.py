@@ -214,7 +214,7 @@ def test_predict_without_an_operating_point_says_how_to_choose_one(uninterrupted
   flags = (f'--workdir={uninterrupted}', f'--images={tmp_path / "x.npy"}')
   status, err = runs.refused('predict', *flags)
   assert status == 2
-  assert 'choose one with python -m dpoq_jax.calibrate' in err
+  assert 'choose one with dpoq calibrate' in err
 
 
 def test_held_out_examples_calibrate_and_are_not_trained_on(tmp_path):

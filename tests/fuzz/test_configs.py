@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import variants
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.run import run
+from dpoq_jax.config import variants
 from tests.fuzz import mutations
 
 TEXT = config_lib.Config().model_dump_json()

@@ -7,8 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from dpoq_jax.data import in_memory, prepare
+from dpoq_jax.data import in_memory
 from tests.data import tiny_cifar
+from tests.end_to_end import runs
 from tests.fuzz import mutations
 
 
@@ -31,7 +32,7 @@ def test_damaged_sources_are_one_line_and_leave_nothing(
     whole = path.read_bytes()
     damaged = mutations.mutated_bytes(rng, whole)
     path.write_bytes(damaged)
-    status = prepare.main(argv)
+    status = runs.status_of('prepare', *argv)
     out, err = capsys.readouterr()
     if status == 0:
       # Ten other names, or no damage: a data set all the same.
@@ -43,7 +44,7 @@ def test_damaged_sources_are_one_line_and_leave_nothing(
     else:
       assert status == 2
       assert out == ''
-      assert err.startswith('prepare: ')
+      assert err.startswith('error: ')
       assert err.count('\n') == 1
       assert err[:-1].isprintable()
       assert not list(data_dir.glob('cifar10/*'))

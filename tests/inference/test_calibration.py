@@ -249,7 +249,7 @@ def test_logits_that_say_nothing_are_class_0_in_the_reference_too():
 
 
 def test_missing_and_broken_files_are_refused(tmp_path):
-  with pytest.raises(FileNotFoundError, match=r'choose one with python -m dpoq_jax\.calibrate'):
+  with pytest.raises(FileNotFoundError, match=r'choose one with dpoq calibrate'):
     operating_point.read(tmp_path)
   (tmp_path / operating_point.FILE).write_text('{')
   with pytest.raises(ValueError, match='not an operating point'):

@@ -12,7 +12,8 @@ def checkout(parent: Path) -> Path:
   """A copy of what the scripts read, without packages, in a folder with a space in its name."""
   root = parent / 'a checkout'
   shutil.copytree(ROOT / 'launch', root / 'launch')
-  shutil.copy(ROOT / 'requirements.txt', root)
+  for name in ('LICENSE', 'README.md', 'pyproject.toml', 'requirements.txt', 'setup.cfg'):
+    shutil.copy(ROOT / name, root)
   return root
 
 

@@ -97,7 +97,7 @@ def test_dry_run_prints_what_would_be_created():
     '--namespace=vision',
     '--dry-run',
     '--',
-    '--config=configs/a.py:b',
+    '--config=a:b',
     '--x=$(HOME) "y"',
   )
   assert done.returncode == 0, done.stderr
@@ -116,7 +116,7 @@ def test_dry_run_prints_what_would_be_created():
     '--num_processes=4',
     '--process_id=$(JOB_COMPLETION_INDEX)',
     '--workdir=/data/runs/run-1',
-    '--config=configs/a.py:b',
+    '--config=a:b',
     '--x=$$(HOME) "y"',
   ]
   volumes = {volume['name']: volume for volume in job['template']['spec']['volumes']}

@@ -68,7 +68,7 @@ def started(checkout: Path, *flags: str) -> subprocess.Popen[str]:
 
 def test_dry_run_prints_every_process_and_leaves_no_trace(checkout: Path):
   before = sorted(checkout.parent.rglob('*'))
-  done = multiprocess(checkout, '2', '--dry-run', '--', '--config=configs/a.py:b', '--x=a b')
+  done = multiprocess(checkout, '2', '--dry-run', '--', '--config=a:b', '--x=a b')
   assert done.returncode == 0, done.stderr
   assert sorted(checkout.parent.rglob('*')) == before
   setup, *processes = done.stdout.splitlines()
@@ -77,7 +77,7 @@ def test_dry_run_prints_every_process_and_leaves_no_trace(checkout: Path):
   assert processes == [
     f'env JAX_LOCAL_DEVICE_IDS={i} .venv/bin/python -m dpoq_jax.train '
     f'--coordinator=localhost:PORT --num_processes=2 --process_id={i} --workdir={workdir} '
-    rf'--config=configs/a.py:b --x=a\ b >> {workdir}/logs/process-{i}.log 2>&1'
+    rf'--config=a:b --x=a\ b >> {workdir}/logs/process-{i}.log 2>&1'
     for i in range(2)
   ]
 

@@ -12,7 +12,7 @@ case $* in
   *ensurepip*) printf '%s\n' "$0" 3.12.1 digest ;;
   *'-m venv'*) mkdir -p .venv/bin && cp "$0" .venv/bin/python && echo venv >> calls ;;
   *'pip install'*)
-    for word; do case $word in *requirements*) printf '%s ' "$word" >> calls ;; esac; done
+    for word; do case $word in .|*requirements*) printf '%s ' "$word" >> calls ;; esac; done
     echo >> calls
     [ ! -f broken ] ;;
 esac
@@ -45,9 +45,9 @@ def test_sets_are_added_once_each(checkout: Path):
     assert done.returncode == 0, done.stderr
   assert calls(checkout) == [
     'venv',
-    'requirements.txt',
-    'requirements.txt launch/requirements-cuda.txt',
-    'requirements.txt launch/requirements-test.txt',
+    '.',
+    '. launch/requirements-cuda.txt',
+    '. launch/requirements-test.txt',
   ]
   assert (checkout / '.venv/installed').read_text() == 'digest runtime cuda test\n'
 
@@ -55,7 +55,7 @@ def test_sets_are_added_once_each(checkout: Path):
 def test_a_set_brings_the_runtime_with_it(checkout: Path):
   assert 'runtime and tpu' in setup(checkout, 'tpu').stderr
   assert setup(checkout, 'runtime').stderr == ''
-  assert calls(checkout) == ['venv', 'requirements.txt launch/requirements-tpu.txt']
+  assert calls(checkout) == ['venv', '. launch/requirements-tpu.txt']
 
 
 def test_after_a_failure_it_starts_over(checkout: Path):

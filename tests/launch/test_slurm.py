@@ -21,7 +21,7 @@ STEP = [
   'dpoq_jax.train',
   '--distributed',
 ]
-FLAGS = ['--workdir=runs/x', '--config=configs/a.py:b', '--x=a b']
+FLAGS = ['--workdir=runs/x', '--config=a:b', '--x=a b']
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ def test_dry_run_prints_a_command_for_each_combination(tmp_path: Path):
     *GRID,
     '--grid',
     'config',
-    'configs/cifar10_resnet20.py:system=joint,merge=psbn',
-    'configs/digits_resnet8.py',
+    'cifar10_resnet20:system=joint,merge=psbn',
+    'digits_resnet8',
     '--dry-run',
     '--',
     'sbatch',
@@ -53,7 +53,7 @@ def test_dry_run_prints_a_command_for_each_combination(tmp_path: Path):
     '--job-name=p-config-cifar10-resnet20-syste-' + commands[0][1][-8:],
     'launch/slurm.sbatch',
     '--x=a b',
-    '--config=configs/cifar10_resnet20.py:system=joint,merge=psbn',
+    '--config=cifar10_resnet20:system=joint,merge=psbn',
     '--config.seed=0',
     '--workdir=sweep/config=cifar10_resnet20-system=joint-merge=psbn,seed=0',
   ]
@@ -61,7 +61,7 @@ def test_dry_run_prints_a_command_for_each_combination(tmp_path: Path):
     '--job-name=config-digits-resnet8-seed-1',
     'launch/slurm.sbatch',
     '--x=a b',
-    '--config=configs/digits_resnet8.py',
+    '--config=digits_resnet8',
     '--config.seed=1',
     '--workdir=sweep/config=digits_resnet8,seed=1',
   ]

@@ -39,14 +39,14 @@ case $4 in
 esac
 """
 OPTIONS = ['--name=job', '--zone=us-west4-a', '--share=10.0.0.2:/share']
-FLAGS = ['--workdir=/mnt/share/runs/x', '--config=configs/a.py:b', '--x=a b']
+FLAGS = ['--workdir=/mnt/share/runs/x', '--config=a:b', '--x=a b']
 
 
 @pytest.fixture
 def cloud(tmp_path: Path) -> Path:
   """A checkout, beside it the stub, with no machine there."""
   root = stubs.checkout(tmp_path)
-  for folder in ('dpoq_jax', 'configs'):
+  for folder in ('dpoq_jax', 'dpoq_jax/configs'):
     (root / folder / '__pycache__').mkdir(parents=True)
     (root / folder / 'a.py').touch()
     (root / folder / '__pycache__/a.pyc').touch()
@@ -117,7 +117,9 @@ def test_creates_copies_trains_deletes(cloud: Path):
   assert done.returncode == 0, done.stderr
   assert verbs(cloud) == ['create', 'scp', 'prepare', 'train', 'delete']
   archive = (cloud.parent / 'archive').read_text().splitlines()
-  assert {'dpoq_jax/a.py', 'configs/a.py', 'launch/setup.sh', 'requirements.txt'} <= set(archive)
+  assert {'dpoq_jax/a.py', 'dpoq_jax/configs/a.py', 'launch/setup.sh', 'requirements.txt'} <= set(
+    archive
+  )
   assert not [name for name in archive if 'pycache' in name]
 
 

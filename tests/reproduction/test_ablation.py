@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import recipe
+from dpoq_jax.config import recipe
 from dpoq_jax.reproduction import ablation, cells, results, tables
 from dpoq_jax.reproduction.cells import SCALES
 from dpoq_jax.reproduction.runs import Run

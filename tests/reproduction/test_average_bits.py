@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import recipe
+from dpoq_jax.config import recipe
 from dpoq_jax.inference import combination, curve
 from dpoq_jax.inference.calibration import Examples
 from dpoq_jax.reproduction import average_bits, charts, figures, results
@@ -124,7 +124,7 @@ def test_the_networks_of_figure_5_differ_by_the_recipe(scale: str):
   assert changed
   assert 'ResNet' in part
   if scale == 'cpu':
-    assert wanted[RECIPE].config == 'cifar10_resnet8_cpu_plus.py'
+    assert wanted[RECIPE].config == 'cifar10_resnet8_cpu_plus'
     assert wanted[RECIPE].variant == 'system=scaled,merge=psbn,bits=2-4-8'
   # At small scales the onion of the paper is that of Table 1.
   table_1, _ = figures.runs_of('figure3', SCALES[scale])

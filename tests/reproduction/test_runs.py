@@ -7,25 +7,26 @@ import sys
 import textwrap
 
 from absl import flags
-from ml_collections import config_flags
 import pytest
 
 from dpoq_jax import config as config_lib
+from dpoq_jax.cli import flags as shared
 from dpoq_jax.reproduction import runs, tables
 from dpoq_jax.reproduction.runs import Run
 from dpoq_jax.runtime import files
 
-RUNS = [Run('digits_resnet8.py', f'system=individual,bits={b},smoke', 0) for b in (2, 3, 4)]
+ROOT = pathlib.Path(__file__).parents[2]
+RUNS = [Run('digits_resnet8', f'system=individual,bits={b},smoke', 0) for b in (2, 3, 4)]
 
 # Takes the place of the interpreter: writes what a training writes, or does as told.
 STAND_IN = f"""#!{sys.executable}
 import json, pathlib, signal, sys, time
-sys.path.insert(0, {str(runs.ROOT)!r})
+sys.path.insert(0, {str(ROOT)!r})
 from dpoq_jax.reproduction import runs
 flags = dict(f.lstrip('-').split('=', 1) for f in sys.argv[3:])
 folder = pathlib.Path(flags['workdir'])
 folder.mkdir(exist_ok=True)
-name, _, variant = flags['config'].removeprefix('configs/').partition(':')
+name, _, variant = flags['config'].partition(':')
 run = runs.Run(name, variant, int(flags['config.seed']))
 (folder.parent / 'order').open('a').write(run.variant + '\\n')
 if 'bits=3' in variant and (folder.parent / 'break').exists():
@@ -93,7 +94,7 @@ def test_what_is_done_is_not_done_again(trainer):
 
 
 def test_the_results_kept_in_the_repository_count_as_done():
-  stored = runs.ROOT / 'results' / 'cpu' / 'runs'
+  stored = ROOT / 'results' / 'cpu' / 'runs'
   cells = [cell for table in tables.TABLES for cell in tables.cells(table, tables.SCALES['cpu'])]
   kept = {cell.run for cell in cells if (stored / cell.run.name).is_dir()}
   assert kept
@@ -234,19 +235,19 @@ def test_a_figure_needs_the_trained_network_itself(trainer):
 
 
 def test_names_are_files_and_configs_are_found():
-  run = Run('cifar10_resnet8_cpu.py', 'system=scaled,bits=2-4-8', 1)
+  run = Run('cifar10_resnet8_cpu', 'system=scaled,bits=2-4-8', 1)
   assert run.name == 'cifar10_resnet8_cpu-system_scaled-bits_2-4-8-seed_1'
   assert run.expected_config().seed == 1
   assert run.flags('d')[:2] == [
-    '--config=configs/cifar10_resnet8_cpu.py:system=scaled,bits=2-4-8',
+    '--config=cifar10_resnet8_cpu:system=scaled,bits=2-4-8',
     '--config.seed=1',
   ]
-  # Trainings are started in another folder than the user's.
+  # It may have been given with `~`.
   assert run.flags('d')[2] == f'--config.data.dir={pathlib.Path.cwd() / "d"}'
-  with pytest.raises(FileNotFoundError, match='checkout of the repository'):
-    Run('none.py', '', 0).expected_config()
+  with pytest.raises(ModuleNotFoundError):
+    Run('none', '', 0).expected_config()
   with pytest.raises(config_lib.ConfigError, match='merge'):
-    Run('digits_resnet8.py', 'merge=foo', 0).expected_config()
+    Run('digits_resnet8', 'merge=foo', 0).expected_config()
 
 
 SETTINGS = (
@@ -261,7 +262,7 @@ SETTINGS = (
 
 
 def test_settings_are_flags_and_part_of_name_and_config(monkeypatch: pytest.MonkeyPatch):
-  run = Run('digits_resnet8.py', 'system=individual,bits=8', 1, SETTINGS)
+  run = Run('digits_resnet8', 'system=individual,bits=8', 1, SETTINGS)
   assert run.name == (
     'digits_resnet8-system_individual-bits_8-weight_quantizer_standardised-companion_bits_8'
     '-latent_weight_decay_5e-05-calibrate_clips_True-truncate_to_2-4-decay_epochs_1.0-2.5'
@@ -271,11 +272,10 @@ def test_settings_are_flags_and_part_of_name_and_config(monkeypatch: pytest.Monk
   assert config.objective.companion_bits == (8,)
   assert config.optimizer.latent_weight_decay == 5e-5
   # The command makes the same config of the flags.
-  monkeypatch.chdir(runs.ROOT)
-  command = ['train', *run.flags(None)]
+  monkeypatch.setattr(sys, 'argv', ['train', *run.flags(None)])
   values = flags.FlagValues()
-  parsed = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=command)
-  values(command)
-  assert config_lib.validate(parsed.value) == config
+  shared.define_config(values)
+  values(sys.argv)
+  assert shared.parsed_config(values) == config
   with pytest.raises(config_lib.ConfigError, match='weight_quantizer'):
-    Run('digits_resnet8.py', '', 0, (('quantization.weight_quantizer', 'best'),)).expected_config()
+    Run('digits_resnet8', '', 0, (('quantization.weight_quantizer', 'best'),)).expected_config()

@@ -7,14 +7,13 @@ from unittest import mock
 import pytest
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import variants
 from dpoq_jax.cli import flags as shared
-from dpoq_jax.config import Quantization
+from dpoq_jax.config import Quantization, variants
 from dpoq_jax.data import corrupt_records
 from dpoq_jax.runtime import workdir
 from dpoq_jax.training import splits
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[2] / 'configs').glob('*.py'))
+CONFIGS = sorted((pathlib.Path(__file__).parents[2] / 'dpoq_jax' / 'configs').glob('[!_]*.py'))
 
 
 def changed(**fields):
@@ -249,9 +248,9 @@ def test_workdir_without_a_run_says_so(tmp_path: pathlib.Path):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_config_file_is_valid_and_says_what_it_is_for(path: pathlib.Path):
-  config_lib.validate(importlib.import_module(f'configs.{path.stem}').get_config())
+  config_lib.validate(importlib.import_module(f'dpoq_jax.configs.{path.stem}').get_config())
   text = path.read_text()
-  assert f'--config=configs/{path.name}' in text
+  assert f'--config={path.stem}' in text
   # Filled in, not only promised.
   assert re.search(r'Expected[^"]*\d', text)
   assert re.search(r'Cost: [^"]*\d', text)
@@ -300,7 +299,7 @@ def test_a_field_without_effect_is_warned_of(fields: dict, expected: str):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_no_config_file_has_a_field_without_effect(path: pathlib.Path):
-  module = importlib.import_module(f'configs.{path.stem}')
+  module = importlib.import_module(f'dpoq_jax.configs.{path.stem}')
   assert config_lib.ineffective(config_lib.validate(module.get_config())) == []
 
 

@@ -111,6 +111,8 @@ class Manifest(_Record):
     quantization: bits, activation bits, merge and what else decides how a path computes.
     class_names: a name for each class.
     image_shape: (height, width, channels) of the input.
+    resize: shorter side to which pictures are resized before their centre is taken, pixels; None
+      resizes them to `image_shape`.
     multiply_accumulates: multiply-accumulates of one path's convolutions for one image, if known.
     input_range: lowest and highest pixel, unsigned integers.
     kernels: shapes of the kernels, by name, in the order in which every ring has their codes.
@@ -124,6 +126,7 @@ class Manifest(_Record):
   quantization: config_lib.Quantization
   class_names: tuple[str, ...]
   image_shape: tuple[Side, Side, Side]
+  resize: Side | None = None
   multiply_accumulates: Count | None = None
   input_range: tuple[Literal[0], Literal[255]] = (0, 255)
   kernels: Annotated[dict[KernelName, Shape], Field(max_length=_MOST)]

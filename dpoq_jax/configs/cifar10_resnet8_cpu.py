@@ -1,6 +1,6 @@
 """Trains ResNet-8 on CIFAR-10 for two CPU cores at 2, 4 and 8 bits, in a quarter of an hour.
 
-    python -m dpoq_jax.train --config=configs/cifar10_resnet8_cpu.py --workdir=DIR
+    dpoq train --config=cifar10_resnet8_cpu --workdir=DIR
 
 Expected top-1 (%), measured with one seed (results/cifar10_resnet8_cpu):
 
@@ -16,11 +16,11 @@ Cost: 4 epochs at 106 to 210 images/s, a quarter to half an hour on two cores.
 from typing import Any
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import variants
+from dpoq_jax.config import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
+  """Returns the config of the run; `variants.apply` says what a variant may be."""
   config = config_lib.get_config()
   config.epochs = 4
   config.eval_every = 1

@@ -1,8 +1,8 @@
 """Trains ResNet-8 on CIFAR-10 for two CPU cores at 2, 4 and 8 bits, by the recipe.
 
-    python -m dpoq_jax.train --config=configs/cifar10_resnet8_cpu_plus.py --workdir=DIR
+    dpoq train --config=cifar10_resnet8_cpu_plus --workdir=DIR
 
-What `cifar10_resnet8_cpu.py` trains, with what `dpoq_jax.recipe` changes: the weight quantizer,
+What `cifar10_resnet8_cpu` trains, with what `config.recipe` changes: the weight quantizer,
 companions of the two lowest rings at 8 bits, twice the learning rate. Not in the paper.
 
 Expected top-1 (%), mean of three seeds on a GPU (results/gpu/cpu/ABLATION.md):
@@ -15,10 +15,10 @@ Cost: 4 epochs, in which two companions are trained beside the three paths.
 
 from typing import Any
 
-from configs import cifar10_resnet8_cpu
-from dpoq_jax import recipe, variants
+from dpoq_jax.config import recipe, variants
+from dpoq_jax.configs import cifar10_resnet8_cpu
 
 
 def get_config(variant: str = '') -> Any:
-  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
+  """Returns the config of the run; `variants.apply` says what a variant may be."""
   return variants.apply(recipe.apply(cifar10_resnet8_cpu.get_config()), variant)

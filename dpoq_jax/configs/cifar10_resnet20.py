@@ -1,6 +1,6 @@
 """Trains ResNet-20 on CIFAR-10 at 2, 4, 8 and 16 bits by the paper's schedule (section 4.2).
 
-    python -m dpoq_jax.train --config=configs/cifar10_resnet20.py --workdir=DIR
+    dpoq train --config=cifar10_resnet20 --workdir=DIR
 
 Expected top-1 (%), the paper's Table 2, activations of 2 bits, individual networks beside it; not
 yet reproduced here:
@@ -9,7 +9,7 @@ yet reproduced here:
     DPOQ                         87.43  90.07  91.08  91.34
     individual                   88.27  89.84  89.98  90.13
 
-Those activations: `configs/cifar10_resnet20.py:activations=2`; the default here is 8 bits. The
+Those activations: `cifar10_resnet20:activations=2`; the default here is 8 bits. The
 individual network at 4 bits: `:bits=4`; the float one: `:bits=32,activations=32`.
 
 Cost: 200 epochs of 50,000 images through four paths of 41 M multiply-accumulates (forward). That is
@@ -19,11 +19,11 @@ a day on two CPU cores, at the 110 images/s of `results/README.md`: meant for a 
 from typing import Any
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import variants
+from dpoq_jax.config import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
+  """Returns the config of the run; `variants.apply` says what a variant may be."""
   config = config_lib.get_config()
   config.epochs = 200
   config.eval_every = 5

@@ -1,6 +1,6 @@
 """Trains ResNet-20 on CIFAR-100 at 2, 4, 8 and 16 bits by the paper's schedule (section 4.2).
 
-    python -m dpoq_jax.train --config=configs/cifar100_resnet20.py --workdir=DIR
+    dpoq train --config=cifar100_resnet20 --workdir=DIR
 
 Expected top-1 (%), the paper's Table 1, activations of 8 bits; not yet reproduced here:
 
@@ -13,11 +13,11 @@ Cost: as `cifar10_resnet20.py`, whose schedule this is.
 
 from typing import Any
 
-from configs import cifar10_resnet20
+from dpoq_jax.configs import cifar10_resnet20
 
 
 def get_config(variant: str = '') -> Any:
-  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
+  """Returns the config of the run; `variants.apply` says what a variant may be."""
   config = cifar10_resnet20.get_config(variant)
   config.data.name = 'cifar100'
   return config

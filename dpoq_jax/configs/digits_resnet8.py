@@ -1,6 +1,6 @@
 """Trains ResNet-8 on scikit-learn's digits at 2, 4, 8 and 16 bits, in a minute: the embedded job.
 
-    python -m dpoq_jax.train --config=configs/digits_resnet8.py --workdir=DIR
+    dpoq train --config=digits_resnet8 --workdir=DIR
 
 The same as without --config; a file of its own for its variants. Not in the paper.
 
@@ -15,9 +15,9 @@ Cost: 660 steps of 64 images of 8x8, one to two minutes on two cores.
 from typing import Any
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import variants
+from dpoq_jax.config import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
+  """Returns the config of the run; `variants.apply` says what a variant may be."""
   return variants.apply(config_lib.get_config(), variant)

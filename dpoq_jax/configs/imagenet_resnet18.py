@@ -1,6 +1,6 @@
 """Trains ResNet-18 on ImageNet at 2, 4, 8 and 16 bits by the paper's schedule (section 4.2).
 
-    python -m dpoq_jax.train --config=configs/imagenet_resnet18.py --workdir=DIR
+    dpoq train --config=imagenet_resnet18 --workdir=DIR
         --config.data.dir=TFDS_DIRECTORY --config.data.workers=CPU_CORES
 
 Expected top-1 (%), the paper's Table 3, individual networks beside it; not yet reproduced here:
@@ -10,7 +10,7 @@ Expected top-1 (%), the paper's Table 3, individual networks beside it; not yet 
     DPOQ (2, 4, 6, 8)            63.9   67.7   69.5   69.9
     individual                   64.5   68.7   69.11  69.6   69.4
 
-The second row: `configs/imagenet_resnet18.py:bits=2-4-6-8`; the individual network at 4 bits:
+The second row: `imagenet_resnet18:bits=2-4-6-8`; the individual network at 4 bits:
 `:bits=4`; the float one: `:bits=32,activations=32`.
 
 The data is TFDS's `imagenet2012`, in array_record format; images are streamed and decoded as they
@@ -25,11 +25,11 @@ as many decoded JPEGs: meant for several GPUs, with the worker processes that ke
 from typing import Any
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import variants
+from dpoq_jax.config import variants
 
 
 def get_config(variant: str = '') -> Any:
-  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
+  """Returns the config of the run; `variants.apply` says what a variant may be."""
   config = config_lib.get_config()
   config.epochs = 90
   config.eval_every = 5

@@ -1,6 +1,6 @@
 """Trains VGG-11 on CIFAR-100 at 4, 5, 6 and 7 bits by the paper's schedule (section 4.2).
 
-    python -m dpoq_jax.train --config=configs/cifar100_vgg11.py --workdir=DIR
+    dpoq train --config=cifar100_vgg11 --workdir=DIR
 
 Expected top-1 (%), the paper's Table 2, activations of 4 bits, ensembles in parentheses, individual
 networks beneath; not yet reproduced here:
@@ -14,11 +14,11 @@ Cost: as `cifar10_vgg11.py`, 153 M multiply-accumulates a path; all but the data
 
 from typing import Any
 
-from configs import cifar10_vgg11
+from dpoq_jax.configs import cifar10_vgg11
 
 
 def get_config(variant: str = '') -> Any:
-  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
+  """Returns the config of the run; `variants.apply` says what a variant may be."""
   config = cifar10_vgg11.get_config(variant)
   config.data.name = 'cifar100'
   return config

@@ -1,6 +1,6 @@
 """Trains MobileNetV2 on CIFAR-100 at 4, 6 and 8 bits by the paper's schedule (section 4.2).
 
-    python -m dpoq_jax.train --config=configs/cifar100_mobilenetv2.py --workdir=DIR
+    dpoq train --config=cifar100_mobilenetv2 --workdir=DIR
 
 Expected top-1 (%), the paper's Table 2, activations of 8 bits, ensembles in parentheses, individual
 networks beneath; not yet reproduced here:
@@ -14,11 +14,11 @@ Cost: as `cifar10_mobilenetv2.py`, 88 M multiply-accumulates a path; all but the
 
 from typing import Any
 
-from configs import cifar10_mobilenetv2
+from dpoq_jax.configs import cifar10_mobilenetv2
 
 
 def get_config(variant: str = '') -> Any:
-  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
+  """Returns the config of the run; `variants.apply` says what a variant may be."""
   config = cifar10_mobilenetv2.get_config(variant)
   config.data.name = 'cifar100'
   return config

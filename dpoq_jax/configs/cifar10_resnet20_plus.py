@@ -1,8 +1,8 @@
 """Trains ResNet-20 on CIFAR-10 at 2, 4, 8 and 16 bits by the paper's schedule and the recipe.
 
-    python -m dpoq_jax.train --config=configs/cifar10_resnet20_plus.py --workdir=DIR
+    dpoq train --config=cifar10_resnet20_plus --workdir=DIR
 
-What `cifar10_resnet20.py` trains, with what `dpoq_jax.recipe` changes: the weight quantizer,
+What `cifar10_resnet20` trains, with what `config.recipe` changes: the weight quantizer,
 companions of the two lowest rings at 8 bits, twice the learning rate. Not in the paper.
 
 Expected top-1 (%): not yet measured.
@@ -12,10 +12,10 @@ Cost: 200 epochs, in which two companions are trained beside the four paths: mea
 
 from typing import Any
 
-from configs import cifar10_resnet20
-from dpoq_jax import recipe, variants
+from dpoq_jax.config import recipe, variants
+from dpoq_jax.configs import cifar10_resnet20
 
 
 def get_config(variant: str = '') -> Any:
-  """Returns the config of the run; `dpoq_jax.variants.apply` says what a variant may be."""
+  """Returns the config of the run; `variants.apply` says what a variant may be."""
   return variants.apply(recipe.apply(cifar10_resnet20.get_config()), variant)

@@ -1,0 +1,17 @@
+"""Says which of several names one was meant, when it is none of them."""
+
+from collections.abc import Iterable
+import difflib
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+  """Returns the end of an error message: the known name most like a wrong one, or all of them.
+
+  >>> hint('trian', ['train', 'report'])
+  'did you mean train?'
+  >>> hint('x', ['train', 'report'])
+  'there are train, report.'
+  """
+  known = list(known)
+  nearest = difflib.get_close_matches(name, known, n=1)
+  return f'did you mean {nearest[0]}?' if nearest else f'there are {", ".join(known)}.'
