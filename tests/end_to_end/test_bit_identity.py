@@ -20,7 +20,7 @@ from dpoq_jax.runtime import processes
 from dpoq_jax.training.evaluation import Evaluator
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-ARTIFACT = ROOT / 'results/cpu/cifar10_resnet8_recipe'
+ARTIFACT = ROOT / 'dpoq_jax/pretrained/cifar10_resnet8'
 
 
 @pytest.fixture(scope='module')
