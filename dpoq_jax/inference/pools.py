@@ -38,6 +38,12 @@ class Result:
   precisions: np.ndarray
   cost: np.ndarray
 
+  def __repr__(self) -> str:
+    """Returns how many inputs left at which precisions, in a line."""
+    found = zip(*np.unique(self.precisions, return_counts=True), strict=True)
+    exits = ', '.join(f'{count} at {precision} bits' for precision, count in found)
+    return f'Result({len(self.labels)} inputs: {exits})'
+
 
 @dataclasses.dataclass
 class Counts:

@@ -51,6 +51,10 @@ class Artifact:
     """Returns the precisions read."""
     return self.manifest.bits[: self._read]
 
+  def __repr__(self) -> str:
+    """Returns where it is and what was read of it, in a line."""
+    return f'Artifact({self.folder}, bits {self.bits} of {self.manifest.bits} read)'
+
   def upgrade(self) -> None:
     """Reads the next ring: `variables` and `bits` then have one precision more.
 
