@@ -12,6 +12,7 @@ from dpoq_jax.data.examples import ExampleSet
 from dpoq_jax.inference import operating_point
 from dpoq_jax.inference.calibration import Examples, split
 from dpoq_jax.inference.operating_point import OperatingPoint
+from dpoq_jax.network import costs
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.training import splits, trained_network
@@ -68,6 +69,12 @@ def open_network(
       stacklevel=2,
     )
   return trained
+
+
+def bitops(trained: Trained[Onion]) -> tuple[int, ...]:
+  """Returns the BitOPs of one image that leaves at each precision, laterals included."""
+  counted = costs.bitops(trained.network, trained.facts.image_shape)
+  return tuple(each.total for each in counted)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

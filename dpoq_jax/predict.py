@@ -62,7 +62,7 @@ def main(flags: shared.FlagValues) -> None:
     if output and output.suffix not in ('.csv', '.jsonl'):
       raise ValueError(f'--output={output}: give a file that ends in .csv or .jsonl.')
     # Imported once there is something to do, since JAX takes seconds.
-    from dpoq_jax import from_run
+    from dpoq_jax import from_run, onion
     from dpoq_jax.data import image_folder, to_predict
     from dpoq_jax.inference import cascade, operating_point, predictions
 
@@ -70,16 +70,18 @@ def main(flags: shared.FlagValues) -> None:
     part, parts = _shard(flags.shard)
     found = to_predict.find(images, facts.image_shape, config.data.resize).shard(part - 1, parts)
     step = shared.checkpoint_step(flags)
-    if flags.precision is not None:
-      point = operating_point.static(
-        config.quantization.bits, flags.precision, config.quantization.activation_bits
-      )
+    point, at_one_precision = None, flags.precision is not None
+    if at_one_precision:
+      onion.check_precision(flags.precision, config.quantization.bits)
     else:
       given = shared.optional_path(flags, 'operating_point')
       point = operating_point.read(given or directory)
       if not point.met:
         warn('this operating point did not meet its target when it was chosen.')
     trained = from_run.open_network(directory, step, point)
+    if point is None:
+      bits, bitops = trained.network.bits, from_run.bitops(trained)
+      point = operating_point.static(bits, flags.precision, bitops)
     predicted = predictions.predict(
       cascade.Cascade(trained.network, trained.variables, point),
       found.batches(flags.batch_size),

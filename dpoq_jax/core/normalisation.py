@@ -131,6 +131,9 @@ class VanillaMergeBatchNorm(_BatchNorm):
     return merge([z], [scale], self.channel_parameter('bias', 0.0, channels))
 
 
+NORMALISATIONS = (PrecisionShiftBatchNorm, VanillaMergeBatchNorm)
+
+
 def normalisation(spec: PathSpec, name: str) -> PrecisionShiftBatchNorm | VanillaMergeBatchNorm:
   """Returns the normalisation that the options of a path ask for, as a submodule `name`."""
   match spec.options.merge:

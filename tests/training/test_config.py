@@ -9,7 +9,6 @@ import pytest
 from dpoq_jax import config as config_lib
 from dpoq_jax import variants
 from dpoq_jax.cli import flags as shared
-from dpoq_jax.config import Quantization
 from dpoq_jax.data import corrupt_records
 from dpoq_jax.runtime import workdir
 from dpoq_jax.training import splits
@@ -118,15 +117,6 @@ def test_activation_bits_are_one_or_many_whatever_the_config_file_says(flag, exp
   config = shared.parsed_config(flags)
   assert config.quantization.activation_bits == expected
   assert config_lib.from_json(config.model_dump_json()) == config
-
-
-def test_activations_as_wide_as_the_weights_cost_what_is_run():
-  bits = (2, 4, 8)
-  assert Quantization(bits=bits).bitops == (16, 32, 64)
-  assert Quantization(bits=bits, activation_bits=bits).bitops == (4, 4 + 2 * 4, 12 + 4 * 8)
-  # Shared kernels reuse nothing.
-  shared_kernels = Quantization(bits=bits, activation_bits=bits, sharing='rounded')
-  assert shared_kernels.bitops == (4, 16, 64)
 
 
 def test_workdir_of_another_config_is_refused_with_the_fields_that_differ(tmp_path: pathlib.Path):
