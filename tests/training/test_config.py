@@ -149,6 +149,8 @@ def test_variants_change_what_the_tables_vary():
   assert (valid.objective.mode, valid.quantization.merge) == ('joint', 'vanilla')
   with pytest.raises(ValueError, match="variant 'foo': a variant is made of model, "):
     variants.apply(config_lib.get_config(), 'foo')
+  with pytest.raises(ValueError, match='variant activations=2: activations=32 is given, too'):
+    variants.apply(config_lib.get_config(), 'bits=32,activations=32,model=resnet8,activations=2')
 
 
 def variant(text: str) -> config_lib.Config:
