@@ -64,9 +64,15 @@ class Step:
   def statistics_bytes(self) -> int:
     """Returns the bytes that are all-reduced for statistics of the whole batch.
 
-    These are means and variances. Their gradients need no further sums than those of the gradients
-    of gamma and beta, which are sent in any case.
+    These are means, variances and, with the latter, what rounding took from the means. Their
+    gradients need no further sums than those of the gradients of gamma and beta, which are sent in
+    any case.
     """
+    return 3 * self.average_bytes // 2
+
+  @property
+  def average_bytes(self) -> int:
+    """Returns the bytes of the running averages."""
     return FLOAT * self.statistics
 
   @property
@@ -198,7 +204,7 @@ def tables(step: Step, resnet50: Step) -> dict[str, str]:
         ),
         (
           'and, for statistics per device, at most the running averages',
-          f'{FLOAT * step.statistics / 1e3:.0f} kB',
+          f'{step.average_bytes / 1e3:.0f} kB',
         ),
       ),
     ),

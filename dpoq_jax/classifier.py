@@ -65,7 +65,8 @@ class Classifier:
     Raises:
       ValueError: for a precision that the network does not have.
     """
-    return operating_point.static(self.bits, precision, self.network.activation_bits)
+    bitops = from_run.bitops(self.network, self.image_shape)
+    return operating_point.static(self.bits, precision, bitops)
 
   def __call__(
     self, images: np.ndarray, *, precision: int | None = None, max_precision: int | None = None

@@ -71,7 +71,7 @@ def _write_onion(
 ) -> None:
   """Writes the rings."""
   from dpoq_jax.deploy.artifact import rings, table
-  from dpoq_jax.deploy.artifact.manifest import Source
+  from dpoq_jax.deploy.artifact.manifest import BitOps, Source
   from dpoq_jax.network import costs
   from dpoq_jax.training import metrics
 
@@ -86,6 +86,7 @@ def _write_onion(
     image_shape=shape,
     resize=config.data.resize,
     multiply_accumulates=sum(c.multiply_accumulates for c in cost.convolutions),
+    bitops=tuple(BitOps(**each._asdict()) for each in costs.bitops(trained.network, shape)),
     source=Source(**_source(trained)),
     **known,
   )

@@ -1,5 +1,6 @@
 """Opens a finished run: its network, its operating point, the examples it was not trained on."""
 
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 from typing import Any
@@ -12,6 +13,7 @@ from dpoq_jax.data.examples import ExampleSet
 from dpoq_jax.inference import operating_point
 from dpoq_jax.inference.calibration import Examples, split
 from dpoq_jax.inference.operating_point import OperatingPoint
+from dpoq_jax.network import costs
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.training import splits, trained_network
@@ -73,6 +75,11 @@ def open_network(
       stacklevel=2,
     )
   return trained
+
+
+def bitops(network: Onion, image_shape: Sequence[int]) -> tuple[int, ...]:
+  """Returns the BitOPs of one image that leaves at each precision, laterals included."""
+  return tuple(each.total for each in costs.bitops(network, image_shape))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -53,7 +53,7 @@ def main(flags: shared.FlagValues) -> None:
         calibration.Settings(),
         dataset=config.data.name,
         step=trained.step,
-        activation_bits=trained.network.activation_bits,
+        bitops=from_run.bitops(trained.network, trained.facts.image_shape),
         split_seed=examples.split_seed,
       )[0]
     written = page.write(

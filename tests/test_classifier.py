@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -61,7 +62,7 @@ def test_it_labels_as_its_cascade_does(whole: dpoq_jax.Classifier, images: np.nd
   np.testing.assert_array_equal(result.precisions, direct.precisions)
   assert len(set(result.precisions.tolist())) > 1
   assert whole(images, max_precision=4).precisions.max() <= 4
-  logits = np.asarray(whole.network.apply(whole.variables, images))
+  logits = np.asarray(whole.network.apply(whole.variables, jnp.asarray(images)))
   for index, precision in enumerate(whole.bits):
     fixed = whole(images, precision=precision)
     assert set(fixed.precisions) == {precision}
@@ -92,13 +93,14 @@ def test_a_run_is_opened_with_its_operating_point_or_without(
   assert opened.operating_point is None
   assert list(opened.top1) == list(opened.bits)
   images = np.zeros((3, *opened.image_shape), np.uint8)
+  on_device = jnp.asarray(images)
   # Nothing decides where to leave: the best there is.
   assert set(opened(images).precisions) == {opened.bits[-1]}
   trained = from_run.open_network(uninterrupted)
   cut = dpoq_jax.load(str(uninterrupted), max_bits=2)
   assert cut.bits == (2,)
-  expected = trained.network.apply(trained.variables, images, precisions=(2,))
-  np.testing.assert_array_equal(cut.network.apply(cut.variables, images), expected)
+  expected = trained.network.apply(trained.variables, on_device, precisions=(2,))
+  np.testing.assert_array_equal(cut.network.apply(cut.variables, on_device), expected)
 
 
 def test_it_says_what_it_is_in_a_line(whole: dpoq_jax.Classifier, images: np.ndarray):
@@ -112,7 +114,7 @@ def test_it_says_what_it_is_in_a_line(whole: dpoq_jax.Classifier, images: np.nda
 
 
 def test_what_is_not_there_is_named(tmp_path: pathlib.Path):
-  with pytest.raises(FileNotFoundError, match='there is no .*nowhere'):
+  with pytest.raises(FileNotFoundError, match=r'there is no .*nowhere'):
     dpoq_jax.load(tmp_path / 'nowhere')
   with pytest.raises(FileNotFoundError, match='holds no run'):
     dpoq_jax.load(tmp_path)

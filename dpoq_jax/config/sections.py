@@ -181,16 +181,6 @@ class Quantization(Section):
     """Returns the activation bits of every precision."""
     return onion.activation_widths(self.activation_bits, self.bits)
 
-  @property
-  def bitops(self) -> tuple[int, ...]:
-    """Returns the BitOPs of a multiply-accumulate at every precision, weight x activation bits.
-
-    An onion reuses what lower precisions computed; shared kernels start anew at each.
-    """
-    if self.sharing == 'rings':
-      return onion.bitops(self.bits, self.activation_bits)
-    return tuple(b * a for b, a in zip(self.bits, self.activation_widths, strict=True))
-
   @pydantic.model_validator(mode='before')
   @classmethod
   def _read_earlier_fields(cls, given: Any, info: pydantic.ValidationInfo) -> Any:

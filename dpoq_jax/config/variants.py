@@ -33,13 +33,15 @@ def apply(config: Any, variant: str) -> Any:
     `config`.
 
   Raises:
-    ValueError: if the variant is made of anything else.
+    ValueError: if the variant is made of anything else, or gives a part twice.
   """
   pairs: dict[str, str] = {}
   for pair in variant.split(',') if variant else ():
     key, _, setting = pair.partition('=')
     if key not in _VARIANTS:
       raise ValueError(f'variant {key!r}: a variant is made of {", ".join(_VARIANTS)}.')
+    if key in pairs:
+      raise ValueError(f'variant {key}={setting}: {key}={pairs[key]} is given, too; give one.')
     pairs[key] = setting
   for key, change in _VARIANTS.items():
     if key in pairs:

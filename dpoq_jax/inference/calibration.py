@@ -113,7 +113,7 @@ def choose(
   *,
   dataset: str,
   step: int,
-  activation_bits: int | tuple[int, ...] | None = None,
+  bitops: Sequence[int] | None = None,
   split_seed: int | None = None,
 ) -> list[OperatingPoint]:
   """Returns operating points for a target, one per combination that was compared, the best first.
@@ -133,13 +133,13 @@ def choose(
     settings: the target, and how to get there.
     dataset: name of the data set, for the record.
     step: step of the checkpoint, for the record.
-    activation_bits: activation bits of each precision, if they differ; see `curve.rerun_curve`.
+    bitops: BitOPs of an input that leaves at each precision; see `curve.rerun_curve`.
     split_seed: seed that halved the test examples, if they were, for the record; it also draws the
       part of the calibration examples that a promise is fitted on.
 
   Raises:
     ValueError: for logits and labels that do not fit one another and the bits, for an order,
-      combination, key, precision or activation bits that are not allowed, and for a promise on
+      combination, key, precision or BitOPs that are not allowed, and for a promise on
       fewer than two examples.
   """
   bits = onion.check_bits(bits)
@@ -151,8 +151,7 @@ def choose(
       calibration.logits, calibration.labels, settings.scale_temperatures
     )
     points = [
-      _point(calibration, bits, settings, combine, temperatures, activation_bits)
-      for combine in names
+      _point(calibration, bits, settings, combine, temperatures, bitops) for combine in names
     ]
   else:
     points = [
@@ -164,7 +163,7 @@ def choose(
         scale_temperatures=settings.scale_temperatures,
         limit=settings.target.value,
         confidence=settings.confidence,
-        activation_bits=activation_bits,
+        bitops=bitops,
         seed=split_seed or 0,
       )
     ]
@@ -219,7 +218,7 @@ def equal_bits(
     point.order,
     weights,
     temperatures,
-    point.activation_bits,
+    point.bitops,
   )
   known = exits.evaluate(reported.logits, reported.labels, weights, temperatures)
   static = alone(reported)
@@ -270,7 +269,7 @@ def _point(
   settings: Settings,
   combine: Combination,
   temperatures: Sequence[float],
-  activation_bits: int | tuple[int, ...] | None,
+  bitops: Sequence[int] | None,
 ) -> OperatingPoint:
   """Returns the operating point of one combination, without its outcomes."""
   weights = combination.weights_of(combine, calibration.logits, calibration.labels, temperatures)
@@ -278,7 +277,7 @@ def _point(
   if target.kind == 'key':
     return operating_point.from_key(
       bits, settings.order, target.value, combine, weights, temperatures,
-      precision=settings.precision, activation_bits=curve.of_each(activation_bits),
+      precision=settings.precision, bitops=bitops or bits,
     )  # fmt: skip
   rerun = curve.rerun_curve(
     calibration.logits,
@@ -287,7 +286,7 @@ def _point(
     settings.order,
     weights,
     temperatures,
-    activation_bits,
+    bitops,
   )
   reference = settings.reference
   if reference is None:

@@ -13,6 +13,7 @@ confidence of the input at its precision of b bits:
 from collections.abc import Sequence
 import dataclasses
 import functools
+import itertools
 import typing
 from typing import Any, Literal
 
@@ -41,9 +42,8 @@ class RerunCurve:
   Attributes:
     bits: the bit list.
     order: one of `ORDERS`.
-    activation_bits: activation bits of each precision; None where all have the same.
-    cost: mean BitOPs relative to the lowest precision, from 1 (to b_K / b_1, where all precisions
-      have the same activation bits).
+    bitops: BitOPs of an input that leaves at each precision, up to a common factor.
+    cost: mean BitOPs relative to the lowest precision, from 1.
     average_bits: mean bits of the precision that inputs are at, from b_1 to b_K.
     accuracy: top-1, in [0, 1].
     key: threshold on keys in the state: inputs with at least this key have left. In the order
@@ -56,7 +56,7 @@ class RerunCurve:
 
   bits: tuple[int, ...]
   order: Order
-  activation_bits: tuple[int, ...] | None
+  bitops: tuple[int, ...]
   cost: np.ndarray
   average_bits: np.ndarray
   accuracy: np.ndarray
@@ -136,7 +136,7 @@ def rerun_curve(
   order: Order,
   combine: Combination | Weights = 'mean',
   temperatures: Sequence[float] | None = None,
-  activation_bits: int | tuple[int, ...] | None = None,
+  bitops: Sequence[int] | None = None,
 ) -> RerunCurve:
   """Returns accuracy and cost of every state of the rerun; equal keys move in the inputs' order.
 
@@ -160,11 +160,11 @@ def rerun_curve(
     combine: what an exit predicts from: one of `COMBINATIONS`, of which `weighted` is fitted to
       these examples, or the weights of every exit.
     temperatures: one per precision; all 1 by default.
-    activation_bits: activation bits of each precision, which costs depend on; one number, for all,
-      is as good as None.
+    bitops: BitOPs of an input that leaves at each precision, up to a common factor. None takes the
+      bits themselves: the paper's cost, of convolutions alone and equal activation bits.
 
   Raises:
-    ValueError: for logits, labels, an order, a combination or activation bits that are not those.
+    ValueError: for logits, labels, an order, a combination or BitOPs that are not those.
   """
   _check_order(order)
   logits, labels = exits.check_logits(logits, labels, bits)
@@ -183,13 +183,12 @@ def rerun_curve(
     step = np.broadcast_to(np.diff(of_precisions).astype(np.int64), gain.T.shape)
     return _running_sum(len(labels) * of_precisions[0], step.ravel()[moves]) / len(labels)
 
-  widths = of_each(activation_bits)
-  bitops = onion.bitops(bits, widths or 1)
+  bitops = check_bitops(bitops or bits, bits)
   right = _running_sum(int(correct[0].sum()), gain.T.ravel()[moves])
   return RerunCurve(
     bits=bits,
     order=order,
-    activation_bits=widths,
+    bitops=bitops,
     cost=mean(bitops) / bitops[0],
     average_bits=mean(bits),
     accuracy=right / len(labels),
@@ -209,9 +208,17 @@ def evenly_spread_states(rerun: RerunCurve, count: int) -> Sequence[int]:
   return rerun.points[np.unique(nearest)].tolist()
 
 
-def of_each(activation_bits: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
-  """Returns the activation bits of each precision; None where one number is for all of them."""
-  return None if isinstance(activation_bits, int) else activation_bits
+def check_bitops(bitops: Sequence[int], bits: Sequence[int]) -> tuple[int, ...]:
+  """Returns the BitOPs of every precision as a tuple.
+
+  Raises:
+    ValueError: unless there is a number for each precision, each above the one before.
+  """
+  if len(bitops) != len(bits) or not all(a < b for a, b in itertools.pairwise((0, *bitops))):
+    raise ValueError(
+      f'bitops={tuple(bitops)}: give one positive number for each of bits={tuple(bits)}, increasing'
+    )
+  return tuple(bitops)
 
 
 def thresholds_of_key(

@@ -28,6 +28,10 @@ from dpoq_jax.inference.records import (
 
 FILE = 'operating_point.json'
 
+_Width = Annotated[int, Field(ge=1, le=32)]
+# Sums over a million inputs stay integers of 64 bits.
+_BitOps = Annotated[int, Field(ge=1, le=2**43)]
+
 Checkpoint = int | Literal['best'] | None
 """Step of a checkpoint, the best one, or None for the newest intact one."""
 
@@ -38,8 +42,10 @@ class OperatingPoint(Record):
   Attributes:
     format: version of the file.
     bits: the bit list.
-    activation_bits: activation bits of each precision, which costs depend on; None where all have
-      the same.
+    bitops: BitOPs of an input that leaves at each precision, up to a common factor; by default the
+      bits themselves, the paper's cost.
+    activation_bits: activation bits of each precision, of which files that have no `bitops` say
+      what convolutions cost; not kept.
     order: order of the rerun curve of which this is a point.
     key: key of that point.
     precision: precision in progress there, for the order `precision_first` only.
@@ -59,7 +65,8 @@ class OperatingPoint(Record):
 
   format: Literal[1] = 1
   bits: tuple[int, ...]
-  activation_bits: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+  bitops: tuple[_BitOps, ...] = ()
+  activation_bits: Annotated[tuple[_Width, ...] | None, Field(exclude=True)] = None
   order: Order = 'normalised'
   key: NonNegative
   precision: int | None = None
@@ -77,7 +84,9 @@ class OperatingPoint(Record):
   @pydantic.model_validator(mode='after')
   def _mappings_are_by_precision(self) -> 'OperatingPoint':
     bits = onion.check_bits(self.bits)
-    onion.activation_widths(self.activation_bits or 1, bits)
+    bitops = self.bitops or onion.bitops(bits, self.activation_bits or 1)
+    object.__setattr__(self, 'bitops', curve.check_bitops(bitops, bits))
+    object.__setattr__(self, 'activation_bits', None)
     for name in ('thresholds', 'weights', 'temperatures'):
       by_precision = getattr(self, name)
       if sorted(by_precision) != list(bits):
@@ -90,11 +99,6 @@ class OperatingPoint(Record):
     if self.promise and (self.target is None or self.target.kind != 'max_accuracy_drop'):
       raise ValueError('promise needs a target of max_accuracy_drop')
     return self
-
-  @property
-  def bitops(self) -> tuple[int, ...]:
-    """Returns the BitOPs of an input that leaves at each precision, up to a common factor."""
-    return onion.bitops(self.bits, self.activation_bits or 1)
 
   def capped(self, precision: int) -> 'OperatingPoint':
     """Returns the same with every input leaving at `precision` bits at the latest, unpromised.
@@ -120,8 +124,7 @@ class OperatingPoint(Record):
       for name in ('thresholds', 'weights', 'temperatures')
     }
     fields = {'order': self.order, 'key': self.key, 'combine': self.combine, 'data': self.data}
-    widths = self.activation_bits and self.activation_bits[:count]
-    return OperatingPoint(bits=kept, activation_bits=widths, **mappings, **fields)
+    return OperatingPoint(bits=kept, bitops=self.bitops[:count], **mappings, **fields)
 
   def checkpoint_for(self, dataset: str, step: Checkpoint) -> Checkpoint:
     """Chooses the checkpoint to load: `step` if it is given, else the one the point was chosen for.
@@ -202,8 +205,7 @@ class OperatingPoint(Record):
 
   def to_json(self) -> str:
     """Returns the content of the file."""
-    optional = {'activation_bits', 'promise'}
-    left_out = {name for name in optional if getattr(self, name) is None}
+    left_out = {'promise'} if self.promise is None else set[str]()
     return self.model_dump_json(indent=2, exclude=left_out) + '\n'
 
 
@@ -231,7 +233,7 @@ def from_curve(
   by_precision = dict(zip(rerun.bits, rerun.thresholds(point), strict=True))
   return _build(
     rerun.bits, combine, weights, temperatures,
-    activation_bits=rerun.activation_bits, order=rerun.order, key=rerun.middle_key(point),
+    bitops=rerun.bitops, order=rerun.order, key=rerun.middle_key(point),
     precision=rerun.in_progress(point), thresholds=by_precision, **fields,
   )  # fmt: skip
 
@@ -260,7 +262,7 @@ def from_key(
 
 
 def static(
-  bits: tuple[int, ...], precision: int, activation_bits: int | tuple[int, ...] | None = None
+  bits: tuple[int, ...], precision: int, bitops: Sequence[int] | None = None
 ) -> OperatingPoint:
   """Returns the operating point at which every input leaves at one precision, which alone predicts.
 
@@ -270,7 +272,7 @@ def static(
   weights = combination.plain_weights('last', len(bits))
   point = from_key(
     bits, 'confidence_first', curve.NEVER, 'last', weights, (1.0,) * len(bits),
-    activation_bits=curve.of_each(activation_bits),
+    bitops=bitops or bits,
   )  # fmt: skip
   return point.capped(precision)
 

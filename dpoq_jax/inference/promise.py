@@ -43,7 +43,7 @@ def choose(
   scale_temperatures: bool,
   limit: float,
   confidence: float,
-  activation_bits: int | tuple[int, ...] | None = None,
+  bitops: Sequence[int] | None = None,
   seed: int = 0,
 ) -> OperatingPoint:
   """Returns the cheapest point that is promised to lose little, or the costliest if none is.
@@ -56,7 +56,7 @@ def choose(
     scale_temperatures: whether to fit a temperature per precision.
     limit: limit of the accuracy drop below the highest precision alone.
     confidence: probability over calibration examples that the drop on new data is within it.
-    activation_bits: activation bits of each precision, if they differ.
+    bitops: BitOPs of an input that leaves at each precision; see `curve.rerun_curve`.
     seed: draws the examples to fit on.
 
   Returns:
@@ -72,7 +72,7 @@ def choose(
     """Returns points along the curve of a combination, evenly spread in cost."""
     weights = combination.weights_of(combine, fitted.logits, fitted.labels, temperatures)
     rerun = curve.rerun_curve(
-      fitted.logits, fitted.labels, bits, order, weights, temperatures, activation_bits
+      fitted.logits, fitted.labels, bits, order, weights, temperatures, bitops
     )
     states = curve.evenly_spread_states(rerun, _POINTS)
     return _Sequence(

@@ -82,7 +82,7 @@ def choices_of_order(
     order,
     weights,
     temperatures,
-    point.activation_bits,
+    point.bitops,
   )
   points: list[OperatingPoint] = []
   for state in curve.evenly_spread_states(rerun, count):

@@ -38,6 +38,7 @@ class Network:
     reported: examples that accuracies are measured on.
     dataset: name of the data set.
     step: step of the checkpoint.
+    bitops: BitOPs of one image at each precision, laterals included. Points are not chosen by them.
   """
 
   name: str
@@ -46,6 +47,7 @@ class Network:
   reported: Examples
   dataset: str
   step: int
+  bitops: tuple[int, ...] = ()
 
   def choose(self, settings: Settings) -> OperatingPoint:
     """Returns the best operating point for a target; see `calibration.choose`."""
@@ -107,10 +109,12 @@ def entries(
     for b, accuracy in network.static().items():
       yield _entry(f'{part}: {network.name}', 'static', f'{b} bits', 100 * accuracy)
     for combine in combination.COMBINATIONS:
+      row = f'dynamic, {combine}'
       for b in network.bits:
         settings = Settings(Target(kind='average_bits', value=b), combine=combine)
-        accuracy, _ = _reported(network.choose(settings))
-        yield _entry(f'{part}: {network.name}', f'dynamic, {combine}', f'{b} bits', 100 * accuracy)
+        accuracy, bits = _reported(network.choose(settings))
+        yield _entry(f'{part}: {network.name}', row, f'{b} bits', 100 * accuracy)
+        yield _entry(f'{part}: {network.name}', f'{row}: its bits', f'{b} bits', bits)
   for network, near in zip(networks, points, strict=True):
     rows = {f'static, {b} bits': (a, float(b)) for b, a in network.static().items()}
     rows |= {f'dynamic, {name}': _reported(point) for name, point in near.items()}
@@ -138,7 +142,8 @@ def note(measured: Sequence[Entry]) -> str:
 
 _NOTE = """\
 Thresholds, and what exits predict from, are chosen on one half of the test set; all numbers, static
-ones too, are those of the other half. The columns of dynamic inference are limits on average bits.
+ones too, are those of the other half. The columns of dynamic inference are limits on average bits;
+the rows below say how many it took.
 `highest` is the operating point that is most accurate on the first half, at any cost; `within 0.1`
 has the least average bits of those that are there at most 0.1 points less accurate, and so has
 `within 0.5`. On the other half they may differ from it by more, or be the better ones."""

@@ -132,9 +132,18 @@ def bits_variant(bits: Sequence[int]) -> str:
   return f'bits={"-".join(map(str, bits))}'
 
 
-def individual_variant(bits: int, quantized: Sequence[int]) -> str:
-  """Returns the variant that trains an individual network of one of the precisions."""
-  if bits == FLOAT:
+def individual_variant(
+  bits: int, quantized: Sequence[int], *, float_activations: bool = True
+) -> str:
+  """Returns the variant that trains an individual network of one of the precisions.
+
+  Args:
+    bits: the precision; 32 is the float network.
+    quantized: the precisions that are not float.
+    float_activations: whether the activations of the float network are float, too. If not, the
+      variant leaves them to what it is joined with.
+  """
+  if bits == FLOAT and float_activations:
     return f'system=individual,bits={FLOAT},activations={FLOAT}'
   if bits == max(quantized) and len(quantized) > 1:
     # Trains the same network, but its summary also has the accuracies of truncated weights.

@@ -15,7 +15,7 @@ class Entry:
     part: comparison in it, named by network, data and activations.
     system: system that was measured: the row.
     at: precision or cost at which it was measured: the column.
-    ours: mean over seeds, in percent; in bits where the column is one of bits.
+    ours: mean over seeds, in percent; where row or column is one of bits or costs, in those.
     spread: standard deviation over seeds; None if there is one seed.
     seeds: number of seeds.
     paper: number of the paper, in percent; None if it has none.

@@ -98,11 +98,19 @@ def page(entries: Sequence[Entry]) -> str:
     lines += [f'## {table.capitalize()[:-1]} {table[-1]}', '']
     if table == average_bits.FIGURE:
       lines += [average_bits.note(of_table), '']
+    if table == 'figure3':
+      lines += [_COSTS, '']
     for part in dict.fromkeys(each.part for each in of_table):
       of_part = [each for each in of_table if each.part == part]
       lines += [f'### {part}', '', *_part(of_part)]
     lines += [f'![{table}]({table}.png)', '']
   return '\n'.join(lines)
+
+
+_COSTS = """\
+Columns are limits on the mean cost, on the half of the test set that points are chosen on: BitOPs
+of convolutions relative to the lowest precision, as in the paper. Rows below an order say what its
+points took on the other half; `with laterals` counts merging them, too, as 8 x 8 bits."""
 
 
 def _introduction(entries: Sequence[Entry]) -> Iterator[str]:
@@ -111,7 +119,9 @@ def _introduction(entries: Sequence[Entry]) -> Iterator[str]:
   yield 'Top-1 accuracy in percent on the test set, last epoch, of the frozen integers. Mean of'
   yield 'the seeds, with their standard deviation and number where there are several. Where network'
   yield 'and data are not those of the paper, accuracies are not comparable; what a system gains'
-  yield 'over individual networks is. A mean is over the quantized precisions.'
+  yield 'over individual networks is. A mean is over the quantized precisions. fp32 has float'
+  yield "weights and activations; in Table 2 its activations have the other systems' bits, as those"
+  yield "of the paper's."
   yield ''
   yield f'Written by `dpoq reproduce` ({tables}); the numbers are in `TABLE.csv`.'
   yield ''

@@ -23,6 +23,8 @@ class _Precision(_Checked):
   top1: _Share
   top1_best: _Share = 0.0
   ensemble_top1: _Share = 0.0
+  bitops: Annotated[int, Field(ge=1)] = 1
+  lateral_bitops: Annotated[int, Field(ge=0)] = 0
   relative_bitops: Annotated[float, Field(gt=0)] = 1.0
   bytes: Annotated[int, Field(ge=0, lt=2**63)] = 0
 

@@ -9,6 +9,7 @@ import jax
 import rich.markup
 import rich.table
 
+from dpoq_jax.network import costs
 from dpoq_jax.runtime import processes
 from dpoq_jax.runtime.files import write_whole
 from dpoq_jax.training import metrics, trained_network, truncated_accuracy
@@ -40,15 +41,17 @@ def summarise(
     only: bits of the only precision to report; None reports all.
 
   Returns:
-    A JSON object. Accuracies are in [0, 1]; `relative_bitops` is relative to the lowest precision;
-    `bytes` is the size of the network cut at the precision.
+    A JSON object. Accuracies are in [0, 1]; `bitops` are those of one image, laterals included, of
+    which `lateral_bitops` says how many they are; `relative_bitops` are `bitops` over those of the
+    lowest precision; `bytes` is the size of the network cut at the precision.
   """
   config, bits = experiment.config, experiment.network.bits
   sizes = experiment.network.stored_bytes(
     jax.eval_shape(experiment.network.freeze, experiment.abstract_state().variables)
   )
   top1, ensemble = evaluation.top1(), evaluation.ensemble_top1()
-  bitops = dict(zip(bits, config.quantization.bitops, strict=True))
+  counted = costs.bitops(experiment.network, experiment.test_set.image_shape)
+  bitops = dict(zip(bits, counted, strict=True))
   return {
     'dataset': config.data.name,
     'split': experiment.test_set.split,
@@ -61,7 +64,9 @@ def summarise(
         'top1': top1[precision],
         'top1_best': max(top1[precision], best.get(precision, 0.0)),
         'ensemble_top1': ensemble[precision],
-        'relative_bitops': bitops[precision] / bitops[bits[0]],
+        'bitops': bitops[precision].total,
+        'lateral_bitops': bitops[precision].laterals,
+        'relative_bitops': bitops[precision].total / bitops[bits[0]].total,
         'bytes': sizes[precision],
       }
       for precision in ((only,) if only else bits)
@@ -129,15 +134,19 @@ def table(summary: Mapping[str, Any]) -> rich.table.Table:
     f'{summary["model"]} on {summary["dataset"]} ({summary["split"]}), step {summary["steps"]}'
   )
   # Escaped, since a part of a split is written in brackets.
-  result = rich.table.Table(title=rich.markup.escape(title))
-  for column in ('bits', 'top-1 %', 'best %', 'ensemble %', 'relative BitOPs', 'bytes'):
+  result = rich.table.Table(
+    title=rich.markup.escape(title),
+    caption='BitOPs: of one image, merging laterals (8 x 8 bits, or float) included',
+  )
+  for column in ('bits', 'top-1 %', 'best %', 'ensemble %', 'G BitOPs', 'relative', 'bytes'):
     result.add_column(column, justify='right')
   for bits, measured in summary['precisions'].items():
     accuracies = (measured['top1'], measured['top1_best'], measured['ensemble_top1'])
     result.add_row(
       bits,
       *(f'{100 * accuracy:.2f}' for accuracy in accuracies),
-      f'{measured["relative_bitops"]:g}',
+      f'{measured["bitops"] / 1e9:.3g}',
+      f'{measured["relative_bitops"]:.3g}',
       f'{measured["bytes"]:,}',
     )
   for bits, top1 in summary.get('truncated', {}).items():

@@ -44,8 +44,8 @@ def as_written(tensors, weights, biases):
 def by_rule(tensors, weights, biases):
   zs = []
   for x in tensors:
-    mean, var = normalisation.moments(x)
-    zs.append(Normalised(x, mean, jax.lax.rsqrt(var + EPSILON)))
+    mean, var, rest = normalisation.moments(x)
+    zs.append(Normalised(x, mean, jax.lax.rsqrt(var + EPSILON), rest))
   return [
     normalisation.merge(zs[k::-1], [weights[k, j] for j in range(k, -1, -1)], bias)
     for k, bias in enumerate(biases)
@@ -71,11 +71,46 @@ def test_the_rules_equal_autodiff_of_the_plain_form(dtype, tolerance: float):
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
 
 
+@pytest.mark.parametrize('shape', [SHAPE, (32, 16, 16, 8)])
+@pytest.mark.parametrize('ratio', [0, 10, 100])
+def test_gradients_keep_their_digits_far_from_zero(ratio: float, shape: tuple[int, ...]):
+  """In float32 against float64; the mean is `ratio` deviations from 0, as that of the cotangent."""
+  channels = shape[-1:]
+  x = (3 * normal(0, shape) + 3 * ratio).astype(np.float32)
+  cotangent = (normal(1, shape) + 1).astype(np.float32)
+  gamma, lower_gamma, bias = (normal(seed, channels).astype(np.float32) for seed in (2, 3, 4))
+  # A lower path, too.
+  lower = (normal(5, shape) - ratio).astype(np.float32)
+
+  def gradients(dtype):
+    def merged(own, other, *parameters):
+      zs = []
+      for tensor in (own, other):
+        mean, var, rest = normalisation.moments(tensor)
+        zs.append(Normalised(tensor, mean, jax.lax.rsqrt(var + EPSILON), rest))
+      return normalisation.merge(zs, parameters[:2], parameters[2])
+
+    arguments = [jnp.asarray(each, dtype) for each in (x, lower, gamma, lower_gamma, bias)]
+    _, pullback = jax.vjp(merged, *arguments)
+    return jax.jit(pullback)(jnp.asarray(cotangent, dtype))
+
+  with jax.enable_x64(True):
+    expected, got = gradients(jnp.float64), gradients(jnp.float32)
+  for name, want, found in zip(
+    ('x', 'lower', 'gamma', 'shift', 'bias'), expected, got, strict=True
+  ):
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(
+      found, want, rtol=0, atol=2e-6 * float(np.abs(want).max()), err_msg=name
+    )
+
+
 def test_moments_and_their_rule_equal_numpy():
   x, to_mean, to_var = normal(0), normal(1, SHAPE[-1:]), normal(2, SHAPE[-1:])
   with jax.enable_x64(True):
     moments, pullback = jax.vjp(normalisation.moments, jnp.asarray(x))
-    (gradient,) = pullback((jnp.asarray(to_mean), jnp.asarray(to_var)))
+    # The third has no gradient, whatever comes to it.
+    (gradient,) = pullback((jnp.asarray(to_mean), jnp.asarray(to_var), jnp.asarray(to_mean)))
   np.testing.assert_allclose(moments[0], x.mean(AXES), rtol=1e-12, atol=1e-14)
   np.testing.assert_allclose(moments[1], x.var(AXES), rtol=1e-12)
   expected = (to_mean + 2 * to_var * (x - x.mean(AXES))) / (x.size / SHAPE[-1])
@@ -85,8 +120,8 @@ def test_moments_and_their_rule_equal_numpy():
 def test_plain_features_of_fixed_paths_join_those_in_training():
   # Paths that are no longer trained run as in evaluation and hand up z itself.
   (x, lower, _), weights, biases = case()
-  mean, var = normalisation.moments(x)
-  own = Normalised(x, mean, jax.lax.rsqrt(var + EPSILON))
+  mean, var, rest = normalisation.moments(x)
+  own = Normalised(x, mean, jax.lax.rsqrt(var + EPSILON), rest)
   terms = [own, Normalised(lower)]
   merged = normalisation.merge(terms, [weights[1, 1], weights[1, 0]], biases[0])
   factors = [weight[None, None, None] for weight in (weights[1, 1], weights[1, 0], biases[0])]
@@ -109,6 +144,6 @@ def test_the_backward_pass_sums_each_tensor_once():
 
   forward = sums(jax.make_jaxpr(loss)(case()).jaxpr)
   both = sums(jax.make_jaxpr(jax.grad(loss))(case()).jaxpr)
-  # Mean and variance of each path, and the loss.
-  assert forward == 3 * PATHS
+  # Mean, variance and what is left of the mean, of each path; and the loss.
+  assert forward == 4 * PATHS
   assert both - forward == PATHS + PATHS * (PATHS + 1) // 2

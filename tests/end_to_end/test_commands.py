@@ -35,6 +35,13 @@ def test_evaluate_writes_the_table_that_training_wrote(
   assert json.loads((copy / 'summary.json').read_text()) == summary
   for row in summary['precisions'].values():
     assert f'{100 * row["top1"]:.2f}' in result.stdout
+  # By hand: 8x8 images of 1 channel, 9 * 1 * 64 * 4 and 9 * 4 * 16 * 8 multiply-adds, times 8 bits,
+  # times 2 and 4; the second path merges 64 * 4 + 16 * 8 numbers, times 8 * 8 bits.
+  fields = ('bitops', 'lateral_bitops', 'relative_bitops')
+  costs = [[row[field] for field in fields] for row in summary['precisions'].values()]
+  assert costs == [[110_592, 0, 1.0], [245_760, 24_576, 245_760 / 110_592]]
+  assert '0.000111 │        1 │' in result.stdout
+  assert '0.000246 │     2.22 │' in result.stdout
 
   # The highest one, whose ensemble needs the paths below it too.
   result = evaluate(copy, '--precision=4')

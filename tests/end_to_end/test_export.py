@@ -41,6 +41,17 @@ def test_a_run_is_exported_and_read_back(resnet_run: pathlib.Path, tmp_path: pat
   done = runs.call('inspect', str(folder))
   assert done.returncode == 0, done.stderr
   assert f'{100 * summary["4"]["top1"]:.2f}' in done.stdout
+  # By hand, ResNet-8 of width 4 on 8x8 images of 1 channel. The stem: 9 * 1 * 64 * 4 = 2304; two
+  # layers of 9 * 4 * 64 * 4; 9 * 4 * 16 * 8 and 9 * 8 * 16 * 8; 9 * 8 * 4 * 16 and 9 * 16 * 4 * 16:
+  # 48384 multiply-adds, times 8 bits of pixels or activations, times 2 and 4 bits of weights. The
+  # second path merges 3 * 256 + 2 * 128 + 2 * 64 = 1152 numbers, times 8 * 8 bits.
+  assert read.manifest.multiply_accumulates == 48_384
+  costs = [tuple(each.model_dump().values()) for each in read.manifest.bitops or ()]
+  assert costs == [(774_144, 0), (1_548_288, 73_728)]
+  [two, four] = [line.split() for line in done.stdout.splitlines() if line.startswith('│')]
+  assert [two[-6], two[-4], four[-6], four[-4]] == ['0.000774', '0', '0.00155', '7.37e-05'], (
+    done.stdout
+  )
   assert 'ring_2.safetensors: here' in done.stdout
   assert 'ring_4.safetensors: not here' in done.stdout
 

@@ -1,5 +1,6 @@
 """Runs that are stopped, killed or damaged end as if nothing had happened, bit for bit."""
 
+import math
 import pathlib
 import shutil
 import signal
@@ -36,6 +37,11 @@ def test_the_run_wrote_what_it_should(uninterrupted: pathlib.Path):
   # 2 epochs of 22 steps: a row every 5 steps and at the end, an evaluation after each epoch.
   assert [row['step'] for row in rows if row['kind'] == 'train'] == [*range(5, 45, 5), 44]
   assert [row['step'] for row in rows if row['kind'] == 'eval'] == [22, 44]
+  # The rate of the last step before the row: it rises for 11 steps, then falls by a cosine for 33.
+  peak = workdir_lib.read_config(uninterrupted).optimizer.learning_rate
+  rates = [row['learning_rate'] / peak for row in rows if row['kind'] == 'train']
+  falling = [(1 + math.cos(math.pi * (step - 1 - 11) / 33)) / 2 for step in [*range(15, 45, 5), 44]]
+  assert rates == pytest.approx([5 / 11, 10 / 11, *falling], rel=1e-5)
   assert runs.steps_saved(uninterrupted) == [22, 44]
   summary = runs.results(uninterrupted)
   assert summary['bits'] == [2, 4]

@@ -151,7 +151,7 @@ def test_a_run_that_cannot_be_written_is_evaluated_all_the_same(copy: pathlib.Pa
 def test_a_checkpoint_that_the_operating_point_is_not_of_is_warned_of(copy: pathlib.Path):
   from dpoq_jax import from_run
 
-  point = operating_point.static((2, 4), 4, 8)
+  point = operating_point.static((2, 4), 4, (16, 33))
   chosen = operating_point.Provenance(dataset='digits', step=44, calibration='x', reported='y')
   point = point.model_copy(update={'data': chosen})
   with pytest.warns(UserWarning, match='was chosen for step 44, this is step 22'):

@@ -256,26 +256,45 @@ def test_missing_and_broken_files_are_refused(tmp_path):
     operating_point.read(tmp_path)
 
 
-def test_costs_follow_activation_bits():
+def test_costs_follow_bitops():
   settings = calibration.Settings(Target(kind='relative_cost', value=3))
 
-  def chosen(activation_bits: Any) -> list[operating_point.OperatingPoint]:
+  def chosen(bitops: Any) -> list[operating_point.OperatingPoint]:
     return calibration.choose(
       CALIBRATION, REPORTED, problems.BITS, settings,
-      dataset='made up', step=7, activation_bits=activation_bits,
+      dataset='made up', step=7, bitops=bitops,
     )  # fmt: skip
 
-  for point in chosen((2, 4, 8)):
+  for point in chosen((4, 12, 44)):
     assert point.expected is not None
     cost = np.dot(list(point.expected.exits.values()), (1, 12 / 4, 44 / 4))
     assert point.expected.relative_cost == pytest.approx(cost)
     assert cost <= 3 + 1e-9
     assert operating_point.from_json(point.to_json()) == point
-  # One number for all changes nothing, and is not written down.
-  assert chosen(4) == chosen(None)
-  assert 'activation_bits' not in chosen(4)[0].to_json()
+  # A common factor changes nothing; the paper's cost is the bits.
+  for point, other in zip(chosen((20, 40, 80)), chosen(None), strict=True):
+    assert point.bitops == (20, 40, 80)
+    assert other.bitops == (2, 4, 8)
+    assert (point.thresholds, point.reported) == (other.thresholds, other.reported)
+  for wrong in ((2,), (2, 4, 4), (4, 2, 8)):
+    with pytest.raises(ValueError, match='one positive number for each of bits'):
+      operating_point.static((2, 4, 8), 2, wrong)
+    with pytest.raises(ValueError, match='one positive number for each of bits'):
+      chosen(wrong)
+
+
+def test_earlier_points_have_the_activation_bits_that_costs_follow_from():
+  text = operating_point.static((2, 4, 8), 4).to_json()
+  fields = json.loads(text)
+  del fields['bitops']
+  assert operating_point.from_json(json.dumps(fields)).bitops == (2, 4, 8)
+  earlier = operating_point.from_json(json.dumps({**fields, 'activation_bits': [2, 4, 8]}))
+  # 2 x 2, and 2 x 4 of the second ring, and 4 x 8 of the third.
+  assert earlier.bitops == (4, 12, 44)
+  assert 'activation_bits' not in earlier.to_json()
+  assert operating_point.from_json(earlier.to_json()) == earlier
   with pytest.raises(ValueError, match='needs one entry for each of'):
-    operating_point.static((2, 4), 2, activation_bits=(2,))
+    operating_point.from_json(json.dumps({**fields, 'activation_bits': [2]}))
 
 
 def test_static_and_capped_points():

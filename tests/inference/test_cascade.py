@@ -161,8 +161,8 @@ def test_measures_what_the_curve_says(problem, order, combine, data):
     if combine == 'weighted'
     else combination.plain_weights(combine, len(bits))
   )
-  activation_bits = data.draw(st.sampled_from([None, bits]))
-  rerun = curve.rerun_curve(logits, labels, bits, order, weights, activation_bits=activation_bits)
+  bitops = data.draw(st.sampled_from([None, [b * b + 1 for b in bits]]))
+  rerun = curve.rerun_curve(logits, labels, bits, order, weights, bitops=bitops)
   chosen = data.draw(st.sampled_from(list(rerun.points)))
   point = operating_point.from_curve(rerun, chosen, combine, weights, [1.0] * len(bits))
   result = make(logits, point)(images_of(range(len(labels))))

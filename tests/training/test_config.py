@@ -8,7 +8,7 @@ import pytest
 
 from dpoq_jax import config as config_lib
 from dpoq_jax.cli import flags as shared
-from dpoq_jax.config import Quantization, variants
+from dpoq_jax.config import variants
 from dpoq_jax.data import corrupt_records
 from dpoq_jax.runtime import workdir
 from dpoq_jax.training import splits
@@ -119,15 +119,6 @@ def test_activation_bits_are_one_or_many_whatever_the_config_file_says(flag, exp
   assert config_lib.from_json(config.model_dump_json()) == config
 
 
-def test_activations_as_wide_as_the_weights_cost_what_is_run():
-  bits = (2, 4, 8)
-  assert Quantization(bits=bits).bitops == (16, 32, 64)
-  assert Quantization(bits=bits, activation_bits=bits).bitops == (4, 4 + 2 * 4, 12 + 4 * 8)
-  # Shared kernels reuse nothing.
-  shared_kernels = Quantization(bits=bits, activation_bits=bits, sharing='rounded')
-  assert shared_kernels.bitops == (4, 16, 64)
-
-
 def test_workdir_of_another_config_is_refused_with_the_fields_that_differ(tmp_path: pathlib.Path):
   with workdir.claim(tmp_path, config_lib.Config()):
     pass
@@ -158,6 +149,8 @@ def test_variants_change_what_the_tables_vary():
   assert (valid.objective.mode, valid.quantization.merge) == ('joint', 'vanilla')
   with pytest.raises(ValueError, match="variant 'foo': a variant is made of model, "):
     variants.apply(config_lib.get_config(), 'foo')
+  with pytest.raises(ValueError, match='variant activations=2: activations=32 is given, too'):
+    variants.apply(config_lib.get_config(), 'bits=32,activations=32,model=resnet8,activations=2')
 
 
 def variant(text: str) -> config_lib.Config:

@@ -34,6 +34,8 @@ FLOAT = 32
 _HEADER = 4096
 
 Count = Annotated[int, Field(ge=1, le=2**40)]
+# Of 2**40 multiply-adds, in float.
+Operations = Annotated[int, Field(ge=0, le=2**50)]
 Side = Annotated[int, Field(ge=1, le=2**14)]
 Shape = Annotated[tuple[Count, ...], Field(max_length=8)]
 
@@ -90,6 +92,18 @@ class Ring(_Record):
     return sum(map(math.prod, self.floats.values()))
 
 
+class BitOps(_Record):
+  """Describes the BitOPs of one image at a precision, of all paths up to it.
+
+  Attributes:
+    convolutions: multiply-adds of convolutions x bits of weights x bits of what is convolved.
+    laterals: multiply-adds of merging what lower paths hand up x the bits of both factors.
+  """
+
+  convolutions: Operations
+  laterals: Operations
+
+
 class Source(_Record):
   """Describes where the network comes from.
 
@@ -114,6 +128,7 @@ class Manifest(_Record):
     resize: shorter side to which pictures are resized before their centre is taken, pixels; None
       resizes them to `image_shape`.
     multiply_accumulates: multiply-accumulates of one path's convolutions for one image, if known.
+    bitops: BitOPs of one image at each precision, if known.
     input_range: lowest and highest pixel, unsigned integers.
     kernels: shapes of the kernels, by name, in the order in which every ring has their codes.
     rings: the rings, from the lowest up.
@@ -128,6 +143,7 @@ class Manifest(_Record):
   image_shape: tuple[Side, Side, Side]
   resize: Side | None = None
   multiply_accumulates: Count | None = None
+  bitops: tuple[BitOps, ...] | None = None
   input_range: tuple[Literal[0], Literal[255]] = (0, 255)
   kernels: Annotated[dict[KernelName, Shape], Field(max_length=_MOST)]
   rings: tuple[Ring, ...]
@@ -149,15 +165,6 @@ class Manifest(_Record):
     width = onion.ring_widths(self.bits)[index]
     return sum(packing.packed_size(math.prod(shape), width) for shape in self.kernels.values())
 
-  def bitops(self, index: int) -> int | None:
-    """Returns the BitOPs of one image at precision `index`, None if they are not known.
-
-    They are multiply-accumulates x weight bits x activation bits, summed over the rings it reads.
-    """
-    if self.multiply_accumulates is None:
-      return None
-    return self.multiply_accumulates * self.quantization.bitops[index]
-
   def separate_bytes(self, index: int) -> int:
     """Returns the bytes of an individual network of precision `index`.
 
@@ -177,6 +184,8 @@ class Manifest(_Record):
       raise ValueError('precisions that share whole kernels have no rings')
     if tuple(ring.precision for ring in self.rings) != self.bits:
       raise ValueError(f'the rings are not those of bits={self.bits}')
+    if self.bitops is not None and len(self.bitops) != len(self.bits):
+      raise ValueError(f'bitops needs one entry for each of bits={self.bits}')
     if len({ring.file for ring in self.rings}) != len(self.rings):
       raise ValueError('two rings are one file')
     if not self.kernels or not self.class_names:

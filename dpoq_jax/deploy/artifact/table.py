@@ -15,7 +15,8 @@ def table(manifest: Manifest) -> rich.table.Table:
       f'{model} on {source.dataset}, step {source.step}; {weights:,} quantized weights'
     ),
     caption='apart: individual networks of these precisions, each with weights of its own; '
-    f'one in float32 has {4 * weights:,} bytes of weights',
+    f'one in float32 has {4 * weights:,} bytes of weights; BitOPs: of one image, of convolutions, '
+    'and of merging laterals (8 x 8 bits, or float)',
   )
   for column in (
     'bits',
@@ -24,6 +25,7 @@ def table(manifest: Manifest) -> rich.table.Table:
     'apart, B',
     'parameters',
     'G BitOPs',
+    'laterals, G',
     'top-1 %',
   ):
     result.add_column(column, justify='right')
@@ -32,14 +34,15 @@ def table(manifest: Manifest) -> rich.table.Table:
     size += ring.bytes
     apart += manifest.separate_bytes(index)
     parameters += ring.float_count
-    bitops = manifest.bitops(index)
+    bitops = None if manifest.bitops is None else manifest.bitops[index]
     result.add_row(
       str(ring.precision),
       f'{ring.bytes:,}',
       f'{size:,}',
       f'{apart:,}',
       f'{parameters:,}',
-      '' if bitops is None else f'{bitops / 1e9:.3g}',
+      '' if bitops is None else f'{bitops.convolutions / 1e9:.3g}',
+      '' if bitops is None else f'{bitops.laterals / 1e9:.3g}',
       '' if ring.top1 is None else f'{100 * ring.top1:.2f}',
     )
   return result
