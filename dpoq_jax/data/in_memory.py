@@ -152,6 +152,7 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
   tfds_directory.check_prepared(name, path)
   repair = tfds_directory.how_to_repair(name, path)
   builder = tfds_directory.open_builder(name, path, repair=repair)
+  tfds_directory.check_counts(name, path, builder.info, split, repair=repair)
   try:
     return _read_records(builder, split)
   except MemoryError:
