@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import ctypes
 import functools
+import io
 import math
 import pathlib
 import re
@@ -50,6 +51,13 @@ _TURNS = {
 }
 _SWAP_SIDES = (5, 6, 7, 8)
 _ORIENTATION = 0x0112
+# Scans of a JPEG that are decoded, as in libtiff: each goes over all pixels, and 75 bytes make one.
+# Real ones have at most a dozen.
+_MOST_SCANS = 100
+_MARKER = re.compile(rb'\xff[^\x00\x01\xd0-\xd8\xff]')
+_START_OF_SCAN, _END_OF_IMAGE = b'\xff\xda', b'\xff\xd9'
+# Bytes of a JPEG in which its scans are counted; those of the largest image take less.
+_COUNTED = 2**27
 # Pixels whose depth is reduced at once.
 _BAND = 2**20
 # Tags of TIFF.
@@ -103,6 +111,10 @@ def opened(file: BinaryIO) -> Iterator['Image.Image']:
           f'{width} x {height} pixels at once: too large to decode; {image.format} is read up to '
           f'{most:,} pixels, and {LONGEST_SIDE:,} a side.'
         )
+    if _is_drafted(image) and (scans := _scans(file)) > _MOST_SCANS:
+      raise ValueError(
+        f'{scans} scans: decoding would take too long; at most {_MOST_SCANS} are read.'
+      )
     # The content of an AVIF may be larger than its header says, up to 268 million pixels.
     is_known = image.format != 'AVIF'
     size = max(map(math.prod, pieces)) * _bytes_per_pixel(image.format) if is_known else _MOST_BYTES
@@ -219,6 +231,23 @@ def _tile(image: 'Image.Image') -> tuple[int, int]:
   width, length = tags.get(_TILE_WIDTH), tags.get(_TILE_LENGTH)
   # Those that are no whole numbers are refused by the decoder.
   return (width, length) if isinstance(width, int) and isinstance(length, int) else (0, 0)
+
+
+def _scans(file: BinaryIO) -> int:
+  """Returns the number of scans of an opened JPEG if they may be too many, or else 0.
+
+  What follows the end of the image is left out: phones put videos there.
+  """
+  position = file.seek(0, io.SEEK_CUR)
+  file.seek(0)
+  data, scans, place = file.read(_COUNTED), 0, 0
+  file.seek(position)
+  if data.count(_START_OF_SCAN) <= _MOST_SCANS:  # Nearly always, and a hundred times as fast.
+    return 0
+  while (marker := _MARKER.search(data, place)) and marker[0] != _END_OF_IMAGE:
+    scans += marker[0] == _START_OF_SCAN
+    place = marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2]))
+  return scans
 
 
 def _is_drafted(image: 'Image.Image') -> bool:

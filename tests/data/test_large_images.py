@@ -172,6 +172,25 @@ def test_many_large_images_at_once_take_less_than_is_allowed():
     assert set(pool.map(decode_one, range(16))) == {(4000, 4000)}
 
 
+@pytest.mark.parametrize('restarts', [0, 3])
+def test_a_jpeg_of_endless_scans_is_refused(restarts: int, tmp_path: pathlib.Path):
+  # 75 bytes have the decoder go over all pixels once more: 1 MB would take an hour.
+  picture, file = jpegs.picture(np.random.default_rng(0), 60, 50), io.BytesIO()
+  picture.save(file, 'jpeg', progressive=True, restart_marker_blocks=restarts)
+  whole = file.getvalue()
+  last = whole[whole.rindex(b'\xff\xda') : -2]
+  scans = whole.count(b'\xff\xda')
+  path = tmp_path / 'scans.jpeg'
+  for more in (0, 100 - scans, 101 - scans):
+    # A video may follow the image, as phones have it, with anything in it.
+    path.write_bytes(whole[:-2] + more * last + whole[-2:] + 500 * last)
+    found = read(path)
+    if scans + more <= 100:
+      assert found.image is not None, found.error
+    else:
+      assert found.error == '101 scans: decoding would take too long; at most 100 are read.'
+
+
 def test_a_long_image_takes_no_gigabytes_once_it_is_resized():
   # 65,535 x 1 at a shorter side of 36 would be 85 million pixels.
   line = encoded('L', (65535, 1), {}, 'png')
