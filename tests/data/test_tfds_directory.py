@@ -105,6 +105,16 @@ class TestPrepared:
     assert len(in_memory.load('cifar10', 'train', tmp_path)) == 100
     assert len(streamed.load('cifar10/3.0.2', 'train', tmp_path, options, tally)) == 100
 
+  def test_no_memory_is_taken_for_images_of_a_shape_that_none_has(
+    self, tiny_cifar10: TinyCifar, tmp_path: pathlib.Path
+  ):
+    features = prepared(tiny_cifar10, tmp_path) / 'features.json'
+    content = features.read_text()
+    assert content.count('"32"') == 2
+    features.write_text(content.replace('"32"', '"2147483648"', 1))
+    with pytest.raises(ValueError, match=r'record 0 is an image of \[32, 32, 3\], not \[2147'):
+      in_memory.load('cifar10', 'train', tmp_path)
+
   @pytest.mark.parametrize('key', ['pythonClassName', 'python_class_name', 'type'])
   def test_no_module_that_a_data_set_names_is_imported(
     self,
