@@ -23,12 +23,14 @@ import time
 from typing import Any
 from unittest import mock
 
-from absl import app, flags, logging
+from absl import flags, logging
 import jax
 import numpy as np
 import rich.console
 import rich.table
 
+from benchmarks import command
+from dpoq_jax.cli.flags import required_path
 from dpoq_jax.data import in_memory
 from dpoq_jax.inference import cascade as cascade_lib
 from dpoq_jax.inference import operating_point, pools
@@ -36,7 +38,7 @@ from dpoq_jax.runtime import compiler
 from dpoq_jax.runtime.workdir import read_config
 from dpoq_jax.training import trained_network
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run', required=True)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run with an operating point')
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'rounds that are measured, after one that is not')
@@ -148,7 +150,7 @@ def _status(field: str) -> int:
 def main(_: list[str]) -> None:
   """Measures, prints a table and writes the figures."""
   logging.set_verbosity(logging.ERROR)
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = required_path(flags.FLAGS, 'workdir')
   point = operating_point.read(workdir)
   trained = trained_network.load(
     workdir, point.checkpoint_for(read_config(workdir).data.name, None)
@@ -214,4 +216,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.start(main)

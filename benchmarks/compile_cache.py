@@ -17,9 +17,11 @@ import tempfile
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 import rich.console
 import rich.table
+
+from benchmarks import command
 
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
 _DEPTH = flags.DEFINE_integer('depth', 20, 'depth of the CIFAR ResNet')
@@ -72,4 +74,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.start(main)

@@ -21,13 +21,14 @@ import tempfile
 import time
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 import numpy as np
 from PIL import Image
 import rich.console
 import rich.table
 import tensorflow_datasets as tfds
 
+from benchmarks import command
 from dpoq_jax.data import corrupt_records, examples, streamed
 from dpoq_jax.data.order import Order
 
@@ -187,4 +188,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.start(main)

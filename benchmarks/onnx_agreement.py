@@ -13,16 +13,15 @@ import pathlib
 import tempfile
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 import jax
 import numpy as np
-import onnxruntime
 import rich.console
 import rich.table
 
+from benchmarks import command
 from dpoq_jax.cli.flags import required_path
 from dpoq_jax.data import in_memory
-from dpoq_jax.deploy.onnx import export, predict
 from dpoq_jax.inference import operating_point
 from dpoq_jax.training import trained_network
 
@@ -36,6 +35,10 @@ _RANGE_IMAGES = flags.DEFINE_integer(
 
 def main(_: list[str]) -> None:
   """Exports the network, predicts by both, prints the table and writes the figures."""
+  import onnxruntime
+
+  from dpoq_jax.deploy.onnx import export, predict
+
   logging.set_verbosity(logging.ERROR)
   workdir = required_path(flags.FLAGS, 'workdir')
   run = trained_network.load(workdir).with_data_in(_DATA_DIR.value)
@@ -109,4 +112,4 @@ def _show(systems: dict[str, dict[str, Any]]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.start(main)

@@ -15,27 +15,31 @@ import platform
 import statistics
 import tempfile
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import onnxruntime
 import rich.console
 import rich.table
 
+from benchmarks import command
 from dpoq_jax import models
 from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.data import in_memory
-from dpoq_jax.deploy.onnx import export, predict
 from dpoq_jax.deploy.onnx import graphs as graphs_lib
 from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.inference import operating_point
 from dpoq_jax.network import onion_network
 from dpoq_jax.runtime import compiler
 from dpoq_jax.training import trained_network
+
+if TYPE_CHECKING:
+  import onnxruntime
+
+  from dpoq_jax.deploy.onnx import predict
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run with an operating point')
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
@@ -50,6 +54,10 @@ _IMAGES = 256
 
 def main(_: list[str]) -> None:
   """Times all graphs, prints the table and writes the figures."""
+  import onnxruntime
+
+  from dpoq_jax.deploy.onnx import export, predict
+
   logging.set_verbosity(logging.ERROR)
   if _WORKDIR.value:
     run = trained_network.load(pathlib.Path(_WORKDIR.value)).with_data_in(_DATA_DIR.value)
@@ -107,16 +115,18 @@ def _untrained(network: onion_network.Onion, images: np.ndarray) -> dict[str, An
   return jax.device_get(network.freeze(variables | update(variables)))
 
 
-def _individual(network: onion_network.Onion, images: np.ndarray) -> onnxruntime.InferenceSession:
+def _individual(network: onion_network.Onion, images: np.ndarray) -> 'onnxruntime.InferenceSession':
   """Opens the graph of an individual network, untrained, since weights do not change its speed."""
+  from dpoq_jax.deploy.onnx import predict
+
   source = source_lib.prepare(network, _untrained(network, images), images[:64])
   model = graphs_lib.precision_graph(source, 0).SerializeToString()
   return predict.session(model, _THREADS.value)
 
 
 def _measure(
-  exported: predict.Network,
-  graphs: dict[str, onnxruntime.InferenceSession],
+  exported: 'predict.Network',
+  graphs: 'dict[str, onnxruntime.InferenceSession]',
   images: np.ndarray,
   size: int,
 ) -> dict[str, Any]:
@@ -203,4 +213,4 @@ def _show(figures: dict[int, dict[str, Any]]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.start(main)

@@ -20,12 +20,13 @@ import time
 from typing import Any
 from unittest import mock
 
-from absl import app, flags
+from absl import flags
 import jax
 import numpy as np
 import rich.console
 import rich.table
 
+from benchmarks import command
 from dpoq_jax import config as config_lib
 from dpoq_jax.core import quantizers
 from dpoq_jax.data import corrupt_records, in_memory
@@ -169,4 +170,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.start(main)

@@ -26,12 +26,12 @@ import json
 import pathlib
 from typing import Any, NamedTuple, cast
 
-from absl import app, flags
+from absl import flags
 import numpy as np
 import rich.console
 import rich.table
 
-from dpoq_jax.cli.errors import user_errors
+from benchmarks import command
 from dpoq_jax.inference import calibration, combination, exits
 from dpoq_jax.inference.calibration import Examples
 from dpoq_jax.inference.operating_point import OperatingPoint, Outcome, Target
@@ -213,10 +213,9 @@ def write(path: pathlib.Path, workdir: pathlib.Path, data_dir: str | None) -> No
 def main(_: list[str]) -> None:
   """Draws, chooses and measures; prints the table and writes the figures."""
   path, drop, confidence = pathlib.Path(_LOGITS.value), _DROP.value, _CONFIDENCE.value
-  with user_errors():
-    if _WORKDIR.value:
-      write(path, pathlib.Path(_WORKDIR.value), _DATA_DIR.value)
-    whole, count = read(path), _DRAWS.value
+  if _WORKDIR.value:
+    write(path, pathlib.Path(_WORKDIR.value), _DATA_DIR.value)
+  whole, count = read(path), _DRAWS.value
   kinds: dict[str, Callable[[], Iterator[Draw]]] = {
     'synthetic': lambda: synthetic(count),
     'halves': lambda: halved(whole, count),
@@ -244,4 +243,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.start(main)

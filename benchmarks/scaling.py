@@ -14,11 +14,11 @@ import json
 import pathlib
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 import jax
 import jax.numpy as jnp
 
-from benchmarks import clusters
+from benchmarks import clusters, command
 from dpoq_jax import config as config_lib
 from dpoq_jax.configs import imagenet_resnet18
 from dpoq_jax.network import costs, from_config, onion_network
@@ -331,4 +331,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.start(main)

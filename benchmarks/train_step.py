@@ -23,7 +23,7 @@ import statistics
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 import chex
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ import numpy as np
 import rich.console
 import rich.table
 
+from benchmarks import command
 from dpoq_jax import config as config_lib
 from dpoq_jax.core import convolution
 from dpoq_jax.data import corrupt_records, in_memory
@@ -285,4 +286,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.start(main)

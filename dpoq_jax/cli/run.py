@@ -52,7 +52,7 @@ def run(
     flags = FlagValues()
     define_flags(flags)
     if {'--help', '-help', '-h'} & set(sys.argv[1:]):
-      print(_help(main, flags))
+      print(help_text(main, flags))
       sys.exit(0)
     words = flags([_with_underscores(word) for word in sys.argv])[1:]
   most = most if argument else 0
@@ -136,7 +136,8 @@ def _with_underscores(word: str) -> str:
   return name[:2] + name[2:].replace('-', '_') + equals + value if name[:2] == '--' else word
 
 
-def _help(main: Callable[..., None], flags: FlagValues) -> str:
+def help_text(main: Callable[..., None], flags: FlagValues) -> str:
+  """Returns the docstring of a command's module, and its flags."""
   lines = [(sys.modules[main.__module__].__doc__ or '').strip(), '', 'Flags:']
   for name in sorted(flags):
     default = flags[name].default

@@ -28,6 +28,9 @@ _TRIES = 10
 # levels on average.
 _DRAFT_GAP = 2
 
+# Pixels of an image after its shorter side was resized: one that is long is cut only then.
+_MOST_RESIZED = 2**26
+
 
 def random_crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
   """Draws the random crop of a training image.
@@ -124,7 +127,7 @@ def central_crop(image: 'Image.Image', size: int, shorter_side: int) -> 'Image.I
   short = min(image.size)
   # The longer side is rounded down as in torchvision, whose accuracies ours are compared with.
   width, height = (shorter_side * side // short for side in image.size)
-  if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+  if width * height > _MOST_RESIZED:
     # A file of a few hundred bytes that holds one line of pixels would take gigabytes.
     raise ValueError(f'{image.width} x {image.height} pixels: too long to resize.')
   left, upper = round((width - size) / 2), round((height - size) / 2)

@@ -9,10 +9,16 @@ Nothing here imports JAX or TFDS: worker processes run it.
 
 from collections.abc import Callable, Iterator
 import contextlib
+import ctypes
 import functools
+import io
+import math
+import pathlib
+import re
 import struct
 import threading
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
+import warnings
 
 import numpy as np
 
@@ -21,6 +27,17 @@ if TYPE_CHECKING:
 
 FORMATS = ('AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
 """Kinds of images that are read, by pillow's names; MPO, several JPEGs in a file, is a JPEG."""
+
+LONGEST_SIDE = 2**16 - 1
+"""Longest side of an image that is read, pixels, as in JPEG; resizing takes 16 bytes for each."""
+
+_MOST_BYTES = 1_400_000_000
+"""Memory that images decoded at once by a process may take: 112 million pixels of most kinds."""
+
+# Bytes that a pixel takes at most until the image is upright: of most kinds in a progressive CMYK
+# JPEG, of these since their libraries hold the whole image in forms of their own.
+_BYTES_PER_PIXEL = {'AVIF': 18, 'JPEG2000': 25, 'WEBP': 17}
+_BYTES_PER_PIXEL_OF_MOST = 12.5
 
 # How an image of each EXIF orientation is turned; those that swap width and height come last.
 _TURNS = {
@@ -34,11 +51,42 @@ _TURNS = {
 }
 _SWAP_SIDES = (5, 6, 7, 8)
 _ORIENTATION = 0x0112
-# Threads decode images of more pixels one after another: a file of 300 kB may take 700 MB.
-_LARGE = 2**24
-_ONE_AT_A_TIME = threading.Lock()
+# Scans of a JPEG that are decoded, as in libtiff: each goes over all pixels, and 75 bytes make one.
+# Real ones have at most a dozen.
+_MOST_SCANS = 100
+_MARKER = re.compile(rb'\xff[^\x00\x01\xd0-\xd8\xff]')
+_START_OF_SCAN, _END_OF_IMAGE = b'\xff\xda', b'\xff\xd9'
+# Bytes of a JPEG in which its scans are counted; those of the largest image take less.
+_COUNTED = 2**27
+# Pixels whose depth is reduced at once.
+_BAND = 2**20
 # Tags of TIFF.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+
+
+class _Memory:
+  """Bounds the bytes of the images that the threads of this process decode at the same time."""
+
+  def __init__(self) -> None:
+    """Holds nothing."""
+    self._taken, self._changed = 0, threading.Condition()
+
+  @contextlib.contextmanager
+  def reserved(self, size: int) -> Iterator[None]:
+    """Holds `size` bytes, once they are free or no other image holds any."""
+    with self._changed:
+      self._changed.wait_for(lambda: not self._taken or self._taken + size <= _MOST_BYTES)
+      self._taken += size
+    try:
+      yield
+    finally:
+      with self._changed:
+        self._taken -= size
+        self._changed.notify_all()
+
+
+_MEMORY = _Memory()
 
 
 @contextlib.contextmanager
@@ -56,12 +104,27 @@ def opened(file: BinaryIO) -> Iterator['Image.Image']:
   except Image.UnidentifiedImageError:
     raise ValueError(_what_it_is(file)) from None
   with image:
-    pixels = image.width * image.height
-    # Pillow itself only warns above this number of pixels, and raises above twice as many.
-    if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
-      raise ValueError(f'{image.width} x {image.height} pixels: too large to decode.')
-    with _ONE_AT_A_TIME if pixels > _LARGE else contextlib.nullcontext():
+    pieces, most = (image.size, _tile(image)), most_pixels(image.format)
+    for width, height in pieces:
+      if width * height > most or max(width, height) > LONGEST_SIDE:
+        raise ValueError(
+          f'{width} x {height} pixels at once: too large to decode; {image.format} is read up to '
+          f'{most:,} pixels, and {LONGEST_SIDE:,} a side.'
+        )
+    if _is_drafted(image) and (scans := _scans(file)) > _MOST_SCANS:
+      raise ValueError(
+        f'{scans} scans: decoding would take too long; at most {_MOST_SCANS} are read.'
+      )
+    # The content of an AVIF may be larger than its header says, up to 268 million pixels.
+    is_known = image.format != 'AVIF'
+    size = max(map(math.prod, pieces)) * _bytes_per_pixel(image.format) if is_known else _MOST_BYTES
+    with _MEMORY.reserved(int(size)):
       yield image
+
+
+def most_pixels(kind: str | None) -> int:
+  """Returns the pixels that an image of a kind may have, for decoding to take little memory."""
+  return int(_MOST_BYTES / _bytes_per_pixel(kind))
 
 
 def upright_size(image: 'Image.Image') -> tuple[int, int]:
@@ -74,7 +137,8 @@ def decoded(image: 'Image.Image', channels: int) -> 'Image.Image':
   """Decodes an opened image: upright, eight bits a channel, grey or RGB, without transparency.
 
   Args:
-    image: image of any mode; pixels of more than eight bits are scaled by the depth of the file.
+    image: image of any mode, which is used up: the memory of its pixels may be given back. Pixels
+      of more than eight bits are scaled by the depth of the file.
     channels: channels of the result, 1 for grey or 3 for RGB.
 
   Raises:
@@ -89,6 +153,8 @@ def decoded(image: 'Image.Image', channels: int) -> 'Image.Image':
   result, mode = _eight_bits(image), 'L' if channels == 1 else 'RGB'
   if result.mode != mode:
     result = result.convert(mode)
+  if result is not image:
+    image.close()
   return result.transpose(Image.Transpose[turn]) if turn else result
 
 
@@ -98,6 +164,9 @@ def formats() -> tuple[str, ...]:
   from PIL import Image
 
   Image.init()
+  # Pillow warns above 89 million pixels and raises above twice as many; `opened` decides.
+  warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
+  _silence_libtiff()
   return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
@@ -108,6 +177,24 @@ def suffixes() -> frozenset[str]:
 
   read = (*formats(), 'MPO')
   return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in read)
+
+
+def _silence_libtiff() -> None:
+  """Has libtiff print nothing about damaged files, which pillow raises errors about anyway.
+
+  Pillow has no switch for it; libtiff has one, for the whole process. Where the loaded library is
+  not to be found, as on macOS, its lines are printed.
+  """
+  try:
+    maps = pathlib.Path('/proc/self/maps').read_text()
+    for path in sorted(set(re.findall(r'/.*libtiff[^/]*$', maps, re.MULTILINE))):
+      library = ctypes.CDLL(path)
+      for name in ('TIFFSetErrorHandler', 'TIFFSetWarningHandler'):
+        set_handler = getattr(library, name)
+        set_handler.argtypes, set_handler.restype = (ctypes.c_void_p,), ctypes.c_void_p
+        set_handler(None)
+  except (OSError, AttributeError):
+    pass
 
 
 def _what_it_is(file: BinaryIO) -> str:
@@ -131,6 +218,36 @@ def _accepts(accept: Callable[[bytes], bool | str], start: bytes) -> bool:
     return accept(start) is True
   except (IndexError, struct.error):  # The file is shorter than what it looks for.
     return False
+
+
+def _bytes_per_pixel(kind: str | None) -> float:
+  """Returns the bytes that a pixel of an image of a kind takes while it is decoded."""
+  return _BYTES_PER_PIXEL.get(kind or '', _BYTES_PER_PIXEL_OF_MOST)
+
+
+def _tile(image: 'Image.Image') -> tuple[int, int]:
+  """Returns the (width, height) of the tiles of a TIFF image, which may reach beyond it."""
+  tags = cast(Any, image).tag_v2 if image.format == 'TIFF' else {}
+  width, length = tags.get(_TILE_WIDTH), tags.get(_TILE_LENGTH)
+  # Those that are no whole numbers are refused by the decoder.
+  return (width, length) if isinstance(width, int) and isinstance(length, int) else (0, 0)
+
+
+def _scans(file: BinaryIO) -> int:
+  """Returns the number of scans of an opened JPEG if they may be too many, or else 0.
+
+  What follows the end of the image is left out: phones put videos there.
+  """
+  position = file.seek(0, io.SEEK_CUR)
+  file.seek(0)
+  data, scans, place = file.read(_COUNTED), 0, 0
+  file.seek(position)
+  if data.count(_START_OF_SCAN) <= _MOST_SCANS:  # Nearly always, and a hundred times as fast.
+    return 0
+  while (marker := _MARKER.search(data, place)) and marker[0] != _END_OF_IMAGE:
+    scans += marker[0] == _START_OF_SCAN
+    place = marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2]))
+  return scans
 
 
 def _is_drafted(image: 'Image.Image') -> bool:
@@ -166,11 +283,18 @@ def _eight_bits(image: 'Image.Image') -> 'Image.Image':
   if image.mode not in ('I', 'F') and not image.mode.startswith('I;16'):
     return image
   highest = _highest(image)
-  pixels = np.asarray(image).astype(np.uint32)
-  if cast(Any, image).format == 'TIFF' and _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:
-    # Pillow inverts these itself up to eight bits.
-    pixels = highest - pixels
-  return Image.fromarray(((pixels * 255 + highest // 2) // highest).astype(np.uint8))
+  # Pillow inverts these itself up to eight bits.
+  is_negative = image.format == 'TIFF' and _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO
+  result, rows = Image.new('L', image.size), max(1, _BAND // image.width)
+  # A few rows at a time: as numbers of 32 bits the whole image would take many times its size.
+  for top in range(0, image.height, rows):
+    band = (0, top, image.width, min(top + rows, image.height))
+    pixels = np.asarray(image.crop(band)).astype(np.uint32)
+    if is_negative:
+      pixels = highest - pixels
+    scaled = ((pixels * 255 + highest // 2) // highest).astype(np.uint8)
+    result.paste(Image.fromarray(scaled), band)
+  return result
 
 
 def _highest(image: 'Image.Image') -> int:

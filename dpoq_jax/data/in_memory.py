@@ -152,6 +152,7 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
   tfds_directory.check_prepared(name, path)
   repair = tfds_directory.how_to_repair(name, path)
   builder = tfds_directory.open_builder(name, path, repair=repair)
+  tfds_directory.check_counts(name, path, builder.info, split, repair=repair)
   try:
     return _read_records(builder, split)
   except MemoryError:
@@ -187,19 +188,30 @@ def _read_records(builder: Any, split: str) -> ImageSet:
   features = builder.info.features
   # Decoding with TFDS takes nearly twice as long.
   source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
-  images = np.empty((len(source), *features['image'].shape), np.uint8)
+  shape = features['image'].shape
+  # Before memory is taken for as many of that shape as there are records.
+  _pixels(source[0], 0, shape)
+  images = np.empty((len(source), *shape), np.uint8)
   labels = np.empty(len(source), np.int32)
   block = 1000  # Records read at once; reading all of them at once would double the memory.
   for first in range(0, len(source), block):
     positions = range(first, min(first + block, len(source)))
     for position, example in zip(positions, source.__getitems__(list(positions)), strict=True):
-      with decode.opened(io.BytesIO(example['image'])) as image:
-        pixels = np.asarray(decode.decoded(image, images.shape[-1]))
-      if pixels.shape != images.shape[1:]:  # NumPy would repeat a smaller one.
-        raise ValueError(f'record {position} is an image of {list(pixels.shape)}.')
-      images[position] = pixels
+      images[position] = _pixels(example, position, shape)
       labels[position] = example['label']
   return ImageSet(images, labels, tuple(features['label'].names), split)
+
+
+def _pixels(example: dict[str, Any], position: int, shape: tuple[int, ...]) -> np.ndarray:
+  """Decodes the image of a record, which has to be of the shape that the data set says.
+
+  NumPy would repeat a smaller one.
+  """
+  with decode.opened(io.BytesIO(example['image'])) as image:
+    pixels = np.asarray(decode.decoded(image, shape[-1]))
+  if pixels.shape != shape:
+    raise ValueError(f'record {position} is an image of {list(pixels.shape)}, not {list(shape)}.')
+  return pixels
 
 
 def _load_digits(split: str) -> ImageSet:

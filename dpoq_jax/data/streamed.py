@@ -31,6 +31,9 @@ from dpoq_jax.data.records import Example, Records
 # A batch, and the corrupt records met while it was loaded.
 _Loaded = tuple[examples.Batch, list[CorruptRecord]]
 
+# What to do about a directory that is damaged.
+_REPAIR = 'copy or prepare it again.'
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -178,9 +181,11 @@ def load(
   features: dict[str, Any] = dict(info.features.items()) if hasattr(info.features, 'items') else {}
   _check_features(name, features)
   split = tfds_splits.reported(name, info.splits) if split is None else split
+  size = tfds_splits.size(name, info.splits, split)
+  tfds_directory.check_counts(name, path, info, split, repair=_REPAIR)
   return StreamedSet(
     Records(str(path), split),
-    np.arange(tfds_splits.size(name, info.splits, split)),
+    np.arange(size),
     tuple(features['label'].names),
     options,
     tally,
@@ -204,10 +209,9 @@ def check_apart(
 def _opened(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[pathlib.Path, Any]:
   """Returns the version directory of a data set, and what TFDS says of it."""
   path = find(name, data_dir)
-  repair = 'copy or prepare it again.'
   convert = f'where TensorFlow is installed, run {tfds_directory.conversion_command(path)}'
-  tfds_directory.check_directory(name, path, repair=repair, convert=convert)
-  return path, tfds_directory.open_builder(name, path, repair=repair).info
+  tfds_directory.check_directory(name, path, repair=_REPAIR, convert=convert)
+  return path, tfds_directory.open_builder(name, path, repair=_REPAIR).info
 
 
 def _check_features(name: str, features: Mapping[str, Any]) -> None:

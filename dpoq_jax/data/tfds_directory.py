@@ -1,5 +1,7 @@
 """Finds and checks the directories in which TFDS keeps data sets: ROOT/NAME/[CONFIG/]VERSION."""
 
+from collections.abc import Iterator
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -7,6 +9,11 @@ import shlex
 from typing import Any, cast
 
 from dpoq_jax.runtime import terminal
+
+# Keys of features.json whose value names a class, in its formats of all times, and what may be
+# named: TFDS imports the module, whatever it is.
+_CLASS_KEYS = ('pythonClassName', 'python_class_name', 'type')
+_CLASSES = 'tensorflow_datasets.core.features.'
 
 
 def root_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
@@ -103,17 +110,55 @@ def open_builder(name: str, path: pathlib.Path, *, repair: str) -> Any:
     repair: what to do about files that are damaged; ends the message of the error.
 
   Raises:
-    ValueError: if the files that describe the data set are damaged.
+    ValueError: if the files that describe the data set are damaged, or name a class that is not
+      one of TFDS's features.
   """
   import tensorflow_datasets as tfds
 
   try:
+    classes = set(_classes(json.loads((path / 'features.json').read_text())))
+    if foreign := sorted(each for each in classes if not each.startswith(_CLASSES)):
+      raise ValueError(f'features.json names {foreign[0]}, which is none of {_CLASSES}*')
     return cast(Any, tfds.builder_from_directory(path))
   # They are JSON that names classes, and may make TFDS raise anything.
   except Exception as error:
     raise ValueError(
       f'data set {name} in {path} is damaged: {repair} ({terminal.one_line(error)})'
     ) from error
+
+
+def check_counts(name: str, path: pathlib.Path, info: Any, split: str, *, repair: str) -> None:
+  """Checks that the files of a split hold as many records as the data set says of itself.
+
+  TFDS reads that many, and would leave out the others without a word.
+
+  Args:
+    name: name of the data set, for messages.
+    path: version directory.
+    info: what TFDS says of it.
+    split: split that is read, or parts of splits.
+    repair: what to do about files that are damaged; ends the message of the error.
+
+  Raises:
+    ValueError: if they hold more or fewer.
+  """
+  for each in info.splits.values():
+    if each.name not in split:
+      continue
+    paths = sorted(path.glob(f'{info.name}-{each.name}.array_record-*'))
+    try:
+      with concurrent.futures.ThreadPoolExecutor() as pool:
+        found = list(pool.map(_records, paths))
+      if found != each.shard_lengths:
+        raise ValueError(
+          f'its {each.name} files hold {sum(found):,} records, dataset_info.json says '
+          f'{sum(each.shard_lengths):,}'
+        )
+    # A file whose end is damaged, as array_record says.
+    except (ValueError, RuntimeError) as error:
+      raise ValueError(
+        f'data set {name} in {path} is damaged: {repair} ({terminal.one_line(error)})'
+      ) from error
 
 
 def check_prepared(name: str, path: pathlib.Path) -> None:
@@ -155,3 +200,26 @@ def _prepare_command(name: str, data_dir: str | os.PathLike[str]) -> str:
 
 def _is_version(name: str) -> bool:
   return all(part.isdigit() for part in name.split('.'))
+
+
+def _classes(features: Any) -> Iterator[str]:
+  """Yields the names of all classes in the content of a features.json."""
+  if isinstance(features, dict):
+    for key, value in cast(dict[str, Any], features).items():
+      if key in _CLASS_KEYS and isinstance(value, str):
+        yield value
+      yield from _classes(value)
+  elif isinstance(features, list):
+    for value in cast(list[Any], features):
+      yield from _classes(value)
+
+
+def _records(path: pathlib.Path) -> int:
+  """Returns the number of records in a file."""
+  from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+
+  reader = array_record_module.ArrayRecordReader(str(path))
+  try:
+    return reader.num_records()
+  finally:
+    reader.close()

@@ -118,13 +118,18 @@ class OperatingPoint(Record):
     if count == len(self.bits):
       return self
     kept = self.bits[:count]
-    point = self.capped(kept[-1])
-    mappings = {
-      name: {b: getattr(point, name)[b] for b in kept}
-      for name in ('thresholds', 'weights', 'temperatures')
-    }
-    fields = {'order': self.order, 'key': self.key, 'combine': self.combine, 'data': self.data}
-    return OperatingPoint(bits=kept, bitops=self.bitops[:count], **mappings, **fields)
+    thresholds = self.capped(kept[-1]).thresholds
+    return OperatingPoint(
+      bits=kept,
+      bitops=self.bitops[:count],
+      order=self.order,
+      key=self.key,
+      thresholds={b: thresholds[b] for b in kept},
+      combine=self.combine,
+      weights={b: self.weights[b] for b in kept},
+      temperatures={b: self.temperatures[b] for b in kept},
+      data=self.data,
+    )
 
   def checkpoint_for(self, dataset: str, step: Checkpoint) -> Checkpoint:
     """Chooses the checkpoint to load: `step` if it is given, else the one the point was chosen for.

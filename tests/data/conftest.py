@@ -1,11 +1,13 @@
 """Miniature data sets for every test, with no files but the test's own."""
 
 import pathlib
+import shutil
 
 import pytest
 
 from tests import conftest
 from tests.data import tiny_cifar
+from tests.data.tiny_imagenet import NAME
 
 
 @pytest.fixture
@@ -25,3 +27,10 @@ def case_images() -> pathlib.Path:
   if not folder.is_dir():
     pytest.skip('there are no ../shared/cases beside this checkout')
   return folder
+
+
+@pytest.fixture
+def copied(jpeg_data_dir: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+  """A data directory that the test may damage."""
+  shutil.copytree(jpeg_data_dir / NAME, tmp_path / 'data' / NAME)
+  return tmp_path / 'data'

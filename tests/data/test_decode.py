@@ -138,6 +138,20 @@ def test_transparency_of_a_palette_is_dropped_without_a_warning():
   np.testing.assert_array_equal(found, np.asarray(crop.central_crop(image.convert('RGB'), 50, 50)))
 
 
+def test_decoders_print_nothing_of_their_own(capfd: pytest.CaptureFixture[str]):
+  # What the C libraries print goes past Python: "JPEGLib: Unsupported JPEG process: SOF type 0xc7."
+  picture = jpegs.picture(np.random.default_rng(0), 60, 50)
+  jpeg, lzw = io.BytesIO(), io.BytesIO()
+  picture.save(jpeg, 'tiff', compression='jpeg')
+  picture.save(lzw, 'tiff', compression='tiff_lzw')
+  damaged = jpeg.getvalue().replace(b'\xff\xc0', b'\xff\xc7')
+  assert damaged != jpeg.getvalue()
+  for encoded in (damaged, lzw.getvalue()[:8] + bytes(900) + lzw.getvalue()[908:]):
+    with pytest.raises(OSError, match=r'decoder error|-2'):
+      crop.evaluation_crop(encoded, 32, 40)
+  assert capfd.readouterr() == ('', '')
+
+
 def test_images_are_opened_in_one_place():
   package = pathlib.Path(decode.__file__).parents[1]
   places = [

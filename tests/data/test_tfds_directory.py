@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from dpoq_jax.data import in_memory, tfds_directory
+from dpoq_jax.data import corrupt_records, in_memory, streamed, tfds_directory
 from tests.data.tiny_cifar import TinyCifar, prepared
 from tests.end_to_end import runs
 
@@ -82,3 +82,62 @@ class TestPrepared:
     shard.unlink()
     with pytest.raises(FileNotFoundError, match='lacks test files: delete that directory'):
       in_memory.load('cifar10', 'train', tmp_path)
+
+  @pytest.mark.parametrize('found', [19, 21])
+  def test_files_of_more_or_fewer_records_than_described_are_refused(
+    self, tiny_cifar10: TinyCifar, tmp_path: pathlib.Path, found: int
+  ):
+    # TFDS believes the description: with fewer, records were left out without a word.
+    info = prepared(tiny_cifar10, tmp_path) / 'dataset_info.json'
+    content = json.loads(info.read_text())
+    (test,) = (each for each in content['splits'] if each['name'] == 'test')
+    assert test['shardLengths'] == ['20']
+    test['shardLengths'] = [str(found)]
+    info.write_text(json.dumps(content))
+    message = f'its test files hold 20 records, dataset_info.json says {found}'
+    with pytest.raises(ValueError, match=message):
+      in_memory.load('cifar10', 'test', tmp_path)
+    options, tally = streamed.Options(32, 36), corrupt_records.Tally(0)
+    for split in ('test', 'test[:5]', 'train[:50%]+test'):
+      with pytest.raises(ValueError, match=message):
+        streamed.load('cifar10/3.0.2', split, tmp_path, options, tally)
+    # The other split is whole.
+    assert len(in_memory.load('cifar10', 'train', tmp_path)) == 100
+    assert len(streamed.load('cifar10/3.0.2', 'train', tmp_path, options, tally)) == 100
+
+  def test_no_memory_is_taken_for_images_of_a_shape_that_none_has(
+    self, tiny_cifar10: TinyCifar, tmp_path: pathlib.Path
+  ):
+    features = prepared(tiny_cifar10, tmp_path) / 'features.json'
+    content = features.read_text()
+    assert content.count('"32"') == 2
+    features.write_text(content.replace('"32"', '"2147483648"', 1))
+    with pytest.raises(ValueError, match=r'record 0 is an image of \[32, 32, 3\], not \[2147'):
+      in_memory.load('cifar10', 'train', tmp_path)
+
+  @pytest.mark.parametrize('key', ['pythonClassName', 'python_class_name', 'type'])
+  def test_no_module_that_a_data_set_names_is_imported(
+    self,
+    tiny_cifar10: TinyCifar,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+  ):
+    features = prepared(tiny_cifar10, tmp_path) / 'features.json'
+    (tmp_path / 'modules').mkdir()
+    (tmp_path / 'modules' / 'foreign.py').write_text('raise SystemExit("it was run")')
+    monkeypatch.syspath_prepend(tmp_path / 'modules')
+    content = json.loads(features.read_text())
+    label = content['featuresDict']['features']['label']
+    del label['pythonClassName']
+    label |= {key: 'foreign.Label', 'content': {}}
+    features.write_text(json.dumps(content))
+    message = r'names foreign.Label, which is none of tensorflow_datasets\.core\.features\.'
+    for load in (
+      lambda: in_memory.load('cifar10', 'train', tmp_path),
+      lambda: streamed.load(
+        'cifar10/3.0.2', 'train', tmp_path, streamed.Options(32, 36), corrupt_records.Tally(0)
+      ),
+    ):
+      with pytest.raises(ValueError, match=message):
+        load()

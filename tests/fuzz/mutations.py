@@ -21,6 +21,7 @@ counts = pytest.mark.parametrize('count', [SHORT, pytest.param(LONG, marks=pytes
 """Gives a test the number of inputs to try, as its argument `count`."""
 
 _NUMBERS = (0, -1, 1, 2**31, 2**63, -(2**63), 10**30, 0.5, -0.0, 1e308, float('nan'), float('inf'))
+_SIZES = (0, 1, 255, 4096, 10_000, 16_383, 30_000, 2**16 - 1, 2**20, 2**28, 2**31 - 1, 2**32 - 1)
 _TEXTS = ('', '\0', '../x', 'a' * 100_000, '[bold]', '\x1b[2J', 'x\ry', '\ud800', 'None', '=1+1')
 
 
@@ -45,6 +46,17 @@ def mutated_bytes(rng: np.random.Generator, data: bytes) -> bytes:
       del damaged[start:end]
     case _:  # something else altogether
       damaged = bytearray(rng.bytes(int(rng.integers(200))))
+  return bytes(damaged)
+
+
+def mutated_sizes(rng: np.random.Generator, data: bytes) -> bytes:
+  """Returns bytes that say another number at up to three places of their first few hundred."""
+  damaged = bytearray(data)
+  for _ in range(int(rng.integers(1, 4))):
+    number, count = _pick(rng, _SIZES), int(_pick(rng, (1, 2, 4)))
+    order: Any = _pick(rng, ('little', 'big'))
+    place = int(rng.integers(max(1, min(len(data) - count, 400))))
+    damaged[place : place + count] = (number % 256**count).to_bytes(count, order)
   return bytes(damaged)
 
 
