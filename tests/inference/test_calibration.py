@@ -287,3 +287,16 @@ def test_static_and_capped_points():
   assert capped.predict(REPORTED.logits).exits.max() == 1
   with pytest.raises(ValueError, match='precision 5'):
     static.capped(5)
+
+
+def test_a_point_asks_for_the_checkpoint_it_was_chosen_for_unless_another_is_given():
+  point = choose('average_bits', 3)[0]
+  assert point.checkpoint_for('made up', None) == 7
+  assert point.checkpoint_for('made up', 3) == 3
+  assert point.checkpoint_for('made up', 'best') == 'best'
+  with pytest.raises(ValueError, match='chosen on made up, the network is for digits'):
+    point.checkpoint_for('digits', None)
+  # One that was not chosen on data goes with any network.
+  by_hand = operating_point.static((2, 4, 8), 4)
+  assert by_hand.checkpoint_for('digits', None) is None
+  assert by_hand.checkpoint_for('digits', 3) == 3
