@@ -1,0 +1,54 @@
+"""What model files are built of: the names of the parts, and the options that reach them."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpoq_jax.core import layers
+from dpoq_jax.core.quantizers import Activation
+from dpoq_jax.core.spec import LayerOptions, PathSpec
+
+SPEC = PathSpec((2, 4), 0, 8)
+IMAGES = Activation(jnp.ones((2, 6, 6, 3)), jnp.ones(()))
+
+
+def test_a_block_is_a_convolution_and_a_norm_of_that_name():
+  params = layers.ConvNorm(SPEC, features=6).init(jax.random.key(0), IMAGES, False)['params']
+  assert set(params) == {'conv', 'norm'}
+  chex.assert_shape(params['conv']['latent'], (3, 3, 3, 6))
+  assert set(params['norm']) == {'scale', 'bias'}
+
+
+def test_kernel_size_strides_and_groups_reach_the_convolution():
+  block = layers.ConvNorm(SPEC, features=6, kernel_size=(1, 3), strides=(1, 2), groups=3)
+  out, variables = block.init_with_output(jax.random.key(0), IMAGES, False)
+  # A channel of the input is all that a group sees.
+  chex.assert_shape(variables['params']['conv']['latent'], (1, 3, 1, 6))
+  chex.assert_shape(out, (2, 6, 3, 6))
+
+
+def test_latents_are_of_the_parameters_dtype():
+  with jax.enable_x64(True):
+    for operands, latent in ((jnp.float64, jnp.float64), (jnp.bfloat16, jnp.float32)):
+      spec = PathSpec((2, 4), 0, 8, LayerOptions(compute_dtype=operands))
+      x = Activation(jnp.ones((1, 3, 3, 2), latent), jnp.ones((), latent))
+      conv = layers.OnionConv(spec, features=4)
+      y, variables = conv.init_with_output(jax.random.key(0), x)
+      assert variables['params']['latent'].dtype == latent
+      assert y.code.dtype == y.scale.dtype == latent
+
+
+def test_signed_clips_keep_negative_values():
+  x = jnp.asarray([-9.0, 0.5, 9.0])
+  found, variables = layers.PACT(SPEC, signed=True).init_with_output(jax.random.key(0), x)
+  # The clip starts at 6: 0.5 * 127 / 6 is 10.6.
+  np.testing.assert_array_equal(found.code, [-127, 11, 127])
+  np.testing.assert_allclose(found.scale, 6 / 127, rtol=1e-6)
+  assert set(variables['params']) == {'clip'}
+
+
+def test_signed_activations_of_32_bits_are_the_input_itself():
+  x = jnp.asarray([-9.0, 0.5, 9.0])
+  found = layers.PACT(PathSpec(), signed=True).apply({}, x)
+  np.testing.assert_array_equal(found.value, x)
