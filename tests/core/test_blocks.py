@@ -28,7 +28,17 @@ def test_kernel_size_strides_and_groups_reach_the_convolution():
   chex.assert_shape(out, (2, 6, 3, 6))
 
 
-def test_latents_are_of_the_parameters_dtype():
+def test_a_block_in_training_is_normalised_by_its_batch():
+  images = Activation(jax.random.normal(jax.random.key(1), (4, 5, 5, 3)), jnp.ones(()))
+  block = layers.ConvNorm(SPEC, features=6)
+  variables = block.init(jax.random.key(0), images, False)
+  out, updates = block.apply(variables, images, True, mutable=['psbn_2'])
+  np.testing.assert_allclose(jnp.mean(out, (0, 1, 2)), jnp.zeros(6), atol=1e-5)
+  np.testing.assert_allclose(jnp.var(out, (0, 1, 2)), jnp.ones(6), rtol=1e-3)
+  assert np.any(updates['psbn_2']['norm']['mean'] != 0)
+
+
+def test_latents_and_clips_are_of_the_parameters_dtype():
   with jax.enable_x64(True):
     for operands, latent in ((jnp.float64, jnp.float64), (jnp.bfloat16, jnp.float32)):
       spec = PathSpec((2, 4), 0, 8, LayerOptions(compute_dtype=operands))
@@ -37,6 +47,8 @@ def test_latents_are_of_the_parameters_dtype():
       y, variables = conv.init_with_output(jax.random.key(0), x)
       assert variables['params']['latent'].dtype == latent
       assert y.code.dtype == y.scale.dtype == latent
+      clip = layers.PACT(spec).init(jax.random.key(0), y.code)['params']['clip']
+      assert clip.dtype == latent
 
 
 def test_signed_clips_keep_negative_values():
