@@ -165,6 +165,52 @@ def test_a_point_inside_a_tie_is_refused_by_name():
     result.thresholds(1)
 
 
+@pytest.mark.parametrize('count', [1, 2, 3, 5, 40])
+def test_states_are_spread_evenly_in_cost_with_both_ends(count: int):
+  rng = np.random.default_rng(0)
+  logits, labels = rng.normal(0, 2, (3, 30, 4)), rng.integers(0, 4, 30)
+  rerun = curve.rerun_curve(logits, labels, (2, 4, 8), 'confidence_first')
+  found = curve.evenly_spread_states(rerun, count)
+  costs = rerun.cost[rerun.points]
+  # The state nearest to each of `count` costs at equal distances, the costlier of two.
+  expected = set()
+  for k in range(count):
+    aim = costs[0] + (costs[-1] - costs[0]) * k / max(count - 1, 1)
+    gaps = np.abs(costs - aim)
+    expected.add(int(rerun.points[np.flatnonzero(gaps <= gaps.min() + 1e-12)[-1]]))
+  assert found == sorted(expected)
+  assert found[0] == 0
+  if count > 1:
+    assert found[-1] == len(rerun) - 1
+
+
+@pytest.mark.parametrize(
+  ('order', 'key', 'precision', 'message'),
+  [
+    ('normalised', -0.1, None, 'key=-0.1: a key is a confidence, from 0 to 1'),
+    ('normalised', 2.5, None, 'key=2.5: a key is a confidence'),
+    ('normalised', 0.5, 2, 'precision=2: only keys of the order precision_first have one'),
+    ('precision_first', 0.5, None, r'precision=None: .* one of the precisions \(2, 4\)'),
+    ('precision_first', 0.5, 8, r'precision=8: .* one of the precisions \(2, 4\)'),
+  ],
+)
+def test_keys_that_are_none_are_refused(order: curve.Order, key, precision, message):
+  with pytest.raises(ValueError, match=message):
+    curve.thresholds_of_key(order, key, (2, 4, 8), precision)
+
+
+def test_thresholds_of_a_key_by_hand():
+  assert curve.thresholds_of_key('confidence_first', 0.8, (2, 4, 8)) == (0.8, 0.8, 0)
+  # Of eq. 9: p ** (2 / b) is at least the key where p is at least its power of b / 2.
+  np.testing.assert_allclose(
+    curve.thresholds_of_key('normalised', 0.8, (2, 4, 8)), (0.8, 0.8**2, 0), rtol=1e-15
+  )
+  # Those of finished precisions let nothing leave, those of later ones everything.
+  assert curve.thresholds_of_key('precision_first', 0.8, (2, 4, 8), 2) == (0.8, 0, 0)
+  assert curve.thresholds_of_key('precision_first', 0.8, (2, 4, 8), 4) == (curve.NEVER, 0.8, 0)
+  assert curve.thresholds_of_key('normalised', 0.8, (8,)) == (0,)
+
+
 def test_nan_is_the_least_confident():
   logits = np.array([[[5.0, 0.0], [np.nan, 0.0], [0.1, 0.0]]] * 2, np.float32)
   result = curve.rerun_curve(logits, np.array([0, 0, 0]), (2, 4), 'confidence_first')
