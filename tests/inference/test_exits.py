@@ -26,5 +26,5 @@ def test_leaving_rests_on_one_precision_and_the_prediction_on_all_that_were_run(
       exponentials = np.exp(examples.logits[k, i].astype(np.float64) / temperature)
       run.append(exponentials / exponentials.sum())
       assert found.confidence[k, i] == pytest.approx(run[k].max(), rel=1e-12)
-      total = sum(w * p for w, p in zip(weights[k], run, strict=True))
+      total = np.sum([w * p for w, p in zip(weights[k], run, strict=True)], axis=0)
       assert found.correct[k, i] == (total.argmax() == label)
