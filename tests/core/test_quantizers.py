@@ -224,6 +224,7 @@ def test_images_become_centred_integers():
   activation = quantizers.image_codes(jnp.asarray(images))
   np.testing.assert_array_equal(activation.code.ravel(), np.arange(-128, 128))
   assert activation.code.dtype == jnp.float32
+  assert activation.scale == 1 / 128
   with pytest.raises(TypeError, match=r'images are float32: .*uint8'):
     quantizers.image_codes(jnp.zeros((1, 2, 2, 1)))
 
