@@ -157,6 +157,21 @@ def test_a_worked_example():
   assert result.thresholds(4) == (curve.NEVER, curve.NEVER, 0)
 
 
+def test_the_key_of_a_state_lies_between_inputs_of_one_precision():
+  confidence = np.array([[0.9, 0.6], [0.7, 0.8], [0.5, 0.5]])
+  logits = np.log(np.stack([confidence, 1 - confidence], axis=-1))
+  result = curve.rerun_curve(logits, np.array([0, 0]), (2, 4, 8), 'precision_first')
+  # Before the first move of a precision the key is 0, whatever the last one's inputs had.
+  expected = [0, (0.6 + 0.9) / 2, 0, (0.7 + 0.8) / 2, curve.NEVER]
+  np.testing.assert_allclose([result.middle_key(point) for point in range(5)], expected)
+  assert [result.in_progress(point) for point in range(5)] == [2, 2, 4, 4, 4]
+  # One input at two precisions, and at one.
+  two = curve.rerun_curve(logits[:2, :1], np.array([0]), (2, 4), 'normalised')
+  assert [two.middle_key(point) for point in range(2)] == [0, curve.NEVER]
+  one = curve.rerun_curve(logits[:1], np.array([0, 0]), (2,), 'normalised')
+  assert [one.middle_key(point) for point in range(len(one))] == [0]
+
+
 def test_a_point_inside_a_tie_is_refused_by_name():
   logits = np.zeros((2, 3, 2))
   result = curve.rerun_curve(logits, np.array([0, 0, 1]), (2, 4), 'confidence_first')
