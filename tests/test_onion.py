@@ -245,10 +245,10 @@ def test_bit_lists_may_be_any_sequence_of_integers(bits):
 def test_other_bad_input_is_refused_and_named():
   packed = np.zeros(1, np.uint16)
   for to in (0, -1, 9):
-    with pytest.raises(ValueError, match=rf'to={to}: .*\(2, 8\)'):
+    with pytest.raises(ValueError, match=rf'to={to}: .*\(2, 8\) can be truncated to 1 to 8 bits'):
       onion.truncate(packed, (2, 8), to)
   for k in (-1, 2):
-    with pytest.raises(ValueError, match=rf'k={k}: .*\(2, 8\)'):
+    with pytest.raises(ValueError, match=rf'k={k}: .*\(2, 8\) has rings 0 to 1'):
       onion.ring(packed, (2, 8), k)
   with pytest.raises(ValueError, match=r'1 arrays .*\(2, 8\), which has 2 rings'):
     onion.pack([packed], (2, 8))
@@ -256,3 +256,23 @@ def test_other_bad_input_is_refused_and_named():
     for call in (onion.value, onion.odd_integer):
       with pytest.raises(ValueError, match=f'width={width}:'):
         call(packed, width)
+
+
+def test_a_precision_is_found_by_its_bits_and_others_are_refused():
+  assert [onion.check_precision(b, (2, 4, 8)) for b in (2, 4, 8)] == [0, 1, 2]
+  with pytest.raises(ValueError, match=r'precision 3: this network has \(2, 4, 8\)'):
+    onion.check_precision(3, (2, 4, 8))
+
+
+def test_activation_widths_are_one_for_all_or_one_each():
+  assert onion.activation_widths(8, (2, 4)) == (8, 8)
+  assert onion.activation_widths([4, 8], (2, 4)) == (4, 8)
+  with pytest.raises(ValueError, match=r'activation_bits=\(4,\) .* each of bits=\(2, 4\)'):
+    onion.activation_widths((4,), (2, 4))
+
+
+def test_bitops_are_ring_bits_times_activation_bits_summed_up_to_a_precision():
+  # With 8-bit activations everywhere, relative BitOPs are relative bits.
+  assert onion.bitops((2, 4, 8), 8) == (2 * 8, 4 * 8, 8 * 8)
+  # Otherwise each path runs its own ring on its own activations.
+  assert onion.bitops((2, 4, 8), (2, 4, 8)) == (2 * 2, 2 * 2 + 2 * 4, 2 * 2 + 2 * 4 + 4 * 8)

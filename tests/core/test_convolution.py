@@ -239,13 +239,25 @@ def test_groups_are_convolved_apart(dtype):
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
-def test_bfloat16_reaches_the_accelerator_with_float32_sums(platform: str):
+def exported_convolution(platform: str, compute_dtype: Any) -> str:
+  """The line of the convolution in the program for another platform."""
   x = jax.ShapeDtypeStruct((2, 5, 5, 3), jnp.float32)
   kernel = jax.ShapeDtypeStruct((3, 3, 3, 4), jnp.float32)
-  convolve = jax.jit(lambda x, kernel: convolution.convolve(x, kernel, (1, 1), jnp.bfloat16))
+  convolve = jax.jit(lambda x, kernel: convolution.convolve(x, kernel, (1, 1), compute_dtype))
   program = export.export(convolve, platforms=[platform])(x, kernel).mlir_module()
   (line,) = (each for each in program.splitlines() if 'stablehlo.convolution' in each)
+  return line
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_bfloat16_reaches_the_accelerator_with_float32_sums(platform: str):
+  line = exported_convolution(platform, jnp.bfloat16)
   operands, result = line.rsplit(' : ', 1)[1].split(' -> ')
   assert operands == '(tensor<2x5x5x3xbf16>, tensor<3x3x3x4xbf16>)'
   assert result.startswith('tensor<2x5x5x4xf32>')
+  assert 'HIGHEST' not in line
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_accelerators_are_asked_for_all_digits_of_float32(platform: str):
+  assert exported_convolution(platform, jnp.float32).count('HIGHEST') == 2

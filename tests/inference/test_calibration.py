@@ -306,3 +306,32 @@ def test_static_and_capped_points():
   assert capped.predict(REPORTED.logits).exits.max() == 1
   with pytest.raises(ValueError, match='precision 5'):
     static.capped(5)
+
+
+def test_a_point_asks_for_the_checkpoint_it_was_chosen_for_unless_another_is_given():
+  point = choose('average_bits', 3)[0]
+  assert point.checkpoint_for('made up', None) == 7
+  assert point.checkpoint_for('made up', 3) == 3
+  assert point.checkpoint_for('made up', 'best') == 'best'
+  with pytest.raises(ValueError, match='chosen on made up, the network is for digits'):
+    point.checkpoint_for('digits', None)
+  # One that was not chosen on data goes with any network.
+  by_hand = operating_point.static((2, 4, 8), 4)
+  assert by_hand.checkpoint_for('digits', None) is None
+  assert by_hand.checkpoint_for('digits', 3) == 3
+
+
+@pytest.mark.parametrize('order', curve.ORDERS)
+def test_a_point_says_which_state_of_which_curve_it_is(order: curve.Order):
+  combine, rerun = next(all_curves(order))
+  state = int(rerun.points[len(rerun.points) // 2])
+  weights = combination.plain_weights('mean', 3)
+  point = operating_point.from_curve(rerun, state, combine, weights, (1.0, 1.0, 1.0), met=False)
+  assert (point.order, point.key) == (order, rerun.middle_key(state))
+  assert point.precision == rerun.in_progress(state)
+  assert (point.precision is not None) == (order == 'precision_first')
+  assert not point.met
+  by_hand = operating_point.from_key(
+    problems.BITS, order, point.key, combine, weights, (1.0, 1.0, 1.0), precision=point.precision
+  )
+  assert (by_hand.order, by_hand.precision, by_hand.met) == (order, point.precision, True)

@@ -157,12 +157,84 @@ def test_a_worked_example():
   assert result.thresholds(4) == (curve.NEVER, curve.NEVER, 0)
 
 
+def test_the_key_of_a_state_lies_between_inputs_of_one_precision():
+  confidence = np.array([[0.9, 0.6], [0.7, 0.8], [0.5, 0.5]])
+  logits = np.log(np.stack([confidence, 1 - confidence], axis=-1))
+  result = curve.rerun_curve(logits, np.array([0, 0]), (2, 4, 8), 'precision_first')
+  # Before the first move of a precision the key is 0, whatever the last one's inputs had.
+  expected = [0, (0.6 + 0.9) / 2, 0, (0.7 + 0.8) / 2, curve.NEVER]
+  np.testing.assert_allclose([result.middle_key(point) for point in range(5)], expected)
+  assert [result.in_progress(point) for point in range(5)] == [2, 2, 4, 4, 4]
+  # One input at two precisions, and at one.
+  two = curve.rerun_curve(logits[:2, :1], np.array([0]), (2, 4), 'normalised')
+  assert [two.middle_key(point) for point in range(2)] == [0, curve.NEVER]
+  one = curve.rerun_curve(logits[:1], np.array([0, 0]), (2,), 'normalised')
+  assert [one.middle_key(point) for point in range(len(one))] == [0]
+
+
 def test_a_point_inside_a_tie_is_refused_by_name():
   logits = np.zeros((2, 3, 2))
   result = curve.rerun_curve(logits, np.array([0, 0, 1]), (2, 4), 'confidence_first')
   np.testing.assert_array_equal(result.points, [0, 3])
   with pytest.raises(ValueError, match=r'point 1: .* the nearest are 0 and 3'):
     result.thresholds(1)
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 5, 40])
+def test_states_are_spread_evenly_in_cost_with_both_ends(count: int):
+  rng = np.random.default_rng(0)
+  logits, labels = rng.normal(0, 2, (3, 30, 4)), rng.integers(0, 4, 30)
+  rerun = curve.rerun_curve(logits, labels, (2, 4, 8), 'confidence_first')
+  found = curve.evenly_spread_states(rerun, count)
+  costs = rerun.cost[rerun.points]
+  # The state nearest to each of `count` costs at equal distances, the costlier of two.
+  expected = set()
+  for k in range(count):
+    aim = costs[0] + (costs[-1] - costs[0]) * k / max(count - 1, 1)
+    gaps = np.abs(costs - aim)
+    expected.add(int(rerun.points[np.flatnonzero(gaps <= gaps.min() + 1e-12)[-1]]))
+  assert found == sorted(expected)
+  assert found[0] == 0
+  if count > 1:
+    assert found[-1] == len(rerun) - 1
+
+
+@pytest.mark.parametrize(
+  ('order', 'key', 'precision', 'message'),
+  [
+    ('normalised', -0.1, None, 'key=-0.1: a key is a confidence, from 0 to 1'),
+    ('normalised', 2.5, None, 'key=2.5: a key is a confidence'),
+    ('normalised', 0.5, 2, 'precision=2: only keys of the order precision_first have one'),
+    ('precision_first', 0.5, None, r'precision=None: .* one of the precisions \(2, 4\)'),
+    ('precision_first', 0.5, 8, r'precision=8: .* one of the precisions \(2, 4\)'),
+  ],
+)
+def test_keys_that_are_none_are_refused(order: curve.Order, key, precision, message):
+  with pytest.raises(ValueError, match=message):
+    curve.thresholds_of_key(order, key, (2, 4, 8), precision)
+
+
+def test_thresholds_of_a_key_by_hand():
+  assert curve.thresholds_of_key('confidence_first', 0.8, (2, 4, 8)) == (0.8, 0.8, 0)
+  # Of eq. 9: p ** (2 / b) is at least the key where p is at least its power of b / 2.
+  np.testing.assert_allclose(
+    curve.thresholds_of_key('normalised', 0.8, (2, 4, 8)), (0.8, 0.8**2, 0), rtol=1e-15
+  )
+  # Those of finished precisions let nothing leave, those of later ones everything.
+  assert curve.thresholds_of_key('precision_first', 0.8, (2, 4, 8), 2) == (0.8, 0, 0)
+  assert curve.thresholds_of_key('precision_first', 0.8, (2, 4, 8), 4) == (curve.NEVER, 0.8, 0)
+  assert curve.thresholds_of_key('normalised', 0.8, (8,)) == (0,)
+
+
+def test_temperatures_divide_the_logits_of_their_precision():
+  rng = np.random.default_rng(0)
+  logits, labels = rng.normal(0, 2, (3, 20, 4)), rng.integers(0, 4, 20)
+  temperatures = (0.5, 2.0, 3.0)
+  found = curve.rerun_curve(logits, labels, (2, 4, 8), 'normalised', temperatures=temperatures)
+  divided = logits / np.array(temperatures)[:, None, None]
+  expected = curve.rerun_curve(divided, labels, (2, 4, 8), 'normalised')
+  np.testing.assert_allclose(found.confidence, expected.confidence, rtol=1e-12)
+  np.testing.assert_array_equal(found.accuracy, expected.accuracy)
 
 
 def test_nan_is_the_least_confident():
