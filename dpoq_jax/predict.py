@@ -91,6 +91,7 @@ def main(flags: shared.FlagValues, *paths: str) -> None:
       point=operating_point.read(given) if given else None,
       precision=flags.precision,
     )
+    found = to_predict.find_all(paths, network.image_shape, network.resize).shard(part - 1, parts)
     if network.operating_point is None:
       raise FileNotFoundError(
         f'no operating point in {source}: choose one with dpoq calibrate, or give --precision='
@@ -98,7 +99,6 @@ def main(flags: shared.FlagValues, *paths: str) -> None:
       )
     if not network.operating_point.met:
       warn('this operating point did not meet its target when it was chosen.')
-    found = to_predict.find_all(paths, network.image_shape, network.resize).shard(part - 1, parts)
     predicted = predictions.predict(
       network.cascade,
       found.batches(flags.batch_size),

@@ -79,7 +79,7 @@ def test_formats():
     writer.write(each)
   assert file.getvalue() == (
     '"input","label","class_name","probability","precision","relative_cost","error"\n'
-    '"a,""b"".png","1","b","0.5","4","2.0",""\n'
+    '"a,""b"".png","1","b","0.5000","4","2.0000",""\n'
     '"c.png","","","","","","bro\nken"\n'
   )
   file = io.StringIO()
@@ -87,7 +87,19 @@ def test_formats():
   for each in written:
     writer.write(each)
   lines = [json.loads(line) for line in file.getvalue().splitlines()]
-  assert [predictions.Prediction(**line) for line in lines] == written
+  assert [predictions.Prediction(**{**line, 'others': ()}) for line in lines] == written
+
+
+def test_the_next_classes_have_columns_of_their_own():
+  others = (('c', 0.3), ('=d', 0.2))
+  file = io.StringIO()
+  writer = predictions.CsvWriter(file, top=3)
+  writer.write(predictions.Prediction('a', 1, 'b', 0.5, 4, 2.0, None, others))
+  writer.write(predictions.Prediction('x', error='broken'))
+  first, second = csv.DictReader(io.StringIO(file.getvalue()))
+  assert (first['class_name_2'], first['probability_2']) == ('c', '0.3000')
+  assert (first['class_name_3'], first['probability_3']) == ("'=d", '0.2000')
+  assert (second['class_name_3'], second['error']) == ('', 'broken')
 
 
 @pytest.mark.parametrize('name', ['a\rb.png', 'a\nb.png', 'a\r\nb.png', '"', ',', "'=1", '', 'ö\0'])
@@ -106,10 +118,10 @@ def test_no_cell_is_a_formula(start):
   file = io.StringIO(newline='')
   writer = predictions.CsvWriter(file, header=False)
   text = f'{start}cmd|calc!A1'
-  writer.write(predictions.Prediction(text, 1, text, 1e-7, 4, 2.0, text))
+  writer.write(predictions.Prediction(text, 1, text, 0.12344, 4, 2.0, text))
   ((name, label, class_name, probability, _, _, error),) = csv.reader(
     io.StringIO(file.getvalue(), newline='')
   )
   assert name == class_name == error == f"'{text}"
   # Numbers stay numbers.
-  assert (label, float(probability)) == ('1', 1e-7)
+  assert (label, float(probability)) == ('1', 0.1234)
