@@ -27,31 +27,29 @@ Every field of a run, with what it may be and its default. This page is written 
 (`dpoq_jax/config/sections.py` and `dpoq_jax/config/schema.py`) by
 `python docs/scripts/configuration.py`; a test keeps both equal.
 
-A config is a name or a Python file, perhaps with a [variant](commands.md#variants), and any field is
-a flag:
+A config is a name or a Python file, perhaps with a [variant](commands.md#variants), and any field
+is a flag:
 
 ```sh
-dpoq train --config=cifar10_resnet20:bits=2-4-8 --config.epochs=30 --config.data.batch_size=256 --workdir=runs/mine
+dpoq train --config=cifar10_resnet20:bits=2-4-8 --config.epochs=30 --workdir=runs/mine
 ```
 
 Tuples are written with commas: `--config.quantization.bits=2,4,8`. A field that does not exist is
-answered with the nearest one that does; a combination that makes no sense, with the field to change;
-a field that was changed but has no effect, with a warning that says what it needs. The whole config of
-a run is kept in `config.json` in its workdir, and resuming with another one is refused but for the
-fields marked *may change on resume*.
+answered with the nearest one that does; a combination that makes no sense, with the field to
+change; a field that was changed but has no effect, with a warning that says what it needs. The
+whole config of a run is kept in `config.json` in its workdir, and resuming with another one is
+refused but for the fields marked *may change on resume*.
 
 Bit lists are one or more increasing integers from 1 to 32, such as `(2, 4, 8, 16)`: a ring (the
-difference of two neighbours) has 1 to 16 bits, and `(32,)` is the float network. Activations have 1 to
-16 bits, or 32 for float.
+difference of two neighbours) has 1 to 16 bits, and `(32,)` is the float network. Activations have
+1 to 16 bits, or 32 for float.
 """
 
 
 def text() -> str:
   """Returns the page."""
   config = config_lib.Config()
-  sections = {
-    name: value for name, value in config if isinstance(value, Section)
-  }
+  sections = {name: value for name, value in config if isinstance(value, Section)}
   parts = [_HEAD, _section('Run', config, '', apart=sections.keys())]
   parts += [_section(name, section, f'{name}.') for name, section in sections.items()]
   return '\n'.join(parts)
