@@ -54,7 +54,8 @@ def run_blocks(page: pathlib.Path) -> dict[str, Any]:
 
 def shell_lines(page: pathlib.Path) -> list[list[str]]:
   """The words of every command of a page."""
-  lines = (line for block in _SHELL.findall(page.read_text()) for line in block.splitlines())
+  joined = (block.replace('\\\n', ' ') for block in _SHELL.findall(page.read_text()))
+  lines = (line for block in joined for line in block.splitlines())
   return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 

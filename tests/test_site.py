@@ -169,7 +169,8 @@ def test_browser_shows_pages_without_an_error(address: str, tmp_path: pathlib.Pa
         driver.get(f'{address}/{page}.html')
         assert driver.find_element(By.TAG_NAME, 'h1').is_displayed()
         for image in driver.find_elements(By.CSS_SELECTOR, 'article img'):
-          assert int(image.get_property('naturalWidth') or 0) > 0, image.get_attribute('src')
+          width = driver.execute_script('return arguments[0].naturalWidth', image)
+          assert width > 0, image.get_attribute('src')
         assert driver.save_screenshot(str(tmp_path / 'page.png'))
         assert driver.get_log('browser') == []
       events = [json.loads(entry['message'])['message'] for entry in driver.get_log('performance')]
