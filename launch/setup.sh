@@ -90,6 +90,8 @@ fi
 # The project itself, too: in .venv, `dpoq` and `import dpoq_jax` work from any folder.
 requirements=(-e .)
 [[ $wanted == runtime ]] || requirements+=(-r "launch/requirements-$wanted.txt")
+# A test builds the site of the documents.
+[[ $wanted != test ]] || requirements+=(-r launch/requirements-docs.txt)
 # As variables, the constraints also pin what builds the one source package; relative, as pip splits
 # them at spaces. Python compiles what it imports: compiling everything here would take half as long
 # as the rest.

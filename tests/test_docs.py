@@ -1,28 +1,40 @@
-"""The documents: their Python runs, what they name is there, their links lead somewhere."""
+"""The documents: their Python and commands run, what they name is there, their links lead on."""
 
 import configparser
 import csv
 import importlib
 import os
 import pathlib
+import pkgutil
 import re
+import shlex
 import subprocess
 import sys
 from typing import Any
 
 from absl import flags as absl_flags
+import numpy as np
+from PIL import Image
 import pytest
 
-from dpoq_jax import from_run
+import dpoq_jax
+from dpoq_jax import configs, from_run
+from dpoq_jax.cli import flags as cli_flags
+from dpoq_jax.cli.run import run
 from tests import conftest
+from tests.data import tiny_cifar
 from tests.end_to_end import runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'
 ARCHITECTURE = ROOT / 'docs' / 'architecture.md'
+COMMANDS = ROOT / 'docs' / 'commands.md'
+METHOD = ROOT / 'docs' / 'method.md'
 OWN_MODEL = ROOT / 'docs' / 'your_own_model.md'
-PAGES = [README, ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+QUICK_START = ROOT / 'docs' / 'quick_start.md'
+PAGES = [README, ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 _BLOCK = re.compile(r'^```python\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+_SHELL = re.compile(r'^```sh\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(r'^\| `(dpoq \w+|python -m [\w.]+) ?(.*?)` \|', re.MULTILINE)
 
 
@@ -40,37 +52,140 @@ def run_blocks(page: pathlib.Path) -> dict[str, Any]:
   return namespace
 
 
-@pytest.fixture(scope='session')
-def readme_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-  """Folder with a small run where the README has one, after the README's own commands."""
+def shell_lines(page: pathlib.Path) -> list[list[str]]:
+  """The words of every command of a page."""
+  joined = (block.replace('\\\n', ' ') for block in _SHELL.findall(page.read_text()))
+  lines = (line for block in joined for line in block.splitlines())
+  return [words for line in lines if (words := shlex.split(line, comments=True))]
 
-  def make(folder: pathlib.Path) -> None:
-    folder.mkdir()
-    # A model of the library: what an exported file names is not imported.
-    trained = runs.train(folder / 'runs' / 'cifar10', bits='2,4,8', model=runs.RESNET)
-    assert trained[0] == 0, trained
-    text = README.read_text()
-    for name in ('calibrate', 'export', 'inspect'):
-      usage = re.search(rf'^dpoq {name} ([^#\n]*)', text, re.MULTILINE)
-      assert usage, name
-      # Paths as of the folder: commands are run in the repository.
-      words = re.sub(r'(?<!\S)(--\w+=)?(?=runs/|shipped)', rf'\g<1>{folder}/', usage[1]).split()
-      done = runs.call(name, *words)
+
+# What makes a training of a page short: these flags come last.
+SHORTENED = {
+  'runs/digits': ['--config=digits_resnet8:width=4,bits=2-4-8', '--config.epochs=1'],
+  'runs/cifar10': ['--config.epochs=1', '--config.model.width=4', '--config.data.batch_size=20'],
+}
+
+
+def follow(page: pathlib.Path, folder: pathlib.Path) -> None:
+  """Runs the commands of a page in a folder, from top to bottom, trainings shortened."""
+  folder.mkdir()
+  random = np.random.default_rng(0)
+  (folder / 'photos').mkdir()
+  for name in ('a.png', 'b.jpg'):
+    Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / 'photos' / name)
+  with pytest.MonkeyPatch.context() as patch:
+    for program, *words in shell_lines(page):
+      if program == 'pip':
+        continue
+      assert program == 'dpoq', program
+      name, *words = words
+      if name == 'prepare':
+        words.append(f'--source={tiny_cifar.write("cifar10", folder / "batches", patch).parent}')
+      if name == 'train':
+        (workdir,) = (word for word in words if word.startswith('--workdir='))
+        words += [*SHORTENED[workdir.partition('=')[2]], '--config.optimizer.warmup_epochs=0']
+        done = runs.command(name, *words, cwd=folder)
+      else:
+        done = runs.call(name, *words, cwd=folder)
       # So small a network need not meet the target; then calibrate says so by status 3.
-      assert done.returncode in ((0, 3) if name == 'calibrate' else (0,)), done.stderr
+      allowed = (0, 3) if name == 'calibrate' else (0,)
+      assert done.returncode in allowed, (name, words, done.stderr)
 
-  return conftest.once(tmp_path_factory, 'readme', make)
 
-
-def test_readme_runs(readme_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
-  monkeypatch.chdir(readme_folder)
-  left = run_blocks(README)
-  assert left['low'].shape == (1, 1, 10)
-  images = len(left['images'])
-  assert sum(len(result.labels) for result in left['results']) == images
-  assert left['result'].precisions.max() <= 4
-  assert left['logits'].shape == (2, images, 10)
+@pytest.mark.parametrize('page', [README, QUICK_START], ids=lambda page: page.stem)
+def test_page_is_followed(
+  page: pathlib.Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
+  folder = conftest.once(
+    tmp_path_factory, f'followed_{page.stem}', lambda folder: follow(page, folder)
+  )
+  assert (folder / 'labels.csv').read_text().count('\n') == 3
+  monkeypatch.chdir(folder)
+  left = run_blocks(page)
+  if page == README:
+    assert left['classifier'].bits == (2, 4)
+    assert left['result'].precisions.tolist() == [2] * len(left['images'])
+    return
+  assert set(left['labelled'].precisions) == {2}
+  assert sum(len(result.labels) for result in left['results']) == len(left['photos'])
   assert left['held'].bits == (2, 4, 8)
+  assert left['logits'].shape == left['every'].shape == (3, len(left['photos']), 10)
+  assert left['low'].shape == (1, len(left['photos']), 10)
+  assert left['two_bits'].max() <= 3
+
+
+@pytest.mark.parametrize('name', ['operating_point', 'run_in_jax'])
+def test_python_of_a_how_to_runs(name: str):
+  run_blocks(ROOT / 'docs' / 'how_to' / f'{name}.md')
+
+
+def test_python_of_the_runtimes_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+  pytest.importorskip('onnxruntime')
+  workdir = tmp_path / 'run'
+  # A model of the library: how the tests' own joins its layers, ONNX graphs do not know.
+  one_epoch = ('--config.epochs=1', '--config.optimizer.warmup_epochs=0')
+  status, _, err = runs.train(workdir, *one_epoch, model=runs.RESNET)
+  assert status == 0, err
+  np.save(tmp_path / 'images.npy', np.zeros((4, 8, 8, 1), np.uint8))
+  monkeypatch.chdir(tmp_path)
+  for kind in ('onnx', 'stablehlo'):
+    done = runs.call(
+      'export', f'--workdir={workdir}', f'--format={kind}', f'--output={tmp_path}/shipped_{kind}'
+    )
+    assert done.returncode == 0, done.stderr
+  left = run_blocks(ROOT / 'docs' / 'how_to' / 'run_in_onnx_runtime.md')
+  assert left['logits'].shape == (4, 10)
+  left = run_blocks(ROOT / 'docs' / 'how_to' / 'run_stablehlo.md')
+  assert left['higher'].shape == left['logits'].shape == (4, 10)
+
+
+def known(page: pathlib.Path) -> bool:
+  """Whether the configs that a page names are there."""
+  return page.stem != 'own_images' or page.stem in configs.names()
+
+
+@pytest.mark.parametrize(
+  'page', [page for page in PAGES if shell_lines(page) and known(page)], ids=lambda page: page.stem
+)
+def test_commands_of_a_page_are_understood(page: pathlib.Path):
+  """Flags are known, configs found and valid, scripts there, extras those of setup.cfg."""
+  parser = configparser.ConfigParser()
+  parser.read(ROOT / 'setup.cfg')
+  for program, *words in shell_lines(page):
+    if program in ('bash', 'python', 'sbatch'):
+      (script, *_) = [word for word in words if '/' in word or word == '-m']
+      if script.startswith('launch/'):
+        assert (ROOT / script).is_file(), script
+    for extra in re.findall(r'\[(\w+)\]', ' '.join(words)) if program == 'pip' else ():
+      assert extra in {*parser['options.extras_require'], 'cuda12', 'tpu'}
+    for wheel in re.findall(r'dpoq_jax-([\d.]+)-py3', ' '.join(words)):
+      assert wheel == dpoq_jax.__version__
+    if program == 'dpoq':
+      understood(*words)
+
+
+def understood(name: str, *words: str) -> None:
+  """Parses the flags of a command as it does, and checks the config."""
+
+  def main(flags: cli_flags.FlagValues, *arguments: str) -> None:
+    del arguments
+    if name == 'train':
+      # Fields of the config must go together, whatever the page's folders hold.
+      cli_flags.parsed_config(flags)
+
+  module = module_of(f'dpoq {name}')
+  if (ROOT.joinpath(*module.split('.'))).is_dir():
+    module += '.__main__'
+  with pytest.raises(SystemExit) as ended:
+    run(importlib.import_module(module).define_flags, main, 'any', 0, None, words)
+  assert not ended.value.code, (name, words)
+
+
+def test_functions_of_the_method_exist():
+  names = re.findall(r'`((?:onion|core|network|training|inference)(?:\.\w+)+)`', METHOD.read_text())
+  assert len(names) > 30
+  for name in names:
+    assert callable(pkgutil.resolve_name(f'dpoq_jax.{name}')), name
 
 
 def test_own_model_runs(capsys: pytest.CaptureFixture[str]):
@@ -152,9 +267,9 @@ def module_of(command: str) -> str:
 
 @pytest.mark.parametrize(
   ('command', 'usage'),
-  [pytest.param(*row, id=row[0]) for row in _COMMAND.findall(README.read_text())],
+  [pytest.param(*row, id=row[0]) for row in _COMMAND.findall(COMMANDS.read_text())],
 )
-def test_commands_have_the_flags_that_readme_gives(command: str, usage: str):
+def test_commands_have_the_flags_that_the_page_gives(command: str, usage: str):
   module = module_of(command)
   path = ROOT.joinpath(*module.split('.'))
   if path.is_dir():
@@ -171,7 +286,7 @@ def test_commands_have_the_flags_that_readme_gives(command: str, usage: str):
   assert given <= known
 
 
-def test_readme_lists_every_command():
+def test_page_lists_every_command():
   files = [*(ROOT / 'dpoq_jax').rglob('*.py'), *(ROOT / 'benchmarks').glob('*.py')]
   commands = {
     '.'.join(file.relative_to(ROOT).with_suffix('').parts).removesuffix('.__main__')
@@ -182,7 +297,7 @@ def test_readme_lists_every_command():
   commands.discard('dpoq_jax.deploy.onnx.predict')
   # `dpoq` itself.
   commands.discard('dpoq_jax.cli.subcommands')
-  assert commands == {module_of(command) for command, _ in _COMMAND.findall(README.read_text())}
+  assert commands == {module_of(command) for command, _ in _COMMAND.findall(COMMANDS.read_text())}
 
 
 def committed_accuracies(table: pathlib.Path) -> dict[str, list[str]]:

@@ -55,13 +55,17 @@ def environment(devices: int = 1, *, optimised: bool = False) -> dict[str, str]:
 
 
 def command(
-  name: str, *arguments: object, devices: int = 1, optimised: bool = False
+  name: str,
+  *arguments: object,
+  devices: int = 1,
+  optimised: bool = False,
+  cwd: pathlib.Path = REPOSITORY,
 ) -> subprocess.CompletedProcess[str]:
   """Runs `python -m dpoq_jax.NAME` to its end."""
   return subprocess.run(
     [sys.executable, '-m', f'dpoq_jax.{name}', *map(str, arguments)],
-    cwd=REPOSITORY,
-    env=environment(devices, optimised=optimised),
+    cwd=cwd,
+    env=environment(devices, optimised=optimised) | {'PYTHONPATH': str(REPOSITORY)},
     text=True,
     capture_output=True,
     check=False,
@@ -69,12 +73,14 @@ def command(
   )
 
 
-def call(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def call(
+  name: str, *arguments: object, cwd: pathlib.Path = REPOSITORY
+) -> subprocess.CompletedProcess[str]:
   """Runs `python -m dpoq_jax.NAME` to its end in this process."""
   argv, out, err = [name, *map(str, arguments)], io.StringIO(), io.StringIO()
   status: Any = None
   with (
-    contextlib.chdir(REPOSITORY),
+    contextlib.chdir(cwd),
     contextlib.redirect_stdout(out),
     contextlib.redirect_stderr(err),
     mock.patch.object(sys, 'argv', argv),

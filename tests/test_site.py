@@ -1,0 +1,185 @@
+"""The site of the documents: built without a warning, whole, and without a network."""
+
+from collections.abc import Iterator
+import functools
+import html.parser
+import http.server
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from types import ModuleType
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+
+import dpoq_jax
+from dpoq_jax import nn
+from tests import conftest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / 'docs' / 'scripts'
+
+# In continuous integration all of it is installed.
+if not os.environ.get('CI'):
+  pytest.importorskip('mkdocs', reason='mkdocs is not installed (launch/requirements-docs.txt)')
+  pytest.importorskip('griffe', reason='griffe is not installed (launch/requirements-docs.txt)')
+
+
+def script(name: str) -> ModuleType:
+  """A script of docs/scripts, which is no package."""
+  spec = importlib.util.spec_from_file_location(name, SCRIPTS / f'{name}.py')
+  assert spec
+  assert spec.loader
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_configuration_is_what_the_schema_says():
+  configuration = script('configuration')
+  assert configuration.PAGE.read_text() == configuration.text()
+
+
+@pytest.mark.parametrize('name', ['levels', 'paths', 'cost'])
+def test_figures_are_what_the_code_draws(name: str):
+  figures = script('figures')
+  assert set(figures.FIGURES) == {path.stem for path in figures.FOLDER.glob('*.svg')}
+  assert (figures.FOLDER / f'{name}.svg').read_text() == figures.svg(name)
+
+
+@pytest.fixture(scope='session')
+def site(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """Folder of the site, built as in continuous integration: warnings are errors."""
+
+  def make(folder: pathlib.Path) -> None:
+    done = subprocess.run(
+      [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', folder],
+      cwd=ROOT,
+      env={**os.environ, 'NO_MKDOCS_2_WARNING': '1'},
+      capture_output=True,
+      text=True,
+      check=False,
+      timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+  return conftest.once(tmp_path_factory, 'site', make)
+
+
+class Elements(html.parser.HTMLParser):
+  """The elements of a page, with their attributes."""
+
+  def __init__(self, path: pathlib.Path):
+    super().__init__()
+    self.found: list[tuple[str, dict[str, str | None]]] = []
+    self.feed(path.read_text())
+
+  def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    self.found.append((tag, dict(attrs)))
+
+
+def test_site_loads_nothing_from_a_network(site: pathlib.Path):
+  pages = list(site.rglob('*.html'))
+  assert len(pages) > 25
+  for page in pages:
+    for tag, attributes in Elements(page).found:
+      loaded = attributes.get('src') or (attributes.get('href') if tag == 'link' else None) or ''
+      assert not re.match(r'(\w+:)?//', loaded), (page, loaded)
+  for style in site.rglob('*.css'):
+    assert not re.search(r'(url\(|@import)\s*["\']?(https?:)?//', style.read_text()), style
+
+
+def test_every_link_of_the_site_leads_somewhere(site: pathlib.Path):
+  anchors: dict[pathlib.Path, set[str | None]] = {}
+  pages = {page: Elements(page).found for page in site.rglob('*.html') if page.name != '404.html'}
+  for page, elements in pages.items():
+    anchors[page] = {attributes.get('id') for _, attributes in elements}
+  for page, elements in pages.items():
+    for tag, attributes in elements:
+      target = attributes.get('href' if tag == 'a' else 'src') or ''
+      path, _, anchor = target.partition('#')
+      if not re.match(r'\w+:', target):
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), (page, target)
+        assert not anchor or file not in anchors or anchor in anchors[file], (page, target)
+
+
+def test_reference_has_every_public_name(site: pathlib.Path):
+  text = (ROOT / 'docs' / 'api.md').read_text()
+  listed = set(re.findall(r'^::: ([\w.]+)$', text, re.MULTILINE))
+  names = {name: getattr(dpoq_jax, name) for name in dir(dpoq_jax) if not name.startswith('_')}
+  named = {**names, **{name: getattr(nn, name) for name in nn.__all__}}
+  classes = {
+    f'{value.__module__}.{value.__qualname__}'
+    for value in named.values()
+    if getattr(value, '__module__', '').startswith('dpoq_jax')
+  }
+  assert len(classes) > 12
+  assert classes <= listed
+  ids = {attributes.get('id') for _, attributes in Elements(site / 'api.html').found}
+  assert listed - {'dpoq_jax.onion', 'dpoq_jax.pretrained'} <= ids
+  assert {'dpoq_jax.onion.truncate', 'dpoq_jax.pretrained.names'} <= ids
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+  """Serves files without a line for each."""
+
+  def log_message(self, format: str, *args: object) -> None:
+    del format, args
+
+
+@pytest.fixture
+def address(site: pathlib.Path) -> Iterator[str]:
+  """Where the site is served."""
+  server = http.server.ThreadingHTTPServer(
+    ('localhost', 0), functools.partial(Quiet, directory=str(site))
+  )
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  try:
+    yield f'http://localhost:{server.server_address[1]}'
+  finally:
+    server.shutdown()
+    server.server_close()
+
+
+def test_browser_shows_pages_without_an_error(address: str, tmp_path: pathlib.Path):
+  commands = [shutil.which(name) for name in ('chromium', 'chromedriver')]
+  if not all(commands):
+    (pytest.fail if os.environ.get('CI') else pytest.skip)(
+      'chromium or chromedriver is not on PATH'
+    )
+  options = webdriver.ChromeOptions()
+  options.binary_location = commands[0] or ''
+  for flag in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage'):
+    options.add_argument(flag)
+  options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('no_proxy', 'localhost')
+    driver = webdriver.Chrome(options=options, service=Service(commands[1]))
+    try:
+      for page in ('index', 'how_to/operating_point', 'concepts'):
+        driver.get(f'{address}/{page}.html')
+        assert driver.find_element(By.TAG_NAME, 'h1').is_displayed()
+        for image in driver.find_elements(By.CSS_SELECTOR, 'article img'):
+          width = driver.execute_script('return arguments[0].naturalWidth', image)
+          assert width > 0, image.get_attribute('src')
+        assert driver.save_screenshot(str(tmp_path / 'page.png'))
+        assert driver.get_log('browser') == []
+      events = [json.loads(entry['message'])['message'] for entry in driver.get_log('performance')]
+    finally:
+      driver.quit()
+  urls = {
+    event['params']['request']['url']
+    for event in events
+    if event['method'] == 'Network.requestWillBeSent'
+  }
+  assert f'{address}/index.html' in urls
+  assert all(url.startswith((address, 'data:', 'blob:', 'chrome')) for url in urls), urls
