@@ -14,8 +14,8 @@ import zlib
 import jax
 import pytest
 
-from dpoq_jax.data import prepare
-from tests.data import jpegs, tiny_cifar
+from dpoq_jax.data import prepare, prepare_folder
+from tests.data import jpegs, photographs, tiny_cifar
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 REAL_DATA = REPOSITORY.parent / 'shared' / 'data'
@@ -122,6 +122,16 @@ def tiny_imagenet2012_data_dir(tmp_path_factory: pytest.TempPathFactory) -> path
   return once(
     tmp_path_factory, 'tiny_imagenet2012', lambda path: jpegs.write(path, name='imagenet2012')
   )
+
+
+@pytest.fixture(scope='session')
+def own_images_data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """Data directory with `own_images`, 40 generated photographs of 5 classes."""
+
+  def make(path: pathlib.Path) -> None:
+    prepare_folder.write('own_images', photographs.write(path / 'photos', 40), str(path))
+
+  return once(tmp_path_factory, 'own_images', make)
 
 
 @pytest.fixture(scope='session')

@@ -31,6 +31,7 @@ DATA = {
   'cifar10': 'tiny_cifar10_data_dir',
   'cifar100': 'tiny_cifar100_data_dir',
   'imagenet2012': 'tiny_imagenet2012_data_dir',
+  'own_images': 'own_images_data_dir',
 }
 """By the name of a data set: the fixture that is a data directory with it; None if embedded."""
 
@@ -51,7 +52,7 @@ SYSTEMS = [
   pytest.param(path, variant, id=f'{path.stem}-{variant}')
   for path in CONFIGS
   # The recipe is one for onions.
-  for variant in (ONIONS if path.stem.endswith('_plus') else VARIANTS)
+  for variant in (ONIONS if path.stem.endswith(('_plus', 'own_images')) else VARIANTS)
 ]
 
 
@@ -103,3 +104,20 @@ def test_a_step_of_the_smoke_variant_trains(path: pathlib.Path, request: pytest.
   # Weight decay alone moves every parameter but those that start at 0.
   assert np.mean(changed(state.params, after.params)) > 0.9
   assert all(changed(state.collections, after.collections))
+
+
+@pytest.mark.parametrize(
+  ('variant', 'size', 'model', 'bits'),
+  [
+    ('', 64, ('resnet', 20), (2, 4, 8)),
+    ('size=32', 32, ('resnet', 20), (2, 4, 8)),
+    ('bits=2-4,size=127', 127, ('resnet', 20), (2, 4)),
+    ('size=128', 128, ('imagenet_resnet', 18), (2, 4, 8)),
+    ('size=224,bits=4-8', 224, ('imagenet_resnet', 18), (4, 8)),
+    ('model=resnet8,size=160', 160, ('resnet', 8), (2, 4, 8)),
+  ],
+)
+def test_the_model_suits_the_size_of_own_images(variant, size, model, bits):
+  config = load(configs.find('own_images'), variant)
+  assert (config.data.image_size, config.quantization.bits) == (size, bits)
+  assert (config.model.name, config.model.depth) == model

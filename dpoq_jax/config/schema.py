@@ -19,7 +19,7 @@ from dpoq_jax.config.sections import Data, Model, Objective, Optimizer, Quantiza
 
 # Fields that the files of earlier versions do not have.
 _ADDED = frozenset({
-  'rounding_seed', 'steps_per_dispatch', 'data.dir', 'data.train_split',
+  'rounding_seed', 'steps_per_dispatch', 'data.dir', 'data.memory_gb', 'data.train_split',
   'quantization.calibrate_clips', 'quantization.sum_logits',
   'objective.gradient_exponent', 'objective.companion_bits', 'objective.companion_rings',
   'objective.companion_weight', 'objective.draw_companion', 'objective.distillation',
@@ -181,7 +181,7 @@ def ineffective(config: Config) -> list[str]:
      objective.companion_bits, 'objective.companion_bits'),
     ('objective.teacher objective.teacher_start', objective.distillation,
      'objective.distillation above 0'),
-    ('data.test_split data.workers data.max_corrupt data.resize', is_streamed,
+    ('data.test_split data.workers data.max_corrupt data.memory_gb data.resize', is_streamed,
      'a streamed set, with data.image_size'),
   )  # fmt: skip
   values, defaults = _flatten(config.model_dump()), _flatten(Config().model_dump())

@@ -63,7 +63,9 @@ class Data(Section):
       with `train_split`. None is `validation` or else `test`.
     batch_size: examples per step, over all devices.
     image_size: side of the square crops of a streamed set: random ones in training, central ones in
-      evaluation; None for a set in memory.
+      evaluation; None for the sets named above.
+    memory_gb: a split of images of `image_size` that takes at most so many GB is decoded once and
+      kept in memory, its central crops; augmented by `pad` and `flip` alone. 0 streams all.
     resize: shorter side to which evaluation resizes images of a streamed set, before the crop; None
       is `image_size` * 256 / 224, the usual share, and for a set in memory nothing.
     workers: processes that decode a streamed set; 0 decodes in threads. May change on resume.
@@ -79,6 +81,7 @@ class Data(Section):
   test_split: Text = None
   batch_size: BatchSize = 64
   image_size: Side | None = None
+  memory_gb: NonNegative = 0.0
   resize: Annotated[Side | None, Field(validate_default=True)] = None
   workers: Workers = 0
   max_corrupt: Natural = 10

@@ -6,7 +6,7 @@ of the official binary batches, and the encoding of PNGs. `tfds.data_source` rea
 like any other.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import dataclasses
 import hashlib
@@ -14,6 +14,7 @@ import http.client
 import io
 import pathlib
 import shutil
+import sys
 import tarfile
 import tempfile
 import types
@@ -183,12 +184,28 @@ def _download(archive: Archive, directory: pathlib.Path) -> pathlib.Path:
 
 def _write(name: str, root: pathlib.Path, folder: pathlib.Path) -> None:
   """Lets the TFDS builder write the binary batches in `folder` as records."""
+  write_records(name, root, lambda: _builder(name, root, folder))
+
+
+def write_records(name: str, root: pathlib.Path, build: Callable[[], Any]) -> None:
+  """Lets a TFDS builder write its data set.
+
+  Args:
+    name: name of the data set, for messages.
+    root: directory of all TFDS data sets.
+    build: function that makes the builder.
+
+  Raises:
+    OSError: if it cannot be written.
+  """
   from absl import logging
   import tensorflow_datasets as tfds
 
   # The warnings only say that the data set does not exist yet.
   logging.set_verbosity(logging.ERROR)
-  builder = _builder(name, root, folder)
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
+  builder = build()
   # On standard output it announces a download, of unknown size, that does not take place; its
   # progress goes to standard error.
   with contextlib.redirect_stdout(io.StringIO()):

@@ -239,7 +239,7 @@ def find(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   known = ', '.join(in_memory.DATASETS)
   allowed = (
     f'config.data.name is one of {known}, a TFDS data set that is in config.data.dir, or the '
-    'directory of a version of one.'
+    'directory of a version of one; `dpoq prepare folder` makes one of your own images.'
   )
   return tfds_directory.newest_version(name, data_dir, allowed=allowed)
 

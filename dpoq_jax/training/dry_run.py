@@ -11,7 +11,7 @@ import jax
 import rich.table
 
 from dpoq_jax.network import costs
-from dpoq_jax.training import preparation
+from dpoq_jax.training import preparation, splits
 from dpoq_jax.training.experiment import Experiment
 
 # Dispatches that are timed, after a first one, which is slower than the others.
@@ -23,6 +23,7 @@ class Measurement:
   """Holds what a run will take.
 
   Attributes:
+    data: number and size of the images trained and reported on, and where they are, by name.
     parameters: number of parameters, by path.
     flops: FLOPs of a step, by XLA's count.
     peak_bytes: memory that a step takes on a device at its peak, by XLA's count.
@@ -32,6 +33,7 @@ class Measurement:
       saving.
   """
 
+  data: Mapping[str, str]
   parameters: Mapping[str, int]
   flops: float
   peak_bytes: int
@@ -66,7 +68,9 @@ def measure(experiment: Experiment) -> Measurement:
   # The first dispatch counts only if there is no other.
   first = min(1, len(ends) - 2)
   seconds = (ends[-1] - ends[first]) / (taken[-1] - taken[first])
+  sets = {'trained on': experiment.train_set, 'reported on': experiment.test_set}
   return Measurement(
+    data={name: splits.whereabouts(image_set) for name, image_set in sets.items()},
     parameters=parameters,
     flops=float(analysis['flops']),
     peak_bytes=costs.peak_memory(take_steps.program),
@@ -79,6 +83,8 @@ def measure(experiment: Experiment) -> Measurement:
 def table(measured: Measurement) -> rich.table.Table:
   """Returns the measurement as a table of one line for each number."""
   result = rich.table.Table(title='a dry run: nothing was written', show_header=False)
+  for name, images in measured.data.items():
+    result.add_row(name, images)
   for name, count in measured.parameters.items():
     result.add_row(f'parameters, {name}', f'{count:,}')
   result.add_row('parameters, all', f'{sum(measured.parameters.values()):,}')

@@ -1,5 +1,6 @@
 """Loads the splits of a data set, and draws the examples that are held out of training."""
 
+import math
 import warnings
 
 import numpy as np
@@ -55,7 +56,7 @@ def load_test(config: config_lib.Config, tally: corrupt_records.Tally) -> exampl
 def _load(
   data: config_lib.Data, split: str | None, tally: corrupt_records.Tally
 ) -> examples.ExampleSet:
-  """Loads a split into memory, or opens it to be streamed, as its data set is one or the other."""
+  """Loads a split into memory, or opens it to be streamed: as its data set, and size, have it."""
   if data.name in in_memory.DATASETS:
     if data.image_size is not None:
       raise ValueError(
@@ -72,7 +73,20 @@ def _load(
     )
   _warn_of_what_is_cut_off(data.image_size, data.resize)
   options = streamed.Options(data.image_size, data.resize, data.workers)
-  return streamed.load(data.name, split, data.dir, options, tally)
+  found = streamed.load(data.name, split, data.dir, options, tally)
+  return in_memory.decode_all(found) if size_gb(found) <= data.memory_gb else found
+
+
+def size_gb(image_set: examples.ExampleSet) -> float:
+  """Returns what the images of a set take once they are decoded, 1e9 bytes."""
+  return len(image_set) * math.prod(image_set.image_shape) / 1e9
+
+
+def whereabouts(image_set: examples.ExampleSet) -> str:
+  """Returns how many images a set has, and where they are, in words."""
+  size = ' x '.join(map(str, image_set.image_shape[:2]))
+  where = 'in memory' if isinstance(image_set, in_memory.ImageSet) else 'streamed'
+  return f'{len(image_set):,} images of {size}, {1000 * size_gb(image_set):,.3g} MB, {where}'
 
 
 def _warn_of_what_is_cut_off(size: int, resize: int) -> None:
