@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 import contextlib
+import re
 import sys
 from typing import NoReturn
 
 from dpoq_jax.runtime import terminal
+
+# Errors whose message alone is for the user.
+_OF_USERS = re.compile(r'^(?:[\w.]+\.)?(?:Value|Config|FileNotFound|OS)Error: ')
 
 
 def warn(message: str) -> None:
@@ -15,9 +19,14 @@ def warn(message: str) -> None:
 
 def fail(message: object, status: int = 2) -> NoReturn:
   """Prints one line on stderr and exits with `status`."""
+  if isinstance(message, OSError) and message.filename and message.strerror:
+    # Python's own form has the number of the error, and quotes.
+    message = f'{message.filename}: {message.strerror[0].lower()}{message.strerror[1:]}.'
   lines = str(message).strip().splitlines()
+  line = ' '.join(lines)
   # Config flags put a whole traceback into the message of what a config file raises.
-  line = lines[-1] if any(each.startswith('Traceback') for each in lines) else ' '.join(lines)
+  if any(each.startswith('Traceback') for each in lines):
+    line = _OF_USERS.sub('', lines[-1])
   _print(f'error: {line}')
   sys.exit(status)
 

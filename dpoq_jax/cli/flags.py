@@ -21,6 +21,7 @@ from ml_collections import config_flags
 
 from dpoq_jax import config as config_lib
 from dpoq_jax import configs
+from dpoq_jax.cli import spelling
 from dpoq_jax.cli.errors import fail, user_errors
 
 __all__ = [
@@ -62,17 +63,17 @@ def define_step(flags: FlagValues) -> None:
 def define_data_dir(
   flags: FlagValues, what: str = 'where the data set is now, if it moved'
 ) -> None:
-  """Defines `--data_dir=DIR`."""
+  """Defines `--data-dir=DIR`."""
   define_path('data_dir', what, flags)
 
 
 def define_operating_point(flags: FlagValues) -> None:
-  """Defines `--operating_point=FILE`."""
+  """Defines `--operating-point=FILE`."""
   define_path('operating_point', 'file; the one in the workdir by default', flags)
 
 
 def define_split_seed(flags: FlagValues) -> None:
-  """Defines `--split_seed=N`."""
+  """Defines `--split-seed=N`."""
   DEFINE_integer(
     'split_seed', None,
     'draws the halves of the test split; by default that of the operating point, or 0',
@@ -150,11 +151,11 @@ def join_processes(flags: FlagValues) -> bool:
   if not flags.distributed and not any(given):
     return False
   if any(given) != all(given) or any(given) == flags.distributed:
-    fail('give --coordinator, --num_processes and --process_id, or --distributed alone.')
+    fail('give --coordinator, --num-processes and --process-id, or --distributed alone.')
   if address is not None and not re.fullmatch(r'[^\s:]+:[0-9]{1,5}|\[[^\s]+\]:[0-9]{1,5}', address):
     fail(f'--coordinator={address}: give HOST:PORT.')
   if count is not None and index is not None and index >= count:
-    fail(f'--process_id={index}: there are --num_processes={count}, counted from 0.')
+    fail(f'--process-id={index}: there are --num-processes={count}, counted from 0.')
   from dpoq_jax.runtime import processes
 
   try:
@@ -182,7 +183,7 @@ def required_path(flags: FlagValues, name: str) -> pathlib.Path:
   """Returns the path that a flag gives; exits with one line if it was not given."""
   path = optional_path(flags, name)
   if path is None:
-    fail(f'--{name}=DIR is required.')
+    fail(f'{spelling.shown(name)}=DIR is required.')
   return path
 
 

@@ -13,7 +13,8 @@ import warnings
 from absl import flags as absl_flags
 from absl import logging
 
-from dpoq_jax.cli.errors import fail, warn
+from dpoq_jax.cli import spelling
+from dpoq_jax.cli.errors import fail, user_errors, warn
 from dpoq_jax.data import corrupt_records
 from dpoq_jax.runtime import compilation_cache
 
@@ -48,13 +49,13 @@ def run(
   # A crash in native code ends with the stacks of the threads, where stderr is a file to write to.
   with contextlib.suppress(RuntimeError, OSError):
     faulthandler.enable()
-  with _arguments(argv), _flag_errors():
-    flags = FlagValues()
+  flags = FlagValues()
+  with _arguments(argv), _flag_errors(flags):
     define_flags(flags)
     if {'--help', '-help', '-h'} & set(sys.argv[1:]):
       print(help_text(main, flags))
       sys.exit(0)
-    words = flags([_with_underscores(word) for word in sys.argv])[1:]
+    words = flags(sys.argv)[1:]
   most = most if argument else 0
   if most is not None and len(words) > most:
     fail(f'unexpected argument {words[most]!r}: flags are written --name=value.')
@@ -110,8 +111,7 @@ def _in_main_thread(hook: Callable[..., object]) -> Callable[..., None]:
 def _arguments(argv: Sequence[str] | None) -> Iterator[None]:
   """Sets the words of the process while flags are parsed: config flags read them from there."""
   given = sys.argv
-  if argv is not None:
-    sys.argv = [given[0], *argv]
+  sys.argv = [given[0], *spelling.with_underscores(given[1:] if argv is None else argv)]
   try:
     yield
   finally:
@@ -119,21 +119,17 @@ def _arguments(argv: Sequence[str] | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _flag_errors() -> Iterator[None]:
+def _flag_errors(flags: FlagValues) -> Iterator[None]:
   """Turns any error into one line: a config file is a program, which can raise anything."""
   try:
-    yield
+    with user_errors():
+      yield
   except KeyboardInterrupt:
     fail('interrupted.', status=130)
+  except absl_flags.Error as error:
+    fail(spelling.explained(error, flags))
   except Exception as error:
-    is_plain = isinstance(error, absl_flags.Error)
-    fail(error if is_plain else f'{type(error).__name__}: {error}')
-
-
-def _with_underscores(word: str) -> str:
-  """Turns `--average-bits=3` into `--average_bits=3`: people write flags both ways."""
-  name, equals, value = word.partition('=')
-  return name[:2] + name[2:].replace('-', '_') + equals + value if name[:2] == '--' else word
+    fail(f'{type(error).__name__}: {error}')
 
 
 def help_text(main: Callable[..., None], flags: FlagValues) -> str:

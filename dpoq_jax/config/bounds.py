@@ -26,8 +26,11 @@ Count = Annotated[int, Field(ge=1, le=_MOST)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # Of images, in pixels: no camera makes larger ones.
 Side = Annotated[int, Field(ge=1, le=2**14)]
-# The deepest published ResNet has 1,202 layers; the widest networks have some thousand channels.
-Depth = Annotated[int, Field(ge=1, le=2000)]
+MOST_LAYERS = 2000
+"""Layers of a network at most; the deepest published ResNet has 1,202."""
+
+Depth = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
+# The widest networks have some thousand channels.
 Width = Annotated[int, Field(ge=1, le=2**14)]
 # Sixteen times the largest batch that ImageNet was ever trained with.
 BatchSize = Annotated[int, Field(ge=1, le=2**20)]

@@ -4,6 +4,16 @@ from collections.abc import Iterable
 import difflib
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+  """Returns the known name most like a wrong one; None if none is like it.
+
+  >>> nearest('trian', ['train', 'report'])
+  'train'
+  """
+  found = difflib.get_close_matches(name, list(known), n=1)
+  return found[0] if found else None
+
+
 def hint(name: str, known: Iterable[str]) -> str:
   """Returns the end of an error message: the known name most like a wrong one, or all of them.
 
@@ -13,5 +23,5 @@ def hint(name: str, known: Iterable[str]) -> str:
   'there are train, report.'
   """
   known = list(known)
-  nearest = difflib.get_close_matches(name, known, n=1)
-  return f'did you mean {nearest[0]}?' if nearest else f'there are {", ".join(known)}.'
+  found = nearest(name, known)
+  return f'did you mean {found}?' if found else f'there are {", ".join(known)}.'

@@ -6,6 +6,7 @@ into a frozen `Config`.
 
 from collections.abc import Callable, Mapping, Set
 import difflib
+import re
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -225,12 +226,22 @@ def _checked(read: Callable[[Any], Config], source: Any) -> Config:
     return read(source)
   except pydantic.ValidationError as invalid:
     error = invalid.errors()[0]
-  name, message = '.'.join(map(str, error['loc'])), error['msg'].removeprefix('Value error, ')
+  # Places in a list are numbers, which no flag names.
+  name = '.'.join(part for part in error['loc'] if isinstance(part, str))
+  message = error['msg'].removeprefix('Value error, ')
   if error['type'] == 'extra_forbidden':
     raise unknown_field(name)
   if name:
     name, message = f'.{name}={error["input"]!r}', message[0].lower() + message[1:].rstrip('.')
+    if isinstance(error['loc'][-1], int):
+      message += f'; a list is written with commas: {_with_commas(error["input"])}'
   raise ConfigError(f'config{name}: {message}.')
+
+
+def _with_commas(given: Any) -> str:
+  """Returns the list that a part of one may have been meant for: `2,4` for `2-4`."""
+  numbers = re.findall('[0-9]+', str(given))
+  return ','.join(numbers) if len(numbers) > 1 else '2,4,8'
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

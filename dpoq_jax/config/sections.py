@@ -13,6 +13,7 @@ from dpoq_jax import onion
 from dpoq_jax.config.bounds import (
   GREATEST,
   MOST_EPOCHS,
+  MOST_LAYERS,
   BatchSize,
   Depth,
   Epochs,
@@ -43,6 +44,20 @@ OWN_MODEL = re.compile(r'[^\W\d][\w.]*:[^\W\d]\w*')  # MODULE:CLASS
 # What a quantizer computes exactly, and float.
 _WIDTHS = frozenset({*range(1, onion.MAX_BITS // 2 + 1), onion.MAX_BITS})
 _DEPTHS = {'vgg': (11,), 'mobilenet': (None,), 'imagenet_resnet': (18, 34, 50)}
+
+
+def _around(depth: int | None) -> str:
+  """Returns the depths of CIFAR ResNets next to one that none has."""
+  if depth is None or depth < 8:
+    return '8 is the smallest'
+  below = depth - (depth - 2) % 6
+  return f'next to {depth} are {below} and {below + 6}'
+
+
+def _of_depth(depth: int | None) -> str:
+  """Returns which models have a depth that another does not have."""
+  having = [name for name, depths in _DEPTHS.items() if depth in depths]
+  return f'; depth={depth} is of {" and ".join(having)} (config.model.name)' if having else ''
 
 
 def usual_resize(image_size: int) -> int:
@@ -140,9 +155,13 @@ class Model(Section):
   def _depth_exists(cls, depth: int | None, info: pydantic.ValidationInfo) -> int | None:
     name = info.data.get('name')
     if name == 'resnet' and (depth is None or depth < 8 or (depth - 2) % 6):
-      raise ValueError('a CIFAR ResNet has 6n+2 layers: 8, 14, 20, 32, ...')
+      raise ValueError(
+        f'a network {name} has 6n+2 layers, 8 to {MOST_LAYERS - (MOST_LAYERS - 2) % 6}: '
+        f'{_around(depth)}{_of_depth(depth)}'
+      )
     if name in _DEPTHS and depth not in _DEPTHS[name]:
-      raise ValueError(f'a network {name} has depth {", ".join(map(str, _DEPTHS[name]))}')
+      allowed = ', '.join(map(str, _DEPTHS[name]))
+      raise ValueError(f'a network {name} has depth {allowed}{_of_depth(depth)}')
     return depth
 
 
@@ -206,7 +225,7 @@ class Quantization(Section):
     # A tuple is a list in JSON.
     widths = tuple(given) if isinstance(given, list | tuple) else (given,)
     if any(type(width) is not int for width in widths):
-      raise ValueError('give a number of bits, or a tuple of one for each precision')
+      raise ValueError('give a number of bits, or one for each precision, with commas: 2,4,8,16')
     if not set(widths) <= _WIDTHS:
       raise ValueError(
         f'1 to {max(_WIDTHS - {onion.MAX_BITS})} bits, or {onion.MAX_BITS} for float'

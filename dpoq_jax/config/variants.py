@@ -5,6 +5,7 @@ import re
 from typing import Any, get_args
 
 from dpoq_jax import config as config_lib
+from dpoq_jax.config import names
 
 
 def apply(config: Any, variant: str) -> Any:
@@ -39,7 +40,7 @@ def apply(config: Any, variant: str) -> Any:
   for pair in variant.split(',') if variant else ():
     key, _, setting = pair.partition('=')
     if key not in _VARIANTS:
-      raise ValueError(f'variant {key!r}: a variant is made of {", ".join(_VARIANTS)}.')
+      raise ValueError(f'variant {pair}: {_hint(key)}')
     if key in pairs:
       raise ValueError(f'variant {key}={setting}: {key}={pairs[key]} is given, too; give one.')
     pairs[key] = setting
@@ -50,6 +51,13 @@ def apply(config: Any, variant: str) -> Any:
       except ValueError as error:
         raise ValueError(f'variant {key}={pairs[key]}: {error}') from None
   return config
+
+
+def _hint(key: str) -> str:
+  """Returns what may have been meant by a part that there is not."""
+  if re.fullmatch('[0-9]+', key):
+    return 'commas separate the parts of a variant; a list is written bits=2-4-8.'
+  return f'there is no such part; {names.hint(key, PARTS)}'
 
 
 def _set_bits(config: Any, setting: str) -> None:
@@ -74,7 +82,7 @@ def _set_system(config: Any, setting: str) -> None:
     quantization.truncate_to = quantization.bits[:-1]
     quantization.bits = quantization.bits[-1:]
   elif setting != 'individual':
-    raise ValueError('there is no such system.')
+    raise ValueError(f'there is no such system; {names.hint(setting, _SYSTEMS)}')
   elif len(quantization.bits) > 1:
     raise ValueError(f'one precision, not bits={quantization.bits}.')
 
@@ -82,7 +90,7 @@ def _set_system(config: Any, setting: str) -> None:
 def _set_model(config: Any, setting: str) -> None:
   """Sets name and depth of the model, in its published width."""
   if setting not in _MODELS and not config_lib.OWN_MODEL.fullmatch(setting):
-    raise ValueError(f'there are {", ".join(_MODELS)}; your own is written MODULE:CLASS.')
+    raise ValueError(f'{names.hint(setting, _MODELS)} Your own is written MODULE:CLASS.')
   config.model.name, config.model.depth = _MODELS.get(setting, (setting, None))
   config.model.width = None
 
@@ -130,6 +138,7 @@ _SHARED_KERNELS: Mapping[str, config_lib.Sharing] = {
   'shared': 'rounded',
   'shared_floor': 'floored',
 }
+_SYSTEMS = (*get_args(config_lib.GradientMode), 'individual', *_SHARED_KERNELS, 'truncated')
 _MODELS: Mapping[str, tuple[config_lib.ModelName, int | None]] = {
   'resnet8': ('resnet', 8),
   'resnet20': ('resnet', 20),
@@ -150,3 +159,4 @@ _VARIANTS: Mapping[str, Callable[[Any, str], None]] = {
   'system': _set_system,
   'activations': _set_activations,
 }
+PARTS = tuple(_VARIANTS)

@@ -81,6 +81,8 @@ def read(folder: pathlib.Path, what: str, marker: str) -> dict[str, Any]:
     OSError, ValueError: as `read_content` does, or if a field makes no sense.
   """
   path = folder / MANIFEST
+  if not folder.is_dir():
+    raise FileNotFoundError(f'{folder}: there is no such folder.')
   content = read_content(path, what, marker, FORMAT)
   try:
     check(content)

@@ -309,7 +309,7 @@ def read(path: pathlib.Path) -> OperatingPoint:
     return from_json(path.read_text('utf-8'))
   except FileNotFoundError:
     raise FileNotFoundError(
-      f'no operating point in {path}: choose one with dpoq calibrate.'
+      f'there is no operating point {path}: choose one with dpoq calibrate.'
     ) from None
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None

@@ -55,7 +55,7 @@ class CifarResNet(nn.Module):
     """
     blocks, rest = divmod(self.depth - 2, 6)
     if rest or blocks < 1:
-      raise ValueError(f'depth={self.depth}: a CIFAR ResNet has 6n+2 layers: 8, 14, 20, 32, ...')
+      raise ValueError(f'depth={self.depth}: a CIFAR ResNet has 6n+2 layers, from 8 up')
     x = quantizers.image_codes(images, self.spec.options.parameter_dtype)
     x = layers.ConvNorm(self.spec, self.width, name='stem')(x, train)
     x = layers.PACT(self.spec, name='stem_pact')(x)

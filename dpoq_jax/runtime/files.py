@@ -17,6 +17,19 @@ _KINDS = {
 }
 
 
+def check_folder(path: pathlib.Path) -> None:
+  """Checks that there is a folder to read from.
+
+  Raises:
+    FileNotFoundError: if there is nothing.
+    NotADirectoryError: if it is a file.
+  """
+  if not path.exists():
+    raise FileNotFoundError(f'{path}: there is no such folder.')
+  if not path.is_dir():
+    raise NotADirectoryError(f'{path} is a file; give a folder.')
+
+
 @contextlib.contextmanager
 def lock(folder: pathlib.Path, refusal: str) -> Iterator[None]:
   """Makes a folder if need be and keeps other processes out of it.

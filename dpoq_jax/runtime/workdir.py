@@ -11,7 +11,7 @@ from pydantic import Field
 import pydantic.dataclasses
 
 from dpoq_jax import config as config_lib
-from dpoq_jax.runtime.files import lock, write_whole
+from dpoq_jax.runtime.files import check_folder, lock, write_whole
 
 CONFIG_FILE = 'config.json'
 DATASET_FILE = 'dataset.json'
@@ -56,6 +56,7 @@ def read_config(workdir: pathlib.Path) -> config_lib.Config:
     ConfigError: if the file is not a config of this version.
   """
   path = workdir / CONFIG_FILE
+  check_folder(workdir)
   if not path.is_file():
     raise FileNotFoundError(f'{workdir} holds no run: there is no {CONFIG_FILE} in it.')
   try:
@@ -77,8 +78,12 @@ def read_dataset(workdir: pathlib.Path) -> DatasetFacts:
     ValueError: if the file is not what `write_dataset` writes.
   """
   path = workdir / DATASET_FILE
+  check_folder(workdir)
   if not path.is_file():
-    raise FileNotFoundError(f'there is no {DATASET_FILE} in {workdir}: train it with this version.')
+    raise FileNotFoundError(
+      f'{workdir} is no whole run: there is no {DATASET_FILE} in it, which training writes; the '
+      'command that began it goes on with it, and writes the file.'
+    )
   try:
     return _FACTS.validate_json(path.read_text('utf-8'))
   except pydantic.ValidationError as error:

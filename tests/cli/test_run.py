@@ -1,15 +1,17 @@
 import importlib
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
-from dpoq_jax import calibrate, evaluate
+from dpoq_jax import calibrate, evaluate, reproduce, train
 from dpoq_jax import config as config_lib
 from dpoq_jax.cli import flags as shared
+from dpoq_jax.cli.errors import user_errors
 from dpoq_jax.cli.run import run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -43,11 +45,11 @@ def test_several_commands_run_in_one_process(
 @pytest.mark.parametrize(
   ('argv', 'expected'),
   [
-    (['--workdr=x'], "Unknown command line flag 'workdr'. Did you mean: workdir"),
-    (['--precision=x'], 'flag --precision=x'),
+    (['--workdr=x'], '--workdr: there is no such flag; did you mean --workdir?'),
+    (['--precision=x'], '--precision=x: give a whole number.'),
     ([], '--workdir=DIR is required'),
     (['x'], "unexpected argument 'x': flags are written --name=value"),
-    (['--workdir=x', '--num-processes=2'], 'give --coordinator, --num_processes and --process_id'),
+    (['--workdir=x', '--num-processes=2'], 'give --coordinator, --num-processes and --process-id'),
   ],
 )
 def test_bad_flags_are_one_line(argv: list[str], expected: str, capsys: pytest.CaptureFixture[str]):
@@ -56,6 +58,91 @@ def test_bad_flags_are_one_line(argv: list[str], expected: str, capsys: pytest.C
   assert err.startswith('error: ')
   assert expected in err
   assert err.count('\n') == 1
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+  """What a training says of flags that are wrong; it is one line."""
+  assert started(train, *argv) == 2
+  err = capsys.readouterr().err
+  assert err.startswith('error: ')
+  assert err.count('\n') == 1
+  return err.removeprefix('error: ')
+
+
+@pytest.mark.filterwarnings(r'ignore:the load_module\(\) method is deprecated:DeprecationWarning')
+@pytest.mark.parametrize(
+  ('flag', 'expected'),
+  [
+    ('--config=digits_resnet8:smok', 'variant smok: there is no such part; did you mean smoke?'),
+    ('--config=digits_resnet8:bits=2,4', 'variant 4: commas separate the parts of a variant'),
+    ('--config.quantization.bits=2-4', 'a list is written with commas: 2,4.'),
+    ('--config.optimizer.decay_epochs=3:4', 'a list is written with commas: 3,4.'),
+    ('--config.quantization.activation_bits=2-4', 'one for each precision, with commas: 2,4,8,16'),
+    ('--epochs=3', '--epochs: there is no such flag; did you mean --config.epochs?'),
+    ('--batch-size=3', 'did you mean --config.data.batch_size?'),
+    ('--wrkdir=3', '--wrkdir: there is no such flag; did you mean --workdir?'),
+    ('--zzz', 'there is no such flag; there are --config, --coordinator, --distributed, --dry-run'),
+    ('--config.data.bach-size=3', 'no such field; did you mean data.batch_size?'),
+    ('--config.epochs=abc', '--config.epochs=abc: give a whole number.'),
+    ('--config.optimizer.momentum=abc', '--config.optimizer.momentum=abc: give a number.'),
+    ('--config.data.flip=maybe', '--config.data.flip=maybe: give true or false.'),
+    ('--workdir', '--workdir: give it a value, --workdir=VALUE.'),
+    ('--process-id=x', '--process-id=x: give a whole number.'),
+    (
+      '--config.model.depth=18',
+      'a network resnet has 6n+2 layers, 8 to 2000: next to 18 are 14 and 20; depth=18 is of '
+      'imagenet_resnet (config.model.name).',
+    ),
+  ],
+)
+def test_what_is_wrong_is_said_with_what_is_allowed(
+  flag: str, expected: str, capsys: pytest.CaptureFixture[str]
+):
+  err = refused(capsys, flag)
+  assert expected in err
+  # Nothing of the libraries below.
+  assert not re.search(r"Error|invalid literal|\.0=|Unknown|\bflag '", err)
+
+
+@pytest.mark.parametrize('form', ['--config.data.batch-size=32', '--config.data.batch_size=32'])
+def test_dashes_and_underscores_are_the_same(form: str):
+  assert config_of(form).data.batch_size == 32
+
+
+def test_a_choice_that_there_is_not_gets_the_nearest(capsys: pytest.CaptureFixture[str]):
+  assert started(reproduce, 'table1', '--scale=papr') == 2
+  assert capsys.readouterr().err == 'error: --scale=papr: did you mean paper?\n'
+
+
+@pytest.mark.parametrize(
+  ('name', 'argv'),
+  [
+    ('evaluate', ['--workdir={}']), ('calibrate', ['--workdir={}']), ('report', ['--workdir={}']),
+    ('export', ['--workdir={}', '--output=x']), ('inspect', ['{}']),
+    ('predict', ['--workdir={}', 'x']), ('predict', ['--artifact={}', 'x']),
+    ('predict', ['--pretrained=cifar10_resnet8', '{}']),
+  ],
+)  # fmt: skip
+def test_a_folder_that_is_not_there_is_said_to_be_so(
+  name: str, argv: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+  missing = tmp_path / 'missing'
+  command = importlib.import_module(f'dpoq_jax.{name}' + '.__main__' * (name == 'inspect'))
+  with pytest.raises(SystemExit) as ended:
+    run(
+      command.define_flags, command.main, argument='paths', least=0, most=None,
+      argv=[word.format(missing) for word in argv],
+    )  # fmt: skip
+  assert ended.value.code == 2
+  err = capsys.readouterr().err
+  assert re.match(rf'error: (there is no {missing}: give |{missing}: there is no such folder)', err)
+  assert err.count('\n') == 1
+
+
+def test_an_error_of_the_system_names_its_file(capsys: pytest.CaptureFixture[str]):
+  with pytest.raises(SystemExit), user_errors():
+    pathlib.Path('/nowhere/x').read_text()
+  assert capsys.readouterr().err == 'error: /nowhere/x: no such file or directory.\n'
 
 
 def test_the_words_of_the_process_are_left_as_they_were():

@@ -103,10 +103,10 @@ def test_evaluate_without_a_run_says_so(tmp_path: pathlib.Path):
     (['--config.quantization.bits=4,2'], 'bits=(4, 2)'),
     (['--config=nope.py'], "No such file or directory: 'nope.py'"),
     (['--config=README.md'], 'README.md'),
-    (['--config=cifar10_resnet20:foo'], "variant 'foo': a variant is made of model, "),
+    (['--config=cifar10_resnet20:foo'], 'variant foo: there is no such part; there are model, '),
     (['--config.dta.batch_size=3'], 'did you mean data.batch_size?'),
     (['--config.epochs.x=3'], 'config.epochs.x: no such field'),
-    (['--wrkdir=x'], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
+    (['--wrkdir=x'], '--wrkdir: there is no such flag; did you mean --workdir?'),
     (['epochs=3'], "unexpected argument 'epochs=3'"),
     (
       ['--config.data.name=cifar10', '--config.data.dir={tmp}'],

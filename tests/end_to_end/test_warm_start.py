@@ -103,4 +103,4 @@ def test_no_run_to_start_from_is_one_line(tmp_path):
   flags = runs.flags('--config.init_from=nowhere')
   status, err = runs.refused('train', f'--workdir={tmp_path / "run"}', *flags)
   assert status == 2
-  assert err == 'error: nowhere holds no run: there is no config.json in it.\n'
+  assert err == 'error: nowhere: there is no such folder.\n'

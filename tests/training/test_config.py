@@ -23,7 +23,10 @@ CONFIGS = sorted((pathlib.Path(__file__).parents[2] / 'dpoq_jax' / 'configs').gl
     # A right name in the wrong section.
     ({'batch_size': 3}, 'config.batch_size: no such field; did you mean data.batch_size?'),
     ({'epochs': 0}, 'config.epochs=0: input should be greater than or equal to 1.'),
-    ({'model__depth': 9}, 'config.model.depth=9: a CIFAR ResNet has 6n+2 layers'),
+    (
+      {'model__depth': 9},
+      'config.model.depth=9: a network resnet has 6n+2 layers, 8 to 2000: next to 9 are 8 and 14.',
+    ),
     ({'quantization__bits': (4, 2)}, 'config.quantization.bits=(4, 2): '),
     ({'quantization__bits': ()}, 'config.quantization.bits=(): '),
     (
@@ -32,7 +35,7 @@ CONFIGS = sorted((pathlib.Path(__file__).parents[2] / 'dpoq_jax' / 'configs').gl
     ),
     (
       {'quantization__activation_bits': 'all'},
-      "activation_bits='all': give a number of bits, or a",
+      "activation_bits='all': give a number of bits, or one for each precision, with commas",
     ),
     ({'objective__mode': 'scale'}, "config.objective.mode='scale': input should be 'scaled', "),
     ({'objective__loss_weights': (1.0,)}, 'objective.loss_weights=(1.0,) needs one entry for each'),
@@ -139,7 +142,7 @@ def test_variants_change_what_the_tables_vary():
   assert valid.quantization.bits == (2, 8)
   assert valid.quantization.activation_bits == 2
   assert (valid.objective.mode, valid.quantization.merge) == ('joint', 'vanilla')
-  with pytest.raises(ValueError, match="variant 'foo': a variant is made of model, "):
+  with pytest.raises(ValueError, match='variant foo: there is no such part; there are model, '):
     variants.apply(config_lib.get_config(), 'foo')
   with pytest.raises(ValueError, match='variant activations=2: activations=32 is given, too'):
     variants.apply(config_lib.get_config(), 'bits=32,activations=32,model=resnet8,activations=2')
@@ -169,13 +172,17 @@ def test_systems_of_the_tables_are_variants():
   assert (small.epochs, small.model.width, small.quantization.bits) == (1, 4, (2, 4, 8))
   for text, message in [
     ('system=onion', 'no such system'),
+    ('system=jiont', 'no such system; did you mean joint'),
+    ('smok', 'variant smok: there is no such part; did you mean smoke'),
+    ('bits=2,4', 'a list is written bits=2-4-8'),
+    ('model=resnet21', 'did you mean resnet20'),
     ('system=individual,bits=2-4', 'one precision, not'),
     ('system=shared,activations=foo', "variant activations=foo: 'foo' is no whole number"),
     ('bits=2-x', "variant bits=2-x: 'x' is no whole number"),
     ('bits=', "variant bits=: '' is no whole number"),
     ('width=1e3', "variant width=1e3: '1e3' is no whole number"),
     ('smoke=no', 'variant smoke=no: smoke has no setting'),
-    ('model=vgg12', 'your own is written MODULE:CLASS'),
+    ('model=vgg12', 'did you mean vgg11. Your own is written MODULE:CLASS'),
   ]:
     with pytest.raises(ValueError, match=message):
       variant(text)

@@ -21,6 +21,7 @@ from dpoq_jax.core.names import LOGIT_SCALE, SHIFT_PREFIX
 from dpoq_jax.deploy import graph_folder
 from dpoq_jax.deploy.artifact import packing
 from dpoq_jax.runtime import terminal
+from dpoq_jax.runtime.files import check_folder
 
 FILE = graph_folder.MANIFEST
 FORMAT = 1
@@ -219,6 +220,10 @@ def read(folder: pathlib.Path) -> Manifest:
     ArtifactError: if the manifest is missing, altered, of another format, or contradicts itself.
   """
   path = folder / FILE
+  try:
+    check_folder(folder)
+  except OSError as error:
+    raise ArtifactError(str(error)) from None
   try:
     content = graph_folder.read_content(path, 'an artifact', 'rings', FORMAT)
   except OSError as error:
