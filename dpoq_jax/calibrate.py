@@ -59,7 +59,7 @@ def define_flags(flags: shared.FlagValues) -> None:
 def main(flags: shared.FlagValues) -> None:
   """Chooses an operating point, writes it and prints what it is worth."""
   directory = shared.required_path(flags, 'workdir')
-  with user_errors():
+  with user_errors(data_flag=shared.DATA_DIR):
     # Imported once there is something to do, since JAX takes seconds.
     workdir.read_config(directory)
     from dpoq_jax import from_run

@@ -33,7 +33,7 @@ def main(flags: shared.FlagValues) -> None:
   # Joined processes leave SIGTERM to JAX, for runs that save; here it ends the process as usual.
   if shared.join_processes(flags):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-  with user_errors():
+  with user_errors(data_flag=shared.DATA_DIR):
     config = workdir.read_config(directory)
     if flags.data_dir:
       data = config.data.model_copy(update={'dir': flags.data_dir})

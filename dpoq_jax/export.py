@@ -45,7 +45,7 @@ def main(flags: shared.FlagValues) -> None:
   """Writes the files of a trained network."""
   directory = shared.required_path(flags, 'workdir')
   output = shared.required_path(flags, 'output')
-  with user_errors():
+  with user_errors(data_flag=shared.DATA_DIR):
     # Imported once there is something to do, since JAX takes seconds.
     import jax
 

@@ -26,7 +26,7 @@ def define_flags(flags: shared.FlagValues) -> None:
 def main(flags: shared.FlagValues) -> None:
   """Writes the report of a run."""
   directory = shared.required_path(flags, 'workdir')
-  with user_errors():
+  with user_errors(data_flag=shared.DATA_DIR):
     # Imported once there is something to do, since JAX takes seconds.
     from dpoq_jax import from_run
     from dpoq_jax.inference import calibration

@@ -6,6 +6,7 @@ import re
 import sys
 from typing import NoReturn
 
+from dpoq_jax.data.tfds_directory import DataNotFoundError
 from dpoq_jax.runtime import terminal
 
 # Errors whose message alone is for the user.
@@ -32,12 +33,21 @@ def fail(message: object, status: int = 2) -> NoReturn:
 
 
 @contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-  """Turns the errors that bad input raises into one line on stderr and exit status 2."""
+def user_errors(*, data_flag: str | None = None) -> Iterator[None]:
+  """Turns the errors that bad input raises into one line on stderr and exit status 2.
+
+  Args:
+    data_flag: flag by which the command is told where data sets are; None is that of `train`.
+  """
   try:
     yield
   except BrokenPipeError:
     raise
+  except DataNotFoundError as error:
+    if data_flag is None:
+      fail(error)
+    prepare = f', or run {error.prepare}' if error.prepare else ''
+    fail(f'{error.what}: give {data_flag}=DIR, where it is now{prepare}')
   except (ValueError, OSError) as error:
     fail(error)
 

@@ -34,6 +34,9 @@ __all__ = [
   'define_path',
 ]  # fmt: skip
 
+DATA_DIR = '--data-dir'
+"""The flag of `define_data_dir`, for messages."""
+
 
 class _PathParser(ArgumentParser):
   """Reads a path, in which `~` is the home directory: shells leave it alone after `=`."""
@@ -169,8 +172,12 @@ def parsed_config(flags: FlagValues) -> config_lib.Config:
   """Returns the validated config of the `--config` flags; exits with one line if it is invalid."""
   with user_errors():
     config = config_lib.validate(flags.config)
-    data = {name: getattr(config.data, name) for name in ('name', 'dir')}
-    found = {name: path and expanded(path) for name, path in data.items()}
+    directory = config.data.dir
+    found = {
+      'name': expanded(config.data.name),
+      # Absolute, since the run may be used from another folder.
+      'dir': directory and str(pathlib.Path(expanded(directory)).absolute()),
+    }
     return config.model_copy(
       update={
         'data': config.data.model_copy(update=found),

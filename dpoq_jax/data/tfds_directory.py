@@ -16,6 +16,20 @@ _CLASS_KEYS = ('pythonClassName', 'python_class_name', 'type')
 _CLASSES = 'tensorflow_datasets.core.features.'
 
 
+class DataNotFoundError(FileNotFoundError):
+  """Says that a data set is not in the directory where it was looked for.
+
+  Attributes:
+    what: which data set is not where, without a stop.
+    prepare: shell command that prepares it there; None if there is none.
+  """
+
+  def __init__(self, what: str, advice: str, prepare: str | None = None) -> None:
+    """Takes what is not there, what to do about it where data.dir is set, and the command."""
+    super().__init__(f'{what}: {advice}')
+    self.what, self.prepare = what, prepare
+
+
 def root_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   """Returns the directory that holds all TFDS data sets.
 
@@ -51,9 +65,10 @@ def newest_version(
     allowed: what a name may be; ends the message of the error.
 
   Raises:
-    FileNotFoundError: if there is no such directory.
+    DataNotFoundError: if there is no such directory.
   """
-  root = root_dir(data_dir)
+  # Shown as it was looked for, since it may have been relative to another folder.
+  root = root_dir(data_dir).absolute()
   # Joined to the root, an absolute path stays as it is.
   path = root / pathlib.Path(name.replace(':', '/')).expanduser()
   if (path / 'dataset_info.json').exists():
@@ -64,7 +79,7 @@ def newest_version(
   if numbered:
     return numbered[max(numbered)]
   where = path if path.is_absolute() and not path.is_relative_to(root) else f'{name} in {root}'
-  raise FileNotFoundError(f'data set {where} not found: {allowed}')
+  raise DataNotFoundError(f'data set {where} not found', allowed)
 
 
 def check_directory(name: str, path: pathlib.Path, *, repair: str, convert: str) -> None:
@@ -169,14 +184,18 @@ def check_prepared(name: str, path: pathlib.Path) -> None:
     path: its directory, as `prepared_dir` gives it.
 
   Raises:
-    FileNotFoundError: if it is absent or files are missing; the message holds the command that
-      writes it.
+    DataNotFoundError: if it is absent; the message holds the command that writes it.
+    FileNotFoundError: if files are missing; likewise.
     ValueError: if the records are stored in another format than array_record.
   """
-  root = path.parent.parent
+  # Shown as it was looked for, since it may have been relative to another folder.
+  root = path.parent.parent.absolute()
   if not path.exists():
-    raise FileNotFoundError(
-      f'data set {name} not found in {root}: run {_prepare_command(name, root)}'
+    command = _prepare_command(name, root)
+    raise DataNotFoundError(
+      f'data set {name} not found in {root}',
+      f'give --config.data.dir=DIR, where it is, or run {command}',
+      command,
     )
   convert = f'keep it and run {_prepare_command(name, "OTHER_DIRECTORY")}'
   check_directory(name, path, repair=how_to_repair(name, path), convert=convert)

@@ -220,7 +220,7 @@ def config_of(*argv: str) -> config_lib.Config:
 
 
 OPTIONAL = [
-  ('data.image_size', 224), ('data.dir', 'x'), ('data.test_split', 'x'), ('model.width', 8),
+  ('data.image_size', 224), ('data.dir', '/x'), ('data.test_split', 'x'), ('model.width', 8),
   ('quantization.clip_init', 0.5), ('optimizer.clip_weight_decay', 1e-4), ('init_from', 'x'),
   ('optimizer.latent_weight_decay', 0.0), ('checkpoint_every', 7), ('steps_per_dispatch', 3),
 ]  # fmt: skip
@@ -271,6 +271,18 @@ def accepts_none(default: Any, name: str) -> bool:
 )
 def test_tuples_are_given_as_python_or_with_commas(flag: str, name: str, expected: tuple):
   assert getattr(config_of(f'--config.objective.{flag}').objective, name) == expected
+
+
+@pytest.mark.parametrize('given', ['data', './data', '../data', '/data'])
+def test_the_data_directory_of_a_run_does_not_depend_on_the_folder_it_is_used_from(
+  monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, given: str
+):
+  (tmp_path / 'here').mkdir()
+  monkeypatch.chdir(tmp_path / 'here')
+  found = config_of(f'--config.data.dir={given}').data.dir
+  monkeypatch.chdir('/')
+  assert found is not None
+  assert pathlib.Path(found).resolve() == (tmp_path / 'here' / given).resolve()
 
 
 def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path):

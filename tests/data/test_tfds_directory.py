@@ -44,10 +44,11 @@ class TestPrepared:
       in_memory.load('cifar10', 'train', data_dir)
     message = str(error.value)
     assert message == (
-      f"data set cifar10 not found in {data_dir}: run dpoq prepare cifar10 --data-dir='{data_dir}'"
+      f'data set cifar10 not found in {data_dir}: give --config.data.dir=DIR, where it is, or run '
+      f"dpoq prepare cifar10 --data-dir='{data_dir}'"
     )
     # What it says works, as a shell reads it.
-    command = shlex.split(message.partition(': run ')[2])
+    command = shlex.split(message.partition(', or run ')[2])
     assert command[:2] == ['dpoq', 'prepare']
     assert runs.status_of('prepare', *command[2:], f'--source={tiny_cifar10.parent}') == 0
     assert len(in_memory.load('cifar10', 'train', data_dir)) == 100

@@ -171,3 +171,26 @@ def test_a_trained_network_is_evaluated_calibrated_used_and_shown(
     out = output(runs.call('predict', f'--workdir={run}', f'--images={given}', '--precision=4'))
     labels.append([row['label'] for row in csv.DictReader(io.StringIO(out))])
   assert labels[0] == labels[1]
+
+
+def test_data_that_are_elsewhere_are_given_by_the_flag_of_the_command(
+  data_dir: pathlib.Path, uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+):
+  """Runs of earlier versions hold a path that was relative to where they were trained."""
+  run = tmp_path / 'run'
+  shutil.copytree(uninterrupted, run)
+  config = json.loads((run / 'config.json').read_text())
+  assert config['data']['dir'] == str(data_dir)
+  config['data']['dir'] = 'no_data'
+  (run / 'config.json').write_text(json.dumps(config))
+  for command, *more in (
+    ('evaluate',), ('calibrate',), ('report',),
+    ('export', '--format=onnx', f'--output={tmp_path / "exported"}'),
+  ):  # fmt: skip
+    assert runs.refused(command, f'--workdir={run}', *more) == (
+      2,
+      f'error: data set tiny_imagenet in {runs.REPOSITORY / "no_data"} not found: '
+      'give --data-dir=DIR, where it is now\n',
+    )
+  done = runs.call('evaluate', f'--workdir={run}', f'--data-dir={data_dir}')
+  assert done.returncode == 0, done.stderr
