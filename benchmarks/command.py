@@ -9,6 +9,9 @@ from absl import flags, logging
 from dpoq_jax.cli import run
 from dpoq_jax.cli.errors import fail, user_errors
 
+# What brings a module that is in no requirements of users, where that is an extra of this project.
+_EXTRAS = {'onnxruntime': "'dpoq_jax[onnx]'"}
+
 
 def start(main: Callable[[list[str]], None]) -> NoReturn:
   """Parses the flags of a benchmark, runs it and exits.
@@ -36,7 +39,8 @@ def start(main: Callable[[list[str]], None]) -> NoReturn:
   except flags.Error as error:
     fail(error)
   except ModuleNotFoundError as error:
-    fail(f'{error.name} is not installed, which this benchmark needs: pip install {error.name}.')
+    package = _EXTRAS.get(error.name or '', error.name)
+    fail(f'{error.name} is not installed, which this benchmark needs: pip install {package}.')
   except KeyboardInterrupt:
     fail('interrupted.', status=130)
   sys.exit(0)

@@ -5,7 +5,8 @@
 
 `onion`: a manifest and one file per ring, of which a device holds as many as it has room for.
 `onnx`: a graph per path and one per precision, and a `predict.py` that needs NumPy and ONNX Runtime
-alone; scales of activations are chosen on training images.
+alone; scales of activations are chosen on training images. Beside them are graphs and settings in
+the layout that optimum and transformers.js read (docs/onnx.md).
 `stablehlo`: the same graphs for JAX and other readers of StableHLO, on CPU, CUDA and TPU.
 
 The operating point of the workdir goes with it, if there is one, or another file's.
@@ -100,7 +101,15 @@ def _write_onnx(
   from dpoq_jax.deploy.onnx import export
 
   images = trained.with_data_in(flags.data_dir).training_images(flags.calibration_images)
-  export.write(output, trained.network, trained.variables, images, source=_source(trained), **known)
+  export.write(
+    output,
+    trained.network,
+    trained.variables,
+    images,
+    resize=trained.config.data.resize,
+    source=_source(trained),
+    **known,
+  )
 
 
 def _write_stablehlo(

@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
 # Makes the virtual environment that the other launch scripts use: .venv at the repository root.
 #
-#   bash launch/setup.sh [runtime | cuda | tpu | test]
+#   bash launch/setup.sh [runtime | cuda | tpu | onnx | notebooks | test]
 #
-# `runtime` (the default) installs the project and requirements.txt; `cuda` what JAX needs for NVIDIA GPUs in
-# addition (gigabytes; the driver must be there), `tpu` for Cloud TPUs, `test` the test tools. Every
-# version comes from launch/constraints.txt. Does nothing when what is asked for is there already.
+# `runtime` (the default) installs the project and requirements.txt; any other set is that and its
+# launch/requirements-SET.txt: `cuda` what JAX needs for NVIDIA GPUs (gigabytes; the driver must be
+# there), `tpu` for Cloud TPUs, `onnx` what runs exported graphs, `notebooks` what runs notebooks,
+# `test` the test tools and both of these. Every version comes from launch/constraints.txt. Does nothing when what is asked for is there already.
 # PYTHON names the Python to use; without it the first of python3, python3.13, ... that is new
 # enough. pip's own configuration (proxy, certificates, mirror) is honoured.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 wanted=${1:-runtime}
-case $wanted in
-  runtime | cuda | tpu | test) ;;
-  *) echo "setup: '$wanted' given, but there are runtime, cuda, tpu and test." >&2 && exit 2 ;;
-esac
+if [[ $wanted != runtime && ! -f launch/requirements-$wanted.txt ]]; then
+  known=(launch/requirements-*.txt)
+  known=("${known[@]#launch/requirements-}")
+  echo "setup: '$wanted' given, but there are runtime ${known[*]%.txt}." >&2
+  exit 2
+fi
 
 fail() {
   echo "setup: $*" >&2

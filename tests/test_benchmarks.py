@@ -56,7 +56,8 @@ def test_help_needs_no_extras_and_bad_input_is_one_line(name: str, tmp_path: pat
   assert without.count('\n') == whole.count('\n') == 0
   if name.startswith('onnx'):
     assert without == (
-      'error: onnxruntime is not installed, which this benchmark needs: pip install onnxruntime.'
+      'error: onnxruntime is not installed, which this benchmark needs: '
+      "pip install 'dpoq_jax[onnx]'."
     )
   named = str(missing) if name in WITH_FOLDERS else 'no_such_flag'
   assert whole.startswith('error: ')

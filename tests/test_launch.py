@@ -44,9 +44,20 @@ REGISTRIES = (
 HOME = re.compile(r'(?<![\w.])/(?:home|root|Users)/')
 
 
-def requirements(name: str) -> list[Requirement]:
-  lines = (ROOT / name).read_text().splitlines()
-  return [Requirement(line) for line in lines if line and not line.startswith('#')]
+def requirements(name: str, *, included: bool = True) -> list[Requirement]:
+  """Returns what a file asks for; with what the files that it includes (`-r`) do, if wanted."""
+  found = []
+  for line in (ROOT / name).read_text().splitlines():
+    if line.startswith('-r '):
+      other = (ROOT / name).with_name(line.removeprefix('-r ')).relative_to(ROOT)
+      found += requirements(str(other)) if included else []
+    elif line and not line.startswith('#'):
+      found.append(Requirement(line))
+  return found
+
+
+def optional_files() -> list[str]:
+  return sorted(f'launch/{path.name}' for path in (ROOT / 'launch').glob('requirements-*.txt'))
 
 
 def text_files() -> Iterator[tuple[Path, str]]:
@@ -96,9 +107,13 @@ def test_every_requirement_is_pinned_within_its_bounds():
     (specifier,) = pin.specifier
     assert specifier.operator == '==', f'{pin} is not an exact version'
     versions[name] = specifier.version
+<<<<<<< HEAD
   optional = [f'launch/{path.name}' for path in (ROOT / 'launch').glob('requirements-*.txt')]
   assert len(optional) > 3
   for file in ('requirements.txt', *optional):
+=======
+  for file in ('requirements.txt', *optional_files()):
+>>>>>>> 2f23d26d8781e897469e6349c06a64d0819094f0
     for requirement in requirements(file):
       version = versions.get(canonicalize_name(requirement.name))
       assert version, f'{requirement.name} of {file} is missing in launch/constraints.txt'
@@ -106,6 +121,26 @@ def test_every_requirement_is_pinned_within_its_bounds():
         f'{requirement} of {file}: pinned to {version}'
       )
       assert requirement.specifier, f'{requirement} of {file} has no lower bound'
+
+
+def test_a_requirement_is_named_in_one_file_alone():
+  sets = {file.removeprefix('launch/requirements-') for file in optional_files()}
+  assert sets >= {'cuda.txt', 'notebooks.txt', 'onnx.txt', 'test.txt', 'tpu.txt'}
+  named: dict[tuple[str, ...], str] = {}
+  for file in ('requirements.txt', *optional_files()):
+    for requirement in requirements(file, included=False):
+      # `jax[tpu]` asks for more than `jax` does.
+      key = (canonicalize_name(requirement.name), *sorted(requirement.extras))
+      assert key not in named, f'{requirement} is in {file} and in {named[key]}'
+      named[key] = file
+
+
+def test_tests_need_what_the_extras_bring():
+  tests = {requirement.name for requirement in requirements('launch/requirements-test.txt')}
+  extras = ('launch/requirements-onnx.txt', 'launch/requirements-notebooks.txt')
+  for file in extras:
+    assert f'file: {file}' in (ROOT / 'setup.cfg').read_text()
+    assert {requirement.name for requirement in requirements(file)} <= tests
 
 
 @pytest.mark.parametrize('folder', ['dpoq_jax', 'benchmarks', 'launch'])
@@ -184,4 +219,6 @@ def test_setup_refuses_an_unknown_set(checkout: Path):
     ['bash', checkout / 'launch/setup.sh', 'everything'], capture_output=True, text=True
   )
   assert result.returncode == 2
-  assert "'everything'" in result.stderr
+  assert re.fullmatch(
+    r"setup: 'everything' given, but there are runtime cuda [a-z ]*test tpu\.\n", result.stderr
+  )

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,11 @@ def emptied_on_failure(folder: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except BaseException:
-    for file in folder.iterdir():
-      file.unlink()
+    for entry in folder.iterdir():
+      if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+      else:
+        entry.unlink()
     if not was_there:
       folder.rmdir()
     raise

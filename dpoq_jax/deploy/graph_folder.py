@@ -126,6 +126,11 @@ def check(content: Mapping[str, Any]) -> None:
   shape = _list(content, 'image_shape', int)
   if len(shape) != 3 or not all(1 <= side <= _LARGEST_SIDE for side in shape):
     raise _refused('image_shape', shape, f'three numbers from 1 to {_LARGEST_SIDE}')
+  resize = content.get('resize')
+  if resize is not None and (
+    type(resize) is not int or not max(shape[:2]) <= resize <= _LARGEST_SIDE
+  ):
+    raise _refused('resize', resize, f'a number from {max(shape[:2])} to {_LARGEST_SIDE}, or none')
   for kind, stem in (('paths', 'path'), ('precisions', 'precision')):
     graphs = _list(content, kind, dict)
     if [graph.get('precision') for graph in graphs] != bits:

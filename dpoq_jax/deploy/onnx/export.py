@@ -1,9 +1,10 @@
 """Writes the folder of an ONNX export: graphs, manifest, and a `predict.py` that runs them.
 
-`predict.py` needs NumPy and ONNX Runtime alone, nothing of this library.
+`predict.py` needs NumPy and ONNX Runtime alone, nothing of this library. For other tools there are
+graphs of their own in `onnx`, and two files of JSON (`hub_layout`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import pathlib
 import shutil
 from typing import Any
@@ -13,7 +14,7 @@ import onnx
 
 from dpoq_jax.core.names import path_name
 from dpoq_jax.deploy import export_folder, graph_folder
-from dpoq_jax.deploy.onnx import graphs
+from dpoq_jax.deploy.onnx import graphs, hub_layout
 from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.network import onion_network
 
@@ -25,16 +26,25 @@ def write(
   network: onion_network.Onion,
   variables: Mapping[str, Any],
   range_images: np.ndarray,
+  *,
+  class_names: Sequence[str],
+  resize: int | None = None,
   **known: Any,
 ) -> dict[str, Any]:
-  """Writes `path_B.onnx`, `precision_B.onnx`, `manifest.json` and the two files of `predict.py`.
+  """Writes graphs, `manifest.json`, `predict.py` with its modules, and files for other tools.
+
+  The graphs are `path_B.onnx`, `precision_B.onnx`, and in `onnx` those of precisions for other
+  tools, that of the highest under two names.
 
   Args:
     folder: the folder, which is made; it must not hold anything.
     network: the network.
     variables: frozen variables, NumPy arrays.
     range_images: uint8 [examples, height, width, channels], on which ranges are measured.
-    **known: what `export_folder.write_manifest` takes: class_names, operating_points, source.
+    class_names: a name for each class.
+    resize: shorter side to which files are resized before their centre is taken, pixels; None
+      resizes them to the shape of `range_images`.
+    **known: what `export_folder.write_manifest` takes: operating_points, source.
 
   Returns:
     The manifest.
@@ -56,10 +66,21 @@ def write(
         _write_graph(folder / f'precision_{bits}.onnx', bits, graphs.precision_graph(source, index))
         for index, bits in enumerate(network.bits)
       ]
+      (folder / hub_layout.FOLDER).mkdir()
+      names = [(k, hub_layout.file_name(bits)) for k, bits in enumerate(network.bits)]
+      others = [
+        _write_graph(
+          folder / hub_layout.FOLDER / name,
+          network.bits[index],
+          graphs.pixel_values_graph(source, index),
+        )
+        for index, name in [*names, (len(names) - 1, hub_layout.HIGHEST)]
+      ]
   except FloatingPointError as error:
     raise ValueError(f'the numbers of this network have no integers ({error}).') from None
   for program in _PROGRAMS:
     shutil.copyfile(program, folder / program.name)
+  hub_layout.write(folder, source.image_shape, class_names, resize)
   return export_folder.write_manifest(
     folder,
     network.bits,
@@ -68,6 +89,10 @@ def write(
     calibration_images=len(range_images),
     paths=paths,
     precisions=precisions,
+    # Their digests; nothing of this library reads these files.
+    other_tools=[{**entry, 'file': f'{hub_layout.FOLDER}/{entry["file"]}'} for entry in others],
+    class_names=class_names,
+    resize=resize,
     **known,
   )
 

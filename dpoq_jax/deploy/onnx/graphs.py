@@ -1,8 +1,9 @@
-"""Writes networks as ONNX graphs: one for each path, and one for each precision with all its paths.
+"""Writes networks as ONNX graphs: one for each path, and two for each precision with all its paths.
 
 Images go in as the uint8 pixels that they are, [batch, height, width, channels], and laterals
 between paths are uint8 of the same layout; logits, where paths add those of the path below, are
-float32. How a path's layers become integer operations is the matter of `path_writer`.
+float32. How a path's layers become integer operations is the matter of `path_writer`. The second
+graph of a precision takes images as other tools prepare them, `pixel_values`.
 """
 
 import numpy as np
@@ -10,12 +11,18 @@ import onnx
 
 from dpoq_jax.core.names import lateral_collection, path_name
 from dpoq_jax.deploy.onnx import integer_layers
-from dpoq_jax.deploy.onnx.operators import TO_NCHW, TO_NHWC, Tensor, Writer
+from dpoq_jax.deploy.onnx.operators import LEVELS, TO_NCHW, TO_NHWC, Scale, Tensor, Writer
 from dpoq_jax.deploy.onnx.path_writer import PathWriter, handed_up_scale
 from dpoq_jax.deploy.onnx.source import Source
 
 IMAGES, LOGITS = 'images', 'logits'
 """Names of the first input and the first output of a graph."""
+
+PIXEL_VALUES = 'pixel_values'
+"""Name of the input of graphs for other tools."""
+
+# Red, green and blue in grey, in 65536ths: the integers of ITU-R 601 that pillow converts by.
+_GREY, _GREY_STEPS = (19595, 38470, 7471), 65536
 
 
 def lateral_name(precision: int, layer: str) -> str:
@@ -78,7 +85,40 @@ def precision_graph(source: Source, index: int) -> onnx.ModelProto:
     A model with the input `images`, uint8, and the output `logits`, float32.
   """
   writer = Writer()
-  images = _images(source, writer)
+  return _precision(source, index, writer, _images(source, writer), 'precision')
+
+
+def pixel_values_graph(source: Source, index: int) -> onnx.ModelProto:
+  """Returns the graph of a precision for tools that scale pixels to 0 to 1 and put channels first.
+
+  What is not the value of a pixel is rounded to one, and grey is made of colours as pillow does it.
+
+  Args:
+    source: the network, prepared.
+    index: the precision, from 0.
+
+  Returns:
+    A model with the input `pixel_values`, float32 [batch, 3, height, width], and the output
+    `logits`, float32.
+  """
+  height, width, channels = source.image_shape
+  writer = Writer()
+  given = writer.input(PIXEL_VALUES, np.float32, (3, height, width))
+  images = writer.quantize(given, Scale(1 / LEVELS, 0)).name
+  if channels == 1:
+    colours = writer.node('Cast', images, to=onnx.TensorProto.FLOAT)
+    shares = writer.constant(np.array(_GREY, np.float32).reshape(1, 3, 1, 1))
+    # All of these numbers are whole and below 2**24, so float32 holds them.
+    total = writer.node('Conv', colours, shares, writer.constant(np.float32([_GREY_STEPS / 2])))
+    grey = writer.node('Floor', writer.node('Div', total, writer.constant(np.float32(_GREY_STEPS))))
+    images = writer.node('Cast', grey, to=onnx.TensorProto.UINT8)
+  return _precision(source, index, writer, images, PIXEL_VALUES)
+
+
+def _precision(
+  source: Source, index: int, writer: Writer, images: str, name: str
+) -> onnx.ModelProto:
+  """Returns the graph of a precision whose input is written: `images` is uint8, channels first."""
   laterals: dict[tuple[int, str], Tensor] = {}
   logits = ''
   for each, steps in enumerate(source.paths[: index + 1]):
@@ -88,7 +128,7 @@ def precision_graph(source: Source, index: int) -> onnx.ModelProto:
     if (scale := integer_layers.logit_scale(source.network, source.variables, each)) is not None:
       logits = _with_those_below(writer, logits, below, scale)
   writer.output(logits, LOGITS, np.float32, source.paths[index][-1].shape)
-  return writer.model(f'precision_{source.network.bits[index]}')
+  return writer.model(f'{name}_{source.network.bits[index]}')
 
 
 def _images(source: Source, writer: Writer) -> str:
