@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Makes the virtual environment that the other launch scripts use: .venv at the repository root.
 #
-#   bash launch/setup.sh [runtime | cuda | tpu | onnx | notebooks | test]
+#   bash launch/setup.sh [runtime | cuda | tpu | onnx | notebooks | docs | test]
 #
 # `runtime` (the default) installs the project and requirements.txt; any other set is that and its
 # launch/requirements-SET.txt: `cuda` what JAX needs for NVIDIA GPUs (gigabytes; the driver must be
 # there), `tpu` for Cloud TPUs, `onnx` what runs exported graphs, `notebooks` what runs notebooks,
-# `test` the test tools and both of these. Every version comes from launch/constraints.txt. Does nothing when what is asked for is there already.
+# `docs` what builds the site, `test` the test tools and these three. Every version comes from
+# launch/constraints.txt. Does nothing when what is asked for is there already.
 # PYTHON names the Python to use; without it the first of python3, python3.13, ... that is new
 # enough. pip's own configuration (proxy, certificates, mirror) is honoured.
 set -euo pipefail
@@ -93,8 +94,6 @@ fi
 # The project itself, too: in .venv, `dpoq` and `import dpoq_jax` work from any folder.
 requirements=(-e .)
 [[ $wanted == runtime ]] || requirements+=(-r "launch/requirements-$wanted.txt")
-# A test builds the site of the documents.
-[[ $wanted != test ]] || requirements+=(-r launch/requirements-docs.txt)
 # As variables, the constraints also pin what builds the one source package; relative, as pip splits
 # them at spaces. Python compiles what it imports: compiling everything here would take half as long
 # as the rest.

@@ -107,13 +107,7 @@ def test_every_requirement_is_pinned_within_its_bounds():
     (specifier,) = pin.specifier
     assert specifier.operator == '==', f'{pin} is not an exact version'
     versions[name] = specifier.version
-<<<<<<< HEAD
-  optional = [f'launch/{path.name}' for path in (ROOT / 'launch').glob('requirements-*.txt')]
-  assert len(optional) > 3
-  for file in ('requirements.txt', *optional):
-=======
   for file in ('requirements.txt', *optional_files()):
->>>>>>> 2f23d26d8781e897469e6349c06a64d0819094f0
     for requirement in requirements(file):
       version = versions.get(canonicalize_name(requirement.name))
       assert version, f'{requirement.name} of {file} is missing in launch/constraints.txt'
@@ -137,7 +131,7 @@ def test_a_requirement_is_named_in_one_file_alone():
 
 def test_tests_need_what_the_extras_bring():
   tests = {requirement.name for requirement in requirements('launch/requirements-test.txt')}
-  extras = ('launch/requirements-onnx.txt', 'launch/requirements-notebooks.txt')
+  extras = [f'launch/requirements-{name}.txt' for name in ('docs', 'notebooks', 'onnx')]
   for file in extras:
     assert f'file: {file}' in (ROOT / 'setup.cfg').read_text()
     assert {requirement.name for requirement in requirements(file)} <= tests

@@ -47,7 +47,7 @@ def test_sets_are_added_once_each(checkout: Path):
     'venv',
     '.',
     '. launch/requirements-cuda.txt',
-    '. launch/requirements-test.txt launch/requirements-docs.txt',
+    '. launch/requirements-test.txt',
   ]
   assert (checkout / '.venv/installed').read_text() == 'digest runtime cuda test\n'
 
