@@ -109,7 +109,9 @@ def pixel_values_graph(source: Source, index: int) -> onnx.ModelProto:
     colours = writer.node('Cast', images, to=onnx.TensorProto.FLOAT)
     shares = writer.constant(np.array(_GREY, np.float32).reshape(1, 3, 1, 1))
     # All of these numbers are whole and below 2**24, so float32 holds them.
-    total = writer.node('Conv', colours, shares, writer.constant(np.float32([_GREY_STEPS / 2])))
+    total = writer.node(
+      'Conv', colours, shares, writer.constant(np.array([_GREY_STEPS / 2], np.float32))
+    )
     grey = writer.node('Floor', writer.node('Div', total, writer.constant(np.float32(_GREY_STEPS))))
     images = writer.node('Cast', grey, to=onnx.TensorProto.UINT8)
   return _precision(source, index, writer, images, PIXEL_VALUES)
