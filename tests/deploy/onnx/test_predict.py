@@ -363,7 +363,7 @@ def test_files_are_read_as_dpoq_predict_reads_them(resize: int | None, copy: pat
   wanted = predict.Network(copy).predict_at(pixels, 8)
   status, out, err = call('photos', '--precision=8', '--top=2', '--output=found.csv')
   assert status == 0
-  assert err.startswith('not read: broken.png: a damaged image')
+  assert err.startswith('not read: broken.png: no image that is read')
   assert err.count('\n') == 1
   rows = [line.split('\t') for line in out.splitlines()]
   assert [row[0] for row in rows] == [each.name for each in read]
