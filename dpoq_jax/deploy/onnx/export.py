@@ -24,7 +24,10 @@ _BESIDE = pathlib.Path(__file__)
 # `predict.py`, and what it imports.
 _PROGRAMS = (
   *(_BESIDE.with_name(f'{name}.py') for name in ('predict', 'graph_network', 'image_files')),
-  *(pathlib.Path(each.__file__) for each in (graph_folder, decode, image_folder, resize_lib)),
+  *map(
+    pathlib.Path,
+    (graph_folder.__file__, decode.__file__, image_folder.__file__, resize_lib.__file__),
+  ),
 )
 
 
