@@ -37,7 +37,7 @@ def main(_: list[str]) -> None:
   """Exports the network, predicts by both, prints the table and writes the figures."""
   import onnxruntime
 
-  from dpoq_jax.deploy.onnx import export, predict
+  from dpoq_jax.deploy.onnx import export, graph_network
 
   logging.set_verbosity(logging.ERROR)
   workdir = required_path(flags.FLAGS, 'workdir')
@@ -57,7 +57,7 @@ def main(_: list[str]) -> None:
       class_names=run.facts.class_names,
       operating_points=(json.loads(point.to_json()),),
     )
-    exported = predict.Network(path)
+    exported = graph_network.Network(path)
     systems = {
       str(precision): _compared(
         logits[index].argmax(axis=-1),

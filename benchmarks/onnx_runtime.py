@@ -39,7 +39,7 @@ from dpoq_jax.training import trained_network
 if TYPE_CHECKING:
   import onnxruntime
 
-  from dpoq_jax.deploy.onnx import predict
+  from dpoq_jax.deploy.onnx import graph_network
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run with an operating point')
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
@@ -56,7 +56,7 @@ def main(_: list[str]) -> None:
   """Times all graphs, prints the table and writes the figures."""
   import onnxruntime
 
-  from dpoq_jax.deploy.onnx import export, predict
+  from dpoq_jax.deploy.onnx import export, graph_network
 
   logging.set_verbosity(logging.ERROR)
   if _WORKDIR.value:
@@ -80,7 +80,7 @@ def main(_: list[str]) -> None:
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'export'
     export.write(path, network, variables, seen, class_names=names, operating_points=points)
-    exported = predict.Network(path, _THREADS.value)
+    exported = graph_network.Network(path, _THREADS.value)
     figures = {size: _measure(exported, graphs, images, size) for size in _BATCH_SIZES}
   result = {
     'machine': platform.processor() or platform.machine(),
@@ -117,15 +117,15 @@ def _untrained(network: onion_network.Onion, images: np.ndarray) -> dict[str, An
 
 def _individual(network: onion_network.Onion, images: np.ndarray) -> 'onnxruntime.InferenceSession':
   """Opens the graph of an individual network, untrained, since weights do not change its speed."""
-  from dpoq_jax.deploy.onnx import predict
+  from dpoq_jax.deploy.onnx import graph_network
 
   source = source_lib.prepare(network, _untrained(network, images), images[:64])
   model = graphs_lib.precision_graph(source, 0).SerializeToString()
-  return predict.session(model, _THREADS.value)
+  return graph_network.session(model, _THREADS.value)
 
 
 def _measure(
-  exported: 'predict.Network',
+  exported: 'graph_network.Network',
   graphs: 'dict[str, onnxruntime.InferenceSession]',
   images: np.ndarray,
   size: int,

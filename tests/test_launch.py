@@ -73,13 +73,16 @@ def text_files() -> Iterator[tuple[Path, str]]:
 # What one benchmark compares with where it is installed.
 COUNTERPART = ROOT / 'benchmarks' / 'pytorch_counterpart.py'
 # A program of its own, copied to where it runs.
-COPIED = ROOT / 'dpoq_jax' / 'deploy' / 'onnx' / 'predict.py'
+COPIED = {
+  ROOT / 'dpoq_jax' / 'deploy' / 'onnx' / f'{name}.py'
+  for name in ('predict', 'graph_network', 'image_files')
+}
 
 
 def imported_modules(folder: Path) -> dict[str, Path]:
   """Top-level modules that the Python files under `folder` import, each with one such file."""
   found = {}
-  for path in set(folder.rglob('*.py')) - {COPIED}:
+  for path in set(folder.rglob('*.py')) - COPIED:
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.Import):
         found |= {alias.name.partition('.')[0]: path for alias in node.names}

@@ -8,14 +8,10 @@ Nothing here imports JAX or TFDS: worker processes run it.
 
 import io
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpoq_jax.data import decode
-
-if TYPE_CHECKING:
-  from PIL import Image
+from dpoq_jax.data import decode, resize
 
 # Bounds of the random crop: its share of the image's area, and its width over its height, as in
 # Inception (Szegedy et al. 2015) and every ImageNet recipe since.
@@ -27,9 +23,6 @@ _TRIES = 10
 # as long as the crop stays this many times larger than the result; it moves a pixel by 0.5 grey
 # levels on average.
 _DRAFT_GAP = 2
-
-# Pixels of an image after its shorter side was resized: one that is long is cut only then.
-_MOST_RESIZED = 2**26
 
 
 def random_crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -108,28 +101,4 @@ def evaluation_crop(encoded: bytes, size: int, shorter_side: int) -> np.ndarray:
     Exception: anything else that a broken image makes pillow raise.
   """
   with decode.opened(io.BytesIO(encoded)) as opened:
-    return np.asarray(central_crop(decode.decoded(opened, channels=3), size, shorter_side))
-
-
-def central_crop(image: 'Image.Image', size: int, shorter_side: int) -> 'Image.Image':
-  """Resizes an image's shorter side (bilinear, with antialiasing) and takes the central square.
-
-  Args:
-    image: decoded image.
-    size: side of the square, pixels.
-    shorter_side: shorter side of the resized image, pixels, at least `size`.
-
-  Raises:
-    ValueError: if the image is so long that it would have too many pixels after resizing.
-  """
-  from PIL import Image
-
-  short = min(image.size)
-  # The longer side is rounded down as in torchvision, whose accuracies ours are compared with.
-  width, height = (shorter_side * side // short for side in image.size)
-  if width * height > _MOST_RESIZED:
-    # A file of a few hundred bytes that holds one line of pixels would take gigabytes.
-    raise ValueError(f'{image.width} x {image.height} pixels: too long to resize.')
-  left, upper = round((width - size) / 2), round((height - size) / 2)
-  image = image.resize((width, height), Image.Resampling.BILINEAR)
-  return image.crop((left, upper, left + size, upper + size))
+    return np.asarray(resize.central_crop(decode.decoded(opened, channels=3), size, shorter_side))

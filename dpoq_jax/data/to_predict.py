@@ -7,16 +7,12 @@ import dataclasses
 import glob
 import os
 import pathlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpoq_jax.data import crop, decode, image_folder, npy
+from dpoq_jax.data import decode, image_folder, npy, resize
 from dpoq_jax.data.order import shard
 from dpoq_jax.runtime import files, terminal
-
-if TYPE_CHECKING:
-  from PIL import Image
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,22 +85,12 @@ class Inputs:
         with os.scandir(path):
           pass
       with files.open_regular(path) as file, decode.opened(file) as opened:
-        return Input(name, self._pixels(opened))
+        image = decode.decoded(opened, self.shape[-1])
+        return Input(name, resize.fitted(image, self.shape, self.shorter_side))
     # A broken file may make a decoder raise any exception.
     except Exception as error:
       reason = str(error).replace(f'{self.root}/', '') or type(error).__name__
       return Input(name, None, terminal.one_line(reason))
-
-  def _pixels(self, opened: 'Image.Image') -> np.ndarray:
-    from PIL import Image
-
-    height, width, channels = self.shape
-    image = decode.decoded(opened, channels)
-    if self.shorter_side:
-      image = crop.central_crop(image, height, self.shorter_side)
-    elif image.size != (width, height):
-      image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(self.shape)
 
 
 def find_all(

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin
 import pytest
 
-from dpoq_jax.data import crop, decode, to_predict
+from dpoq_jax.data import crop, decode, resize, to_predict
 from tests.data import jpegs
 
 
@@ -64,7 +64,7 @@ def test_training_evaluation_and_predict_turn_an_image_alike(
   trained = whole_crop(encoded.getvalue(), 32, monkeypatch)
   # Decoding at a fraction moves a pixel by a level or so; turned wrongly, by 60 on average.
   assert np.abs(trained.astype(int) - small).mean() < 2
-  expected = np.asarray(crop.central_crop(upright, 32, 36))
+  expected = np.asarray(resize.central_crop(upright, 32, 36))
   np.testing.assert_array_equal(crop.evaluation_crop(encoded.getvalue(), 32, 36), expected)
   (tmp_path / f'x.{kind}').write_bytes(encoded.getvalue())
   ((found,),) = to_predict.find(tmp_path, (32, 32, 3), shorter_side=36).batches(1)
@@ -135,7 +135,9 @@ def test_transparency_of_a_palette_is_dropped_without_a_warning():
   image.save(encoded, 'png', transparency=bytes(range(200)))
   # A warning would be an error here.
   found = crop.evaluation_crop(encoded.getvalue(), 50, 50)
-  np.testing.assert_array_equal(found, np.asarray(crop.central_crop(image.convert('RGB'), 50, 50)))
+  np.testing.assert_array_equal(
+    found, np.asarray(resize.central_crop(image.convert('RGB'), 50, 50))
+  )
 
 
 def test_decoders_print_nothing_of_their_own(capfd: pytest.CaptureFixture[str]):

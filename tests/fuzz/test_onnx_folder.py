@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from dpoq_jax.deploy.onnx import export, predict
+from dpoq_jax.deploy.onnx import export, graph_network, predict
 from dpoq_jax.inference import operating_point
 from tests.conftest import once
 from tests.deploy.conftest import IMAGES, frozen
@@ -60,8 +60,8 @@ def test_onnx_folders(
   count: int, files: dict[str, bytes], tmp_path: pathlib.Path, monkeypatch, capsys
 ):
   # Opened anew for every input, the same graphs would take most of the time.
-  opened = functools.cache(predict.session)
-  monkeypatch.setattr(predict, 'session', opened)
+  opened = functools.cache(graph_network.session)
+  monkeypatch.setattr(graph_network, 'session', opened)
   monkeypatch.setattr(predict, '__file__', str(tmp_path / 'predict.py'))
   rng, predicted = np.random.default_rng(7), 0
   with mutations.little_memory():
@@ -90,7 +90,7 @@ def test_onnx_folders(
       assert not err, number
       stdout.seek(0)
       lines = stdout.read()[:-1].split('\n')
-      probabilities = [float(line.split('\t')[1]) for line in lines]
+      probabilities = [float(line.split('\t')[2]) for line in lines]
       assert all(0 <= each <= 1 for each in probabilities), number
       assert all(line.replace('\t', '').isprintable() for line in lines), number
       assert output.stat().st_size

@@ -13,12 +13,22 @@ import numpy as np
 import onnx
 
 from dpoq_jax.core.names import path_name
+from dpoq_jax.data import decode, image_folder
+from dpoq_jax.data import resize as resize_lib
 from dpoq_jax.deploy import export_folder, graph_folder
 from dpoq_jax.deploy.onnx import graphs, hub_layout
 from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.network import onion_network
 
-_PROGRAMS = (pathlib.Path(__file__).with_name('predict.py'), pathlib.Path(graph_folder.__file__))
+_BESIDE = pathlib.Path(__file__)
+# `predict.py`, and what it imports.
+_PROGRAMS = (
+  *(_BESIDE.with_name(f'{name}.py') for name in ('predict', 'graph_network', 'image_files')),
+  *map(
+    pathlib.Path,
+    (graph_folder.__file__, decode.__file__, image_folder.__file__, resize_lib.__file__),
+  ),
+)
 
 
 def write(

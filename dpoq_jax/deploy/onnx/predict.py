@@ -1,318 +1,100 @@
 """Predicts with the ONNX graphs beside this file; needs NumPy and ONNX Runtime alone.
 
-    python predict.py IMAGES.npy [--max-bits=B | --precision=B] [--batch-size=64]
+    python predict.py PATH... [--max-bits=B | --precision=B] [--top=N] [--batch-size=64]
         [--output=FILE.csv|FILE.npz]
 
-IMAGES.npy holds uint8 [examples, height, width, channels]. By default every image runs the paths up
-to its exit, as the operating point in `manifest.json` says; with --max-bits all leave at B bits at
-the latest; with --precision all run the paths up to B bits and are predicted from that precision
-alone. One line is printed for each image: its class, the probability of that class, and the bits of
-the precision at which the image left. In CSV a class name that a spreadsheet would take for a
-formula begins with an apostrophe. What cannot be used is one line on stderr and exit status 2.
+PATH is a .npy file that holds uint8 [examples, height, width, channels], or, where Pillow is
+installed, an image or a folder of images. By default every image runs the paths up to its exit, as
+the operating point in `manifest.json` says; with --max-bits all leave at B bits at the latest; with
+--precision all run the paths up to B bits and are predicted from that precision alone. One line is
+printed for each image: its position or path, its class, the probability of that class, and the bits
+of the precision at which the image left; with --top=N the next classes and their probabilities,
+too. In CSV text that a spreadsheet would take for a formula begins with an apostrophe. A file that
+is no image is named on stderr and left out. What cannot be used is one line on stderr and exit
+status 2.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import csv
 import os
 import pathlib
 import sys
-from typing import Any, NamedTuple
 
-import numpy as np
-import onnxruntime
+try:
+  import numpy as np
+  import onnxruntime  # noqa: F401
+except ModuleNotFoundError as missing:
+  if __name__ != '__main__':
+    raise
+  print(f'error: {missing.name} is not installed: pip install onnxruntime numpy.', file=sys.stderr)
+  sys.exit(2)
 
 if __package__:
-  from dpoq_jax.deploy import graph_folder
+  from dpoq_jax.deploy.onnx import image_files
+  from dpoq_jax.deploy.onnx.graph_network import Network, Result
 else:  # In an export, beside this file.
-  import graph_folder  # pyright: ignore[reportMissingImports]
+  from graph_network import Network, Result  # pyright: ignore[reportMissingImports]
+  import image_files  # pyright: ignore[reportMissingImports]
+
+_FORMULAS = ('=', '+', '-', '@', '\t', '\r', '\n')
 
 
-class Result(NamedTuple):
-  """Holds what is predicted for images.
-
-  Attributes:
-    labels: int64 [examples], the most probable class.
-    probabilities: float64 [examples, classes].
-    precisions: int64 [examples], bits of the precision at which each image left.
-  """
-
-  labels: np.ndarray
-  probabilities: np.ndarray
-  precisions: np.ndarray
-
-
-class Network:
-  """Runs the graphs of a folder, each opened when it is first needed.
-
-  Attributes:
-    manifest: content of `manifest.json`.
-    bits: the precisions, from the lowest up.
-  """
-
-  def __init__(self, folder: pathlib.Path, threads: int = 0) -> None:
-    """Reads the manifest of a folder.
-
-    Args:
-      folder: folder with `manifest.json` and the graphs.
-      threads: threads of each graph; 0 leaves the number to the runtime.
-
-    Raises:
-      OSError: if the manifest cannot be read.
-      ValueError: if it is not the manifest of such a folder.
-    """
-    self._folder, self._threads = folder, threads
-    self.manifest = graph_folder.read(folder, 'ONNX graphs', 'calibration_images')
-    self.bits: tuple[int, ...] = tuple(self.manifest['bits'])
-    self._sessions: dict[str, onnxruntime.InferenceSession] = {}
-
-  def predict(
-    self,
-    images: np.ndarray,
-    *,
-    point: Mapping[str, Any] | None = None,
-    max_bits: int | None = None,
-    batch_size: int = 64,
-  ) -> Result:
-    """Runs every image up to its exit and predicts from the precisions it ran.
-
-    Args:
-      images: uint8 [examples, height, width, channels].
-      point: an operating point, as in the manifest; the manifest's first one by default.
-      max_bits: bits of the precision at which all leave at the latest; the highest by default.
-      batch_size: images that a path runs at once.
-
-    Raises:
-      ValueError: for images of another shape or dtype, for a precision that the network does not
-        have, or if there is no operating point.
-    """
-    self._check(images, batch_size)
-    points = self.manifest['operating_points']
-    if point is None and not points:
-      raise ValueError('this folder has no operating point: give --precision.')
-    used: Mapping[str, Any] = points[0] if point is None else point
-    graph_folder.check_point(used, list(self.bits))
-    last = len(self.bits) - 1 if max_bits is None else self._index(max_bits)
-    exits = np.zeros(len(images), np.int64)
-    found = np.zeros((len(images), len(self.manifest['class_names'])))
-
-    def staying(index: int, batches: Iterator[_Waiting]) -> Iterator[_Waiting]:
-      """Runs a path on batches; predicts the images that leave and yields those that stay."""
-      bits = str(self.bits[index])
-      for batch in batches:
-        outputs = self.run_graph(self.manifest['paths'][index], batch.tensors)
-        own = probabilities(outputs.pop('logits'), used['temperatures'][bits])
-        leave = (own.max(axis=-1) >= used['thresholds'][bits]) | (index == last)
-        below = [*batch.below, own]
-        exits[batch.numbers[leave]] = index
-        left = [each[leave] for each in below]
-        found[batch.numbers[leave]] = combined(left, used['weights'][bits])
-        if not leave.all():
-          yield _Waiting(batch.numbers, {**batch.tensors, **outputs}, below).chosen(~leave)
-
-    starts = range(0, len(images), batch_size)
-    whole = _Waiting(np.arange(len(images)), {'images': images}, [])
-    waiting = (whole.chosen(slice(start, start + batch_size)) for start in starts)
-    # Images that stay wait until a batch of them is there: one path pulls on the one below.
-    for index in range(last + 1):
-      waiting = staying(index, _batches(waiting, batch_size))
-    assert not list(waiting)
-    return Result(found.argmax(axis=-1), found, np.array(self.bits)[exits])
-
-  def predict_at(self, images: np.ndarray, precision: int, batch_size: int = 64) -> Result:
-    """Runs all images up to one precision, in one graph, and predicts from that precision alone.
-
-    Raises:
-      ValueError: for images, or a precision, that `predict` would refuse.
-    """
-    self._check(images, batch_size)
-    graph = self.manifest['precisions'][self._index(precision)]
-    parts = [
-      self.run_graph(graph, {'images': images[i : i + batch_size]})['logits']
-      for i in range(0, len(images), batch_size)
-    ]
-    found = probabilities(np.concatenate(parts))
-    return Result(found.argmax(axis=-1), found, np.full(len(images), precision))
-
-  def run_graph(
-    self, graph: Mapping[str, Any], feeds: Mapping[str, np.ndarray]
-  ) -> dict[str, np.ndarray]:
-    """Runs one graph; returns its outputs by name.
-
-    Args:
-      graph: its entry in the manifest.
-      feeds: its inputs by name, and any other tensors, which it does not read.
-
-    Raises:
-      OSError: if its file is not there; the files of other graphs need not be.
-      ValueError: if its file was altered, or is no graph of this network.
-    """
-    file = graph['file']
-    if file not in self._sessions:
-      content = graph_folder.read_file(self._folder, graph)
-      self._sessions[file] = _running(file, lambda: session(content, self._threads))
-    run = self._sessions[file]
-    names = [each.name for each in run.get_outputs()]
-    inputs = {each.name: feeds.get(each.name) for each in run.get_inputs()}
-    results: Sequence[Any] = _running(file, lambda: run.run(names, inputs))
-    found = {name: np.asarray(each) for name, each in zip(names, results, strict=True)}
-    wanted = (len(feeds['images']), len(self.manifest['class_names']))
-    if 'logits' not in found or found['logits'].shape != wanted:
-      raise ValueError(f'{file} does not give logits of {wanted[1]} classes.')
-    return found
-
-  def _index(self, precision: int) -> int:
-    """Returns the index of a precision, which must be one of the network's."""
-    if precision not in self.bits:
-      raise ValueError(f'precision {precision}: this network has {self.bits}.')
-    return self.bits.index(precision)
-
-  def _check(self, images: np.ndarray, batch_size: int) -> None:
-    """Refuses images that the graphs do not take, and batches of none."""
-    if batch_size < 1:
-      raise ValueError(f'a batch of {batch_size} images: 1 is the least.')
-    shape = self.manifest['image_shape']
-    if images.dtype != np.uint8 or list(images.shape[1:]) != shape or not len(images):
-      raise ValueError(
-        f'images are {images.dtype}{list(images.shape)}: give uint8 [examples, '
-        f'{", ".join(map(str, shape))}].'
-      )
-
-
-class _Waiting(NamedTuple):
-  """Holds images that wait for a path, with what lower paths computed of them.
-
-  Attributes:
-    numbers: int64 [images], where each image stands among all that are predicted.
-    tensors: pixels and laterals of the images by name, [images, ...] each.
-    below: probabilities at each precision that the images ran, [images, classes] each.
-  """
-
-  numbers: np.ndarray
-  tensors: dict[str, np.ndarray]
-  below: list[np.ndarray]
-
-  def chosen(self, which: np.ndarray | slice) -> '_Waiting':
-    """Returns some of the images, by a slice or by a mask [images]."""
-    tensors = {name: tensor[which] for name, tensor in self.tensors.items()}
-    return _Waiting(self.numbers[which], tensors, [each[which] for each in self.below])
-
-
-def _joined(pieces: Sequence[_Waiting]) -> _Waiting:
-  """Returns the images of several pieces, which wait for the same path, as one piece."""
-  numbers = np.concatenate([piece.numbers for piece in pieces])
-  tensors = {
-    name: np.concatenate([piece.tensors[name] for piece in pieces]) for name in pieces[0].tensors
-  }
-  below = map(np.concatenate, zip(*(piece.below for piece in pieces), strict=True))
-  return _Waiting(numbers, tensors, list(below))
-
-
-def _batches(pieces: Iterator[_Waiting], size: int) -> Iterator[_Waiting]:
-  """Joins pieces, as they come, to batches of one size; the last may be smaller."""
-  held: list[_Waiting] = []
-  for piece in pieces:
-    held.append(piece)
-    if sum(len(each.numbers) for each in held) >= size:
-      joined = _joined(held)
-      yield joined.chosen(slice(size))
-      # Less than a batch, as no piece is larger than one.
-      held = [joined.chosen(slice(size, None))]
-  if sum(len(each.numbers) for each in held):
-    yield _joined(held)
-
-
-def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
-  """Opens the content of an `.onnx` file as a graph that takes turns with others."""
-  options: Any = onnxruntime.SessionOptions()
-  options.intra_op_num_threads = threads
-  # By default the threads of a session keep cores busy while they wait for its next call, and so
-  # slow down the graph whose turn it is: two graphs in turn took twice the time on two cores.
-  options.add_session_config_entry('session.force_spinning_stop', '1')
-  return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
-
-
-def _running(file: str, call: Callable[[], Any]) -> Any:
-  """Calls the runtime, whose exceptions are of no common type; an error names the file."""
-  try:
-    return call()
-  except Exception as error:
-    raise ValueError(f'{file}: ONNX Runtime cannot run it ({error}).') from None
-
-
-def read_images(path: pathlib.Path) -> np.ndarray:
-  """Reads the array of a `.npy` file, of which only what is used has to fit in memory."""
-  if not path.is_file():  # A pipe may have no end.
-    raise ValueError(f'{path} is not there or no regular file: give a .npy file.')
-  with path.open('rb') as file:
-    # Headers of later versions may be of 4 GB, which NumPy would take memory for.
-    if file.read(8) != b'\x93NUMPY\x01\x00':
-      raise ValueError(f'{path} is no .npy file: write one array by numpy.save.')
-  try:
-    return np.lib.format.open_memmap(path, mode='r')
-  # A header is Python, parsed, which may raise anything.
-  except Exception as error:
-    raise ValueError(f'{path} is no .npy file ({error}).') from None
-
-
-def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-  """Returns the softmax of `logits / temperature`, float64 [..., classes].
-
-  Logits that are not finite say nothing: all classes are then equally probable.
-  """
-  with np.errstate(invalid='ignore', over='ignore'):
-    scaled = np.ascontiguousarray(logits, np.float64) / temperature
-    exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    result: np.ndarray = exponentials / exponentials.sum(axis=-1, keepdims=True)
-  result[~np.isfinite(result).all(axis=-1)] = 1 / result.shape[-1]
-  return result
-
-
-def combined(run: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-  """Returns the weighted mean of the probabilities of several precisions.
-
-  Args:
-    run: [images, classes] of each precision that was run, from the lowest up.
-    weights: weight of each of them.
-  """
-  total: Any = sum(weight * each for weight, each in zip(weights, run, strict=True))
-  return total / sum(weights)
-
-
-def write(result: Result, class_names: Sequence[str], path: pathlib.Path) -> None:
+def write(
+  result: Result, inputs: Sequence[str], class_names: Sequence[str], path: pathlib.Path, top: int
+) -> None:
   """Writes what is predicted as `.csv` or `.npz`; the file gets its name once it is whole."""
   partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
   try:
     if path.suffix == '.npz':
       with partial.open('wb') as file:
-        np.savez(file, **result._asdict())
+        np.savez(file, inputs=np.array(inputs), **result._asdict())
     else:
       # Letters that UTF-8 does not have stay legible.
       with partial.open('w', encoding='utf-8', errors='backslashreplace', newline='') as file:
         writer = csv.writer(file, dialect='unix')
-        writer.writerow(('input', 'label', 'class_name', 'probability', 'precision'))
-        for number, (label, each, precision) in enumerate(zip(*result, strict=True)):
-          name = class_names[int(label)]
-          name = "'" + name if name.startswith(('=', '+', '-', '@', '\t', '\r', '\n')) else name
-          writer.writerow((number, label, name, float(each[label]), precision))
+        more = [f'{name}_{k}' for k in range(2, top + 1) for name in ('class_name', 'probability')]
+        writer.writerow(('input', 'label', 'class_name', 'probability', 'precision', *more))
+        for name, ranked, each, precision in _rows(result, inputs, top):
+          first, *others = [(_in_csv(class_names[k]), float(each[k])) for k in ranked]
+          more = [field for other in others for field in other]
+          writer.writerow((_in_csv(name), ranked[0], *first, precision, *more))
     partial.replace(path)
   finally:
     partial.unlink(missing_ok=True)
 
 
-def printable(text: str) -> str:
-  """Returns text, shortened, with what a terminal would obey (escapes, line ends) written out."""
-  short = text if len(text) <= 1000 else f'{text[:800]} ... {text[-100:]}'
-  return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
+def show(result: Result, inputs: Sequence[str], class_names: Sequence[str], top: int) -> None:
+  """Prints a line for each image."""
+  shown = [image_files.printable(name) for name in class_names]
+  for name, ranked, each, precision in _rows(result, inputs, top):
+    first, *others = [f'{shown[k]}\t{each[k]:.4f}' for k in ranked]
+    print(image_files.printable(name), first, f'{precision} bits', *others, sep='\t')
+  sys.stdout.flush()
+
+
+def _rows(
+  result: Result, inputs: Sequence[str], top: int
+) -> Iterator[tuple[str, list[int], np.ndarray, int]]:
+  """Yields of each image its name, its most probable classes, probabilities and precision."""
+  for name, each, precision in zip(inputs, result.probabilities, result.precisions, strict=True):
+    # Stable, so that of equal probabilities the first comes first, as in the label.
+    yield name, np.argsort(-each, kind='stable')[:top].tolist(), each, int(precision)
+
+
+def _in_csv(text: str) -> str:
+  """Returns text with an apostrophe before what a spreadsheet would take for a formula."""
+  return f"'{text}" if text.startswith(_FORMULAS) else text
 
 
 def main() -> int:
   """Runs the command; returns its exit status."""
   parser = argparse.ArgumentParser(description='Predicts with the ONNX graphs beside this file.')
-  parser.add_argument('images', type=pathlib.Path)
+  parser.add_argument('images', type=pathlib.Path, nargs='+', metavar='PATH')
   parser.add_argument('--max-bits', type=int)
   parser.add_argument('--precision', type=int)
   parser.add_argument('--batch-size', type=int, default=64)
+  parser.add_argument('--top', type=int, default=1)
   parser.add_argument('--output', type=pathlib.Path)
   flags = parser.parse_args()
   # A terminal may lack letters that are in the names of classes.
@@ -324,20 +106,26 @@ def main() -> int:
       raise ValueError(f'--output={flags.output}: there is no folder {flags.output.parent}.')
     network = Network(pathlib.Path(__file__).resolve().parent)
     names = network.manifest['class_names']
-    images = read_images(flags.images)
-    if flags.precision is not None:
-      result = network.predict_at(images, flags.precision, flags.batch_size)
-    else:
-      result = network.predict(images, max_bits=flags.max_bits, batch_size=flags.batch_size)
+    if not 1 <= flags.top <= len(names):
+      raise ValueError(f'--top={flags.top}: give a number from 1 to {len(names)}.')
+    inputs: list[str] = []
+    results: list[Result] = []
+    shape, shorter_side = network.manifest['image_shape'], network.manifest.get('resize')
+    for images in image_files.read(flags.images, shape, shorter_side):
+      inputs += images.names
+      if flags.precision is not None:
+        found = network.predict_at(images.pixels, flags.precision, flags.batch_size)
+      else:
+        found = network.predict(images.pixels, max_bits=flags.max_bits, batch_size=flags.batch_size)
+      results.append(found)
+    result = Result(*map(np.concatenate, zip(*results, strict=True)))
     if flags.output:
-      write(result, names, flags.output)
+      write(result, inputs, names, flags.output, flags.top)
   except (ValueError, OSError) as error:
-    print('error:', printable(' '.join(str(error).split())), file=sys.stderr)
+    print('error:', image_files.printable(' '.join(str(error).split())), file=sys.stderr)
     return 2
   try:
-    for label, each, precision in zip(*result, strict=True):
-      print(f'{printable(names[label])}\t{each[label]:.4f}\t{precision} bits')
-    sys.stdout.flush()
+    show(result, inputs, names, flags.top)
   except BrokenPipeError:
     # The reader of a pipe has gone, and Python would fail once more when it flushes at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

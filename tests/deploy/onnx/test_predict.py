@@ -15,9 +15,11 @@ from unittest import mock
 import venv
 
 import numpy as np
+from PIL import Image
 import pytest
 
-from dpoq_jax.deploy.onnx import export, predict
+from dpoq_jax.data import to_predict
+from dpoq_jax.deploy.onnx import export, graph_network, predict
 from dpoq_jax.inference import operating_point
 from tests.conftest import REPOSITORY
 from tests.deploy.onnx.conftest import SHAPES, chain, images, made
@@ -231,7 +233,7 @@ def test_a_graph_is_checked_before_the_runtime_reads_it(
   content: bytes, copy: pathlib.Path, call, monkeypatch: pytest.MonkeyPatch
 ):
   (copy / 'path_2.onnx').write_bytes(content)
-  with mock.patch.object(predict, 'session') as session:
+  with mock.patch.object(graph_network, 'session') as session:
     refused(call('images.npy'), 'path_2.onnx was altered')
   session.assert_not_called()
   # What the runtime says of a graph whose digest is right is one line, too.
@@ -282,7 +284,10 @@ def test_what_is_no_array_of_images_is_refused(content: bytes, copy: pathlib.Pat
 
 def test_images_are_one_regular_file(copy: pathlib.Path, call):
   np.savez('several.npz', made().images[:3])
-  refused(call('several.npz'), 'several.npz is no .npy file')
+  status, out, err = call('several.npz')
+  assert (status, out) == (2, '')
+  assert err.startswith('not read: several.npz: no image that is read')
+  assert err.endswith('error: none of 1 images could be read.\n')
   refused(call('nothing.npy'), 'nothing.npy is not there')
   refused(call('x\x1b[2J\ny'), r'x\x1b[2J y is not there')
   refused(call('y' * 5000), 'yyy ... yyy')
@@ -307,7 +312,7 @@ def test_predictions_are_written_as_csv_and_shown(copy: pathlib.Path, call):
       str(number), str(label), f"'{shown}" if label < 5 else shown, str(probability),
       str(wanted.precisions[number]),
     ]  # fmt: skip
-    assert line.count('\t') == 2
+    assert line.count('\t') == 3
     assert line.replace('\t', '').isprintable()
   assert len(set(wanted.labels)) > 3
   # A file that was there stays as it was where the new one cannot be written whole.
@@ -331,3 +336,71 @@ def test_predict_needs_numpy_and_onnxruntime_alone(folder: pathlib.Path):
     cwd=folder, text=True, capture_output=True, check=True,
   )  # fmt: skip
   assert not {'jax', 'flax', 'onnx', 'dpoq_jax'} & set(done.stdout.split())
+
+
+def photographs(folder: pathlib.Path) -> None:
+  """Writes images of several sizes and modes, one turned by its EXIF, and what is no image."""
+  (folder / 'inner').mkdir(parents=True)
+  first, second, third, fourth = (Image.fromarray(each) for each in made().images[:4])
+  first.save(folder / 'a.png')
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  second.resize((50, 31)).save(folder / 'b.jpg', exif=exif)
+  third.convert('L').save(folder / 'inner' / 'c.png')
+  fourth.convert('RGBA').resize((9, 40)).save(folder / 'inner' / 'd.png')
+  (folder / 'broken.png').write_bytes(b'\x89PNG')
+  (folder / 'notes.txt').touch()
+
+
+@pytest.mark.parametrize('resize', [None, 20])
+def test_files_are_read_as_dpoq_predict_reads_them(resize: int | None, copy: pathlib.Path, call):
+  photographs(copy / 'photos')
+  rewritten(copy, lambda manifest: manifest.update(resize=resize))
+  found = to_predict.find(copy / 'photos', SHAPES['resnet'], resize)
+  read = [each for batch in found.batches(8) for each in batch if each.image is not None]
+  assert [each.name for each in read] == ['a.png', 'b.jpg', 'inner/c.png', 'inner/d.png']
+  pixels = np.stack([each.image for each in read if each.image is not None])
+  wanted = predict.Network(copy).predict_at(pixels, 8)
+  status, out, err = call('photos', '--precision=8', '--top=2', '--output=found.csv')
+  assert status == 0
+  assert err.startswith('not read: broken.png: no image that is read')
+  assert err.count('\n') == 1
+  rows = [line.split('\t') for line in out.splitlines()]
+  assert [row[0] for row in rows] == [each.name for each in read]
+  letters = 'abcdefghij'
+  ranked = np.argsort(-wanted.probabilities, axis=-1, kind='stable')
+  assert [(row[1], row[4]) for row in rows] == [(letters[a], letters[b]) for a, b, *_ in ranked]
+  with (copy / 'found.csv').open(newline='') as file:
+    table = list(csv.DictReader(file))
+  assert [row['class_name_2'] for row in table] == [row[4] for row in rows]
+  assert [f'{float(row["probability"]):.4f}' for row in table] == [row[2] for row in rows]
+  # Several paths, each a file or a folder, are named as they are given.
+  status, out, _ = call('photos/b.jpg', 'photos/inner', '--precision=8')
+  assert [line.split('\t')[0] for line in out.splitlines()] == [
+    'photos/b.jpg', 'photos/inner/c.png', 'photos/inner/d.png'
+  ]  # fmt: skip
+  assert [line.split('\t')[1:3] for line in out.splitlines()] == [row[1:3] for row in rows[1:]]
+
+
+def test_paths_that_give_no_images_are_refused(copy: pathlib.Path, call):
+  (copy / 'empty').mkdir()
+  refused(call('empty'), 'empty holds no image files')
+  refused(call('images.npy', 'empty'), 'give an array alone')
+  refused(call('images.npy', '--top=11'), '--top=11: give a number from 1 to 10')
+  photographs(copy / 'photos')
+  with mock.patch.dict(sys.modules, {'PIL': None, 'PIL.Image': None}):
+    refused(call('photos'), 'Pillow is not installed, which reads images: pip install pillow.')
+    assert call('images.npy')[0] == 0
+
+
+@pytest.mark.parametrize('module', ['numpy', 'onnxruntime'])
+def test_what_is_not_installed_is_said_in_one_line(module: str, copy: pathlib.Path):
+  program = (
+    f'import runpy, sys; sys.modules[{module!r}] = None; sys.path.insert(0, ".");'
+    'runpy.run_path("predict.py", run_name="__main__")'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', program], cwd=copy, text=True, capture_output=True, check=False
+  )
+  assert (done.returncode, done.stdout) == (2, '')
+  assert done.stderr == f'error: {module} is not installed: pip install onnxruntime numpy.\n'
