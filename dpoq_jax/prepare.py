@@ -4,6 +4,8 @@
 
 D/cifar10/3.0.2 is the TFDS directory that TFDS itself would write, as `array_record` files and
 without TensorFlow. The archive is downloaded, or its unpacked batches are read from --source.
+
+    dpoq prepare cifar10 --data-dir=data
 """
 
 from dpoq_jax.cli import flags as shared
