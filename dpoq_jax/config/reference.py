@@ -85,7 +85,8 @@ def _allowed(schema: dict[str, Any]) -> str:
 def _bounds(schema: dict[str, Any]) -> list[str]:
   """Returns the bounds of a number in words; that of float32 goes without saying."""
   words = {
-    'minimum': 'from', 'exclusiveMinimum': 'above', 'maximum': 'to', 'exclusiveMaximum': 'and below',
+    'minimum': 'from', 'exclusiveMinimum': 'above',
+    'maximum': 'to', 'exclusiveMaximum': 'and below',
   }  # fmt: skip
   return [
     f'{word} {schema[key]:{",d" if isinstance(schema[key], int) else "g"}}'
