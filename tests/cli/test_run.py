@@ -41,7 +41,7 @@ def test_help_needs_nothing_that_is_slow_to_import(name: str):
     f'import sys; from dpoq_jax.cli.run import run; import dpoq_jax.{name} as command\n'
     'try:\n  run(command.define_flags, command.main, argument="x", argv=["--help"])\n'
     'except SystemExit as ended:\n'
-    '  slow = {"jax", "flax", "optax", "orbax", "matplotlib", "scipy.special", "tensorflow_datasets"}\n'
+    '  slow = {"jax", "flax", "optax", "orbax", "matplotlib", "scipy.special", "tensorflow"}\n'
     '  print(ended.code, slow & set(sys.modules))'
   )
   done = subprocess.run(
