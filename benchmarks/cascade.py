@@ -1,7 +1,7 @@
 """Measures what early exit saves: a cascade against the full forward pass, on a trained network.
 
     python -m benchmarks.cascade --workdir=DIR [--json=FILE] [--images=N] [--rounds=N]
-        [--batch_sizes=1,256,1024]
+        [--batch-sizes=1,256,1024]
 
 DIR is a run with an operating point (`dpoq calibrate`). The cascade and the full pass
 get the test images in batches of the same size, in turn, for several rounds; figures are medians

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from absl import flags, logging
 
-from dpoq_jax.cli import run
+from dpoq_jax.cli import run, spelling
 from dpoq_jax.cli.errors import fail, user_errors
 
 # What brings a module that is in no requirements of users, where that is an extra of this project.
@@ -31,13 +31,13 @@ def start(main: Callable[[list[str]], None]) -> NoReturn:
     sys.exit(0)
   logging.use_absl_handler()
   try:
-    words = flags.FLAGS(sys.argv)[1:]
+    words = flags.FLAGS([sys.argv[0], *spelling.with_underscores(sys.argv[1:])])[1:]
     if words:
       fail(f'unexpected argument {words[0]!r}: flags are written --name=value.')
     with user_errors():
       main([])
   except flags.Error as error:
-    fail(error)
+    fail(spelling.explained(error, flags.FLAGS))
   except ModuleNotFoundError as error:
     package = _EXTRAS.get(error.name or '', error.name)
     fail(f'{error.name} is not installed, which this benchmark needs: pip install {package}.')

@@ -2,7 +2,7 @@
 
     python -m benchmarks.compile_cache [--json=FILE] [--depth=20]
 
-Starts `dpoq train --dry_run` twice, with a cache directory that is empty at first: a
+Starts `dpoq train --dry-run` twice, with a cache directory that is empty at first: a
 CIFAR ResNet at 2, 4, 8 and 16 bits, on digits. `second_over_first` is the ratio of the times that
 compiling takes.
 """
@@ -31,7 +31,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def start(cache: str) -> dict[str, float]:
   """Measures the seconds of one start: of compiling the training step, and in all."""
-  command = [sys.executable, '-m', 'dpoq_jax.train', '--dry_run']
+  command = [sys.executable, '-m', 'dpoq_jax.train', '--dry-run']
   command.append(f'--config.model.depth={_DEPTH.value}')
   overridden = ('JAX_COMPILATION_CACHE_DIR', 'JAX_ENABLE_COMPILATION_CACHE')
   environment = {k: v for k, v in os.environ.items() if k not in overridden}

@@ -1,7 +1,7 @@
 """Measures how far ONNX graphs decide as the network does: top-1 and equal labels on test images.
 
-    python -m benchmarks.onnx_agreement --workdir=DIR [--data_dir=D] [--json=FILE]
-        [--calibration_images=512]
+    python -m benchmarks.onnx_agreement --workdir=DIR [--data-dir=D] [--json=FILE]
+        [--calibration-images=512]
 
 The run's newest checkpoint is exported as `dpoq export --format=onnx` does it, with
 ranges measured on training images. Network and graphs then predict every test image: at each

@@ -1,6 +1,6 @@
 """Measures what it saves to write PACT codes to memory once, instead of rounding anew.
 
-    python -m benchmarks.pact_codes [--json=FILE] [--depth=8] [--bits=2,4] [--batch_size=128]
+    python -m benchmarks.pact_codes [--json=FILE] [--depth=8] [--bits=2,4] [--batch-size=128]
         [--rounds=N] [--steps=N]
 
 `core.quantizers._kept_in_memory` gives XLA's CPU compiler the codes of activations in a form that

@@ -1,7 +1,7 @@
 """Measures how often a target for the accuracy drop is broken on new data, hoped for and promised.
 
     python -m benchmarks.promise [--draws=1000] [--drop=0.01] [--confidence=0.9] [--combine=NAME]
-        [--logits=FILE] [--workdir=DIR [--data_dir=D]] [--json=FILE]
+        [--logits=FILE] [--workdir=DIR [--data-dir=D]] [--json=FILE]
 
 Each draw chooses two operating points on 5,000 examples: the cheapest that keeps the target on them
 (what `dpoq calibrate` does by itself), and the one that `--confidence` promises. Then

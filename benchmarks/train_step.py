@@ -1,7 +1,7 @@
 """Measures a training step: of fp32, an individual network, joint onions, convolutions alone.
 
-    python -m benchmarks.train_step [--json=FILE] [--profile=DIR] [--rounds=N] [--batch_size=B]
-        [--pytorch=eager,compiled] [--compiler_options=NAME=VALUE,...]
+    python -m benchmarks.train_step [--json=FILE] [--profile=DIR] [--rounds=N] [--batch-size=B]
+        [--pytorch=eager,compiled] [--compiler-options=NAME=VALUE,...]
 
 All systems take turns, round after round, so that noise of the machine falls on all of them alike.
 Figures are medians over rounds; a ratio is the median of each round's ratio. The joint step is

@@ -9,6 +9,8 @@ default), --average-bits=B, --relative-cost=C, --key=P (with --order=precision_f
 A target is met on the examples chosen on; with --confidence=0.9 new data keep to the accuracy drop
 with that probability. Writes DIR/operating_point.json. Exit status 3 if the target cannot be met,
 or not be promised: the file then holds the nearest point, marked so.
+
+    dpoq calibrate --workdir=runs/digits --max-accuracy-drop=0.01
 """
 
 import dataclasses
@@ -16,6 +18,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from dpoq_jax.cli import flags as shared
+from dpoq_jax.cli import spelling
 from dpoq_jax.cli.errors import fail, user_errors, warn
 from dpoq_jax.cli.run import run
 from dpoq_jax.runtime import files, workdir
@@ -145,14 +148,16 @@ def _target(flags: shared.FlagValues) -> tuple[dict[str, Any] | None, int | None
     except ValueError:
       raise ValueError(f'--key={flags.key}: give a confidence, or BITS:CONFIDENCE.') from None
   if len(given) > 1:
-    raise ValueError(f'--{" and --".join(given)} given: give one target.')
+    raise ValueError(f'{" and ".join(map(spelling.shown, given))} given: give one target.')
   if not given:
     return None, None
   ((kind, value),) = given.items()
   if not 0 <= value < float('inf'):
-    raise ValueError(f'--{kind}={value}: give a number from 0 up.')
+    raise ValueError(f'{spelling.shown(kind)}={value}: give a number from 0 up.')
   if kind == 'max_accuracy_drop' and value >= 1:
-    raise ValueError(f'--{kind}={value:g}: give a fraction below 1; 0.005 is half a point.')
+    raise ValueError(
+      f'{spelling.shown(kind)}={value:g}: give a fraction below 1; 0.005 is half a point.'
+    )
   return {'kind': kind, 'value': value}, precision
 
 

@@ -1,11 +1,13 @@
 """Evaluates a run: restores it, freezes it to integers, prints and writes its table.
 
-    dpoq evaluate --workdir=DIR [--precision=B] [--step=N|best] [--data_dir=D]
+    dpoq evaluate --workdir=DIR [--precision=B] [--step=N|best] [--data-dir=D]
         [--output=FILE]
-        [--coordinator=HOST:PORT --num_processes=N --process_id=I | --distributed]
+        [--coordinator=HOST:PORT --num-processes=N --process-id=I | --distributed]
 
 Writes DIR/summary.json, DIR/summary_B_bits.json and the like for less than the whole newest state,
 or the file given, which a run that may only be read needs.
+
+    dpoq evaluate --workdir=runs/digits --precision=4
 """
 
 import signal

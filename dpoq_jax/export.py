@@ -10,6 +10,8 @@ the layout that optimum and transformers.js read (docs/onnx.md).
 `stablehlo`: the same graphs for JAX and other readers of StableHLO, on CPU, CUDA and TPU.
 
 The operating point of the workdir goes with it, if there is one, or another file's.
+
+    dpoq export --workdir=runs/digits --output=shipped --format=onnx
 """
 
 import dataclasses

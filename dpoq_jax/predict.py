@@ -31,7 +31,6 @@ import re
 import sys
 from typing import TextIO
 
-import rich.console
 import rich.progress
 
 from dpoq_jax import pretrained
@@ -39,6 +38,7 @@ from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import fail, user_errors, warn
 from dpoq_jax.cli.run import run
 from dpoq_jax.runtime import files
+from dpoq_jax.runtime.console import Console
 
 
 def define_flags(flags: shared.FlagValues) -> None:
@@ -156,7 +156,7 @@ def _written(output: pathlib.Path | None) -> contextlib.AbstractContextManager[T
 @contextlib.contextmanager
 def _shown(total: int) -> Iterator[Callable[[], None]]:
   """Shows a bar on stderr, if that is a terminal; yields a function that advances it by one."""
-  console = rich.console.Console(stderr=True)
+  console = Console(stderr=True)
   columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
   with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
     task = bar.add_task('images', total=total)

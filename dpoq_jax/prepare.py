@@ -11,6 +11,9 @@ D/NAME/1.0.0 holds images of your own: of PHOTOS, which has a folder for each cl
 LABELS.csv names (columns path, label, and perhaps split). Splits are kept, if the classes are in
 folders train and val or test; else --holdout of each class is reported on. Files that cannot be
 read are named and skipped. Run the same command again to go on after a stop.
+
+    dpoq prepare cifar10 --data-dir=data
+    dpoq prepare folder flowers --source=photos --data-dir=data
 """
 
 import pathlib

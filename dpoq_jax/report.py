@@ -6,6 +6,8 @@
 Training curves, accuracy against bits, rerun curves with a slider that picks an operating point and
 downloads it, examples that leave first and last. Writes DIR/report/report.html. A run without an
 operating point is shown at the one that `calibrate` would choose.
+
+    dpoq report --workdir=runs/digits
 """
 
 from dpoq_jax.cli import flags as shared

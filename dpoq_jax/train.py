@@ -1,18 +1,21 @@
 """Trains one network at several precisions.
 
     dpoq train --workdir=DIR [--config=FILE.py[:variant]] [--config.any.field=value]
-        [--dry_run] [--coordinator=HOST:PORT --num_processes=N --process_id=I | --distributed]
+        [--dry-run] [--coordinator=HOST:PORT --num-processes=N --process-id=I | --distributed]
 
 Without --config: ResNet-8 at 2, 4, 8 and 16 bits on scikit-learn's digits. Run the same command
 again to resume. SIGTERM and Ctrl-C save first (exit status 143 and 130). A disk that is full, or
 gone, is exit status 4: the run goes on from its newest checkpoint once there is room.
 
---dry_run prints what the run will take (parameters, FLOPs, memory, examples/s), found by a few
+--dry-run prints what the run will take (parameters, FLOPs, memory, examples/s), found by a few
 steps, and writes nothing; it needs no --workdir.
 
 Several processes are one run: each is given the address at which process 0 listens, their number
 and its own, or lets JAX find them. --workdir and the data are where all of them see them. A signal
 to one stops all; if one is lost the others end, too, and the same commands resume.
+
+    dpoq train --workdir=runs/digits
+    dpoq train --config=cifar10_resnet20:bits=2-4 --config.epochs=30 --workdir=runs/cifar10
 """
 
 import contextlib

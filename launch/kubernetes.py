@@ -27,14 +27,19 @@ _NAME = re.compile(r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?')
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
   """Parses the options; those after `--` are in `flags`."""
   split = arguments.index('--') if '--' in arguments else len(arguments)
-  parser = argparse.ArgumentParser(usage=_USAGE, allow_abbrev=False)
-  parser.add_argument('--image', required=True)
-  parser.add_argument('--claim', required=True)
-  parser.add_argument('--name', default='dpoq')
-  parser.add_argument('--nodes', type=int, default=2)
-  parser.add_argument('--gpus', type=int, default=8)
-  parser.add_argument('--namespace')
-  parser.add_argument('--dry-run', action='store_true')
+  parser = argparse.ArgumentParser(
+    usage=_USAGE,
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('--image', required=True, help='image with the project installed')
+  parser.add_argument('--claim', required=True, help='volume claim, for runs and data')
+  parser.add_argument('--name', default='dpoq', help='name of the job (%(default)s)')
+  parser.add_argument('--nodes', type=int, default=2, help='number of nodes (%(default)s)')
+  parser.add_argument('--gpus', type=int, default=8, help='GPUs of a node (%(default)s)')
+  parser.add_argument('--namespace', help='namespace; that of kubectl by default')
+  parser.add_argument('--dry-run', action='store_true', help='print the object')
   options = parser.parse_args(arguments[:split])
   options.flags = list(arguments[split + 1 :])
   if not _NAME.fullmatch(options.name):
@@ -69,9 +74,9 @@ def job_set(options: argparse.Namespace) -> dict[str, Any]:
   # Kubernetes would take $(NAME) in a flag for a variable.
   flags = [flag.replace('$(', '$$(') for flag in flags]
   container['args'] = [
-    f'--num_processes={options.nodes}' if arg.startswith('--num_processes=') else arg
+    f'--num-processes={options.nodes}' if arg.startswith('--num-processes=') else arg
     for arg in container['args']
-    if arg.startswith(('--coordinator=', '--num_processes=', '--process_id='))
+    if arg.startswith(('--coordinator=', '--num-processes=', '--process-id='))
   ] + flags
   for volume in pod['volumes']:
     if 'persistentVolumeClaim' in volume:

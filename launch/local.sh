@@ -5,10 +5,14 @@
 #
 # A relative --workdir is relative to the folder this is called from, every other path to the
 # repository root. Without --workdir the run goes to runs/NAME in the repository, NAME being that of
-# the config file (and its variant), or digits for the embedded default.
+# the config file (and its variant), or digits for the embedded default. `dpoq train --help` lists the
+# flags of training.
 set -euo pipefail
 caller=$PWD
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/help.sh
+source launch/help.sh
+help_if_asked launch/local.sh "$@"
 bash launch/setup.sh runtime
 # shellcheck source=launch/flags.sh
 source launch/flags.sh

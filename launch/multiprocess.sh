@@ -15,6 +15,9 @@
 set -euo pipefail
 caller=$PWD
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/help.sh
+source launch/help.sh
+help_if_asked launch/multiprocess.sh "$@"
 # shellcheck source=launch/flags.sh
 source launch/flags.sh
 
@@ -51,7 +54,7 @@ fi
 # The words of process $1's command, in the array `words`.
 process_command() {
   words=(.venv/bin/python -m "dpoq_jax.$command" --coordinator="localhost:$port"
-    --num_processes="$number" --process_id="$1" "${flags[@]}")
+    --num-processes="$number" --process-id="$1" "${flags[@]}")
   # Without it every process would take all GPUs of the machine. CPUs do not mind.
   ((number == 1)) || words=(env JAX_LOCAL_DEVICE_IDS="$1" "${words[@]}")
 }

@@ -12,6 +12,9 @@
 # enough. pip's own configuration (proxy, certificates, mirror) is honoured.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/help.sh
+source launch/help.sh
+help_if_asked launch/setup.sh "$@"
 
 wanted=${1:-runtime}
 if [[ $wanted != runtime && ! -f launch/requirements-$wanted.txt ]]; then

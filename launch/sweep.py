@@ -150,10 +150,22 @@ def run(todo: Sequence[Point]) -> int:
 
 def main(arguments: Sequence[str]) -> int:
   """Runs the command; returns the exit status."""
-  parser = argparse.ArgumentParser(usage=_USAGE, allow_abbrev=False)
-  parser.add_argument('--workdir', required=True)
-  parser.add_argument('--grid', nargs='+', action='append', required=True)
-  parser.add_argument('--dry-run', action='store_true')
+  parser = argparse.ArgumentParser(
+    usage=_USAGE,
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('--workdir', required=True, help="directory of the points' own directories")
+  parser.add_argument(
+    '--grid',
+    nargs='+',
+    action='append',
+    required=True,
+    metavar=('FLAG', 'VALUE'),
+    help='a flag, without dashes, and the values it takes',
+  )
+  parser.add_argument('--dry-run', action='store_true', help='print the commands')
   split = arguments.index('--') if '--' in arguments else len(arguments)
   options = parser.parse_args(arguments[:split])
   command = arguments[split + 1 :]

@@ -11,6 +11,9 @@
 # TEST_WORKERS sets how many processes share the tests (2).
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/help.sh
+source launch/help.sh
+help_if_asked launch/test.sh "$@"
 bash launch/setup.sh test
 bin=.venv/bin
 

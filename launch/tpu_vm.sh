@@ -25,6 +25,9 @@
 # machine that is there, and training resumes by itself.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/help.sh
+source launch/help.sh
+help_if_asked launch/tpu_vm.sh "$@"
 
 fail() {
   echo "tpu_vm: $*" >&2

@@ -323,3 +323,20 @@ def test_expected_accuracies_of_the_recipe_are_the_committed_ones():
   committed = committed_accuracies(ROOT / 'results/gpu/cpu/ABLATION.csv')['onion, the recipe']
   text = (ROOT / 'dpoq_jax/configs/cifar10_resnet8_cpu_plus.py').read_text()
   assert all(number.partition(' ')[0] in text for number in committed[:3])
+
+
+# Of other programs: TFDS, XLA.
+_FOREIGN = re.compile(r'--(xla_|out_file_format|dataset_version_dir)')
+
+
+def test_flags_are_written_with_dashes():
+  sources = [*(ROOT / 'dpoq_jax').rglob('*.py'), *(ROOT / 'benchmarks').glob('*.py')]
+  texts = [*PAGES, ROOT / 'results' / 'README.md', *sources, *(ROOT / 'launch').iterdir()]
+  wrong = [
+    f'{path.relative_to(ROOT)}: {found[0]}'
+    for path in texts
+    if path.is_file()
+    for found in re.finditer(r'(?<![\w-])--[a-z]+_[a-z_]+', path.read_text())
+    if not _FOREIGN.match(found[0])
+  ]
+  assert not wrong

@@ -219,3 +219,23 @@ def test_setup_refuses_an_unknown_set(checkout: Path):
   assert re.fullmatch(
     r"setup: 'everything' given, but there are runtime cuda [a-z ]*test tpu\.\n", result.stderr
   )
+
+
+STARTED = [
+  path
+  for path in (*sorted((ROOT / 'launch').iterdir()),)
+  if path.suffix in ('.sh', '.sbatch', '.py') and path.name not in ('flags.sh', 'help.sh')
+]
+
+
+@pytest.mark.parametrize('script', STARTED, ids=lambda script: script.name)
+def test_a_script_says_what_it_does(script: Path, tmp_path: Path):
+  start = sys.executable if script.suffix == '.py' else 'bash'
+  done = subprocess.run(
+    [start, script, '--help'], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+  )
+  assert (done.returncode, done.stderr) == (0, '')
+  # The whole of its head, and nothing of its code.
+  assert f'launch/{script.name}' in done.stdout
+  assert '--dry-run' in done.stdout or script.stem in ('local', 'setup', 'test')
+  assert not re.search(r'set -euo|#SBATCH|^import', done.stdout, re.MULTILINE)

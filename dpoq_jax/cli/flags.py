@@ -101,7 +101,7 @@ def define_config(flags: FlagValues) -> None:
   config_flags.DEFINE_config_file(
     'config',
     default=str(pathlib.Path(config_lib.__file__)),
-    help_string='config: NAME[:variant] or FILE.py[:variant]; the embedded digits job by default; '
+    help_string='NAME[:VARIANT] or FILE.py[:VARIANT]; the embedded digits job by default; '
     f'names: {", ".join(configs.names())}',
     flag_values=flags,
   )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import faulthandler
+import inspect
 import os
 import sys
 import textwrap
@@ -133,13 +134,42 @@ def _flag_errors(flags: FlagValues) -> Iterator[None]:
 
 
 def help_text(main: Callable[..., None], flags: FlagValues) -> str:
-  """Returns the docstring of a command's module, and its flags."""
-  lines = [(sys.modules[main.__module__].__doc__ or '').strip(), '', 'Flags:']
-  for name in sorted(flags):
-    default = flags[name].default
+  """Returns the docstring of a command's module, and its flags, those of a config included."""
+  lines = [(sys.modules[main.__module__].__doc__ or '').strip()]
+  shown = [name for name in sorted(flags) if not name.startswith('config.')]
+  if shown:
+    lines += ['', 'Flags:']
+  for name in shown:
+    flag = flags[name]
     # That of --config is a whole config.
-    shown = f' (default: {default})' if isinstance(default, bool | int | float | str) else ''
-    lines += textwrap.wrap(
-      f'--{name}: {flags[name].help}{shown}', 98, initial_indent='  ', subsequent_indent='      '
-    )
+    is_plain = isinstance(flag.default, bool | int | float | str)
+    default = str(flag.default).lower() if isinstance(flag.default, bool) else flag.default
+    end = f' (default: {default})' if is_plain else ''
+    lines += _wrapped(f'{spelling.shown(name)}: {flag.help}{end}')
+  if 'config' in flags:
+    lines += _config_help()
   return '\n'.join(lines)
+
+
+def _config_help() -> list[str]:
+  """Returns what a variant may be, and all fields of a config with bounds and defaults."""
+  from dpoq_jax.config import reference, variants
+
+  described = inspect.getdoc(variants.apply) or ''
+  table = described.partition('separated by commas:\n')[2].partition('\n\nReturns:')[0]
+  lines = ['', 'Variants, after the colon of --config=NAME:VARIANT, separated by commas:', '']
+  lines += textwrap.indent(textwrap.dedent(table.strip('\n')), '  ').splitlines()
+  lines += ['', 'Fields, each set by --config.FIELD=VALUE; lists are written with commas, 2,4,8.']
+  for section, fields in reference.fields().items():
+    lines += ['', section]
+    for field in fields:
+      lines.append(f'  {field.name}={field.default}  ({field.allowed})')
+      lines += textwrap.wrap(field.what, 98, initial_indent=' ' * 6, subsequent_indent=' ' * 6)
+  return lines
+
+
+def _wrapped(text: str) -> list[str]:
+  """Returns an entry of a list in lines of bearable length; no name is split at its dashes."""
+  return textwrap.wrap(
+    text, 98, initial_indent='  ', subsequent_indent='      ', break_on_hyphens=False
+  )

@@ -26,10 +26,10 @@ def shown(name: str) -> str:
 
 
 def with_underscores(words: Sequence[str]) -> list[str]:
-  """Turns `--average-bits=3` into `--average_bits=3`: both ways of writing flags are read.
+  """Writes the names of flags with underscores: both ways of writing them are read.
 
-  >>> with_underscores(['--data-dir=a-b', 'c-d', '--', '--e-f'])
-  ['--data_dir=a-b', 'c-d', '--', '--e-f']
+  >>> with_underscores(['--top=a-b', 'c-d', '--', '--e-f'])
+  ['--top=a-b', 'c-d', '--', '--e-f']
   """
   end = words.index('--') if '--' in words else len(words)
   return [_with_underscores(word) for word in words[:end]] + list(words[end:])

@@ -108,7 +108,7 @@ class Config(Section):
     return self
 
 
-_SECTIONS: Mapping[str, type[Section]] = {
+SECTIONS: Mapping[str, type[Section]] = {
   'data': Data,
   'model': Model,
   'quantization': Quantization,
@@ -122,7 +122,7 @@ def get_config() -> Any:
   config: Any = ml_collections.ConfigDict(Config().model_dump())
   # A flag is parsed as the type of the value. Fields that may be None, or of several types, have to
   # say theirs: text, or any literal (`object`), which the schema then checks.
-  for section, fields in ((config, Config), *((config[n], s) for n, s in _SECTIONS.items())):
+  for section, fields in ((config, Config), *((config[n], s) for n, s in SECTIONS.items())):
     for name, field in fields.model_fields.items():
       types = get_args(field.annotation)
       if types and get_origin(field.annotation) in (Union, UnionType):

@@ -153,9 +153,11 @@ def _download(archive: Archive, directory: pathlib.Path) -> pathlib.Path:
   This is not left to the download manager of TFDS, which tries for more than three minutes before
   it says that there is no network.
   """
-  from rich import console, progress
+  from rich import progress
 
-  stderr = console.Console(stderr=True)
+  from dpoq_jax.runtime.console import Console
+
+  stderr = Console(stderr=True)
   path = directory / archive.url.rpartition('/')[2]
   if path.exists() and _sha256(path) == archive.sha256:
     return path

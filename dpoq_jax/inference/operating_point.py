@@ -159,6 +159,11 @@ class OperatingPoint(Record):
       return np.ones(confidence.shape, bool)
     return confidence >= self.thresholds[self.bits[index]]
 
+  @property
+  def scaled(self) -> bool:
+    """Tells whether temperatures were fitted: without them all are 1."""
+    return any(each != 1 for each in self.temperatures.values())
+
   def left_at(self, confidence: np.ndarray) -> np.ndarray:
     """Returns the index of the precision that each input leaves at, int64 [examples].
 

@@ -90,9 +90,10 @@ def best(point: OperatingPoint, compared: int) -> rich.table.Table:
   why = 'the best of those on the calibration examples' if compared > 1 else 'as asked for'
   if point.promise is not None:
     why = 'as promised' if point.met else 'not promised'
+  scaled = ('temperature',) if point.scaled else ()
   table = _table(
     f'Kept: {point.combine}, {why}',
-    ('bits', 'leave from confidence', 'share that leaves %', 'temperature', 'weights'),
+    ('bits', 'leave from confidence', 'share that leaves %', *scaled, 'weights'),
   )
   for b in point.bits:
     threshold = point.thresholds[b]
@@ -100,7 +101,7 @@ def best(point: OperatingPoint, compared: int) -> rich.table.Table:
       str(b),
       'never' if threshold > 1 else f'{threshold:.4f}',
       f'{100 * point.reported.exits[b]:.1f}',
-      f'{point.temperatures[b]:.3f}',
+      *(f'{point.temperatures[b]:.3f}' for _ in scaled),
       ' '.join(f'{weight:.2f}' for weight in point.weights[b]),
     )
   return table

@@ -1,6 +1,10 @@
-"""Shows what an artifact holds, from its manifest alone.
+"""Shows what an exported folder holds, from its manifest alone.
 
-dpoq inspect FOLDER
+    dpoq inspect FOLDER
+
+FOLDER is one that `dpoq export` wrote, of any format: rings, ONNX graphs or StableHLO programs.
+
+    dpoq inspect shipped
 """
 
 # This folder has no `__init__.py`: a module `inspect.py` beside `train.py`, or a regular package,
@@ -20,18 +24,25 @@ def define_flags(flags: shared.FlagValues) -> None:
 
 
 def main(flags: shared.FlagValues, folder: str) -> None:
-  """Prints the rings of an artifact, and which of their files are there."""
+  """Prints what a folder holds, and which of its files are there."""
   del flags
+  from dpoq_jax.deploy import graph_table
   from dpoq_jax.deploy.artifact import manifest, table
 
-  console = Console()
+  console, path = Console(), pathlib.Path(folder)
   with user_errors():
-    found = manifest.read(pathlib.Path(folder))
-  console.print(table.table(found))
-  for ring in found.rings:
-    there = (pathlib.Path(folder) / ring.file).is_file()
-    console.print(f'{ring.file}: {"here" if there else "not here"}', highlight=False)
+    if kind := graph_table.kind(path):
+      graphs = graph_table.read(path, kind)
+      console.print(graph_table.table(graphs, kind))
+      names = [graph['file'] for graph in (*graphs['paths'], *graphs['precisions'])]
+    else:
+      found = manifest.read(path)
+      console.print(table.table(found))
+      names = [ring.file for ring in found.rings]
+  for name in names:
+    there = (path / name).is_file()
+    console.print(f'{name}: {"here" if there else "not here"}', highlight=False)
 
 
 if __name__ == '__main__':
-  run(define_flags, main, argument='the folder of an artifact')
+  run(define_flags, main, argument='the folder of an export')

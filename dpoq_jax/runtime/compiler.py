@@ -2,7 +2,7 @@
 
 All other settings are XLA's own. A setting that the user names in XLA_FLAGS is left to the user,
 and one that the installed XLA does not know is left out. What a candidate gains is measured by
-`python -m benchmarks.train_step --compiler_options=NAME=VALUE`. None is set for GPUs: none has been
+`python -m benchmarks.train_step --compiler-options=NAME=VALUE`. None is set for GPUs: none has been
 measured there yet.
 """
 

@@ -1,5 +1,6 @@
 """Prints lines and tables whose text is shown as it is: nothing in a file or a name is obeyed."""
 
+import os
 from typing import Any
 
 import rich.console
@@ -12,7 +13,9 @@ class Console(rich.console.Console):
   """Prints text without markup, emoji codes and terminal escapes, in tables and titles, too."""
 
   def __init__(self, **options: Any) -> None:
-    """Takes the options of rich's console."""
+    """Takes the options of rich's console; `NO_COLOR` leaves out bold and italics, too."""
+    if os.environ.get('NO_COLOR'):
+      options = {**options, 'color_system': None}
     super().__init__(markup=False, emoji=False, **options)
 
   def render_str(self, text: str, **options: Any) -> rich.text.Text:

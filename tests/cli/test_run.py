@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from dpoq_jax import calibrate, evaluate, reproduce, train
+from dpoq_jax import calibrate, configs, evaluate, reproduce, train
 from dpoq_jax import config as config_lib
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import user_errors
 from dpoq_jax.cli.run import run
+from dpoq_jax.config import reference, variants
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMMANDS = ['train', 'evaluate', 'calibrate', 'predict', 'report', 'reproduce', 'export']
@@ -32,6 +33,46 @@ def test_help_is_the_docstring_and_the_flags(name: str, capsys: pytest.CaptureFi
   shown = capsys.readouterr().out
   assert shown.startswith(str(command.__doc__).strip())
   assert '\n  --workdir: ' in shown
+
+
+@pytest.mark.parametrize('name', [*COMMANDS, 'prepare', 'inspect.__main__'])
+def test_help_needs_nothing_that_is_slow_to_import(name: str):
+  code = (
+    f'import sys; from dpoq_jax.cli.run import run; import dpoq_jax.{name} as command\n'
+    'try:\n  run(command.define_flags, command.main, argument="x", argv=["--help"])\n'
+    'except SystemExit as ended:\n'
+    '  slow = {"jax", "flax", "optax", "orbax", "matplotlib", "scipy.special", "tensorflow"}\n'
+    '  print(ended.code, slow & set(sys.modules))'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, text=True, capture_output=True, check=False
+  )
+  assert done.stdout.endswith('\n0 set()\n'), done.stderr
+  # Flags are written with dashes, and there is an example.
+  assert not re.search('--[a-z]+_', done.stdout)
+  assert re.search(r'^    dpoq \w+ [^\[|]*$', done.stdout, re.MULTILINE) or name == 'reproduce'
+
+
+def test_help_of_training_has_configs_variants_and_every_field(capsys: pytest.CaptureFixture[str]):
+  assert started(train, '--help') == 0
+  shown = capsys.readouterr().out
+  assert all(name in shown for name in (*configs.names(), *variants.PARTS))
+  fields = config_lib.field_names() - config_lib.get_config().to_dict().keys()
+  fields |= {'seed', 'epochs', 'init_from'}
+  assert fields <= set(re.findall(r'^  ([\w.]+)=\S+  \(.+\)$', shown, re.MULTILINE))
+  assert '  epochs=30  (whole number from 1 to 1,000,000)\n      passes over' in shown
+  assert '  objective.label_smoothing=0.0  (number from 0 and below 1)\n' in shown
+  assert '  quantization.bits=2,4,8,16  (list of: whole number)\n' in shown
+  assert '  optimizer.schedule=cosine  (steps, cosine)\n' in shown
+  assert max(map(len, shown.splitlines())) <= 120
+
+
+def test_defaults_that_help_shows_are_those_of_a_run():
+  default = config_lib.Config()
+  for fields in reference.fields().values():
+    # `()` and None can be given, too.
+    given = [f'--config.{field.name}={field.default}' for field in fields]
+    assert config_of(*given) == default
 
 
 def test_several_commands_run_in_one_process(

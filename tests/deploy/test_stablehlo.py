@@ -1,5 +1,6 @@
 import functools
 import hashlib
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dpoq_jax.deploy import stablehlo
 from tests.conftest import REPOSITORY, once
 from tests.deploy.conftest import IMAGES, TINY_NET, Frozen, frozen
 from tests.deploy.rewriting import rewritten
+from tests.test_docs import run_blocks
 
 
 @pytest.fixture(scope='module')
@@ -149,3 +151,27 @@ def test_altered_files_and_latents_are_refused(
     stablehlo.write(tmp_path, trained.network, trained.variables, (8, 8, 3), class_names=())
   with pytest.raises(ValueError, match='freeze them first'):
     stablehlo.write(tmp_path / 'new', trained.network, {'params': {}}, (8, 8, 3), class_names=())
+
+
+def test_the_page_about_reading_them_runs(exported: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+  monkeypatch.chdir(exported.parent)
+  link = exported.parent / 'programs'
+  link.symlink_to(exported)
+  try:
+    left = run_blocks(REPOSITORY / 'docs' / 'stablehlo.md')
+  finally:
+    link.unlink()
+  assert left['logits'].shape[0] == 3
+  assert 'stablehlo' in left['text']
+
+
+def test_inspect_shows_the_programs(exported: pathlib.Path, capsys: pytest.CaptureFixture[str]):
+  inspect = importlib.import_module('dpoq_jax.inspect.__main__')
+  inspect.main(None, str(exported))
+  shown = capsys.readouterr().out
+  assert 'StableHLO graphs' in shown
+  for stem in ('path', 'precision'):
+    for bits in (2, 4, 8):
+      size = (exported / f'{stem}_{bits}.stablehlo').stat().st_size
+      assert f'{size:,}' in shown
+      assert f'{stem}_{bits}.stablehlo: here' in shown

@@ -154,5 +154,13 @@ def test_a_dry_run_says_what_training_takes_and_writes_nothing(tmp_path: pathlib
   paths = [int(n.replace(',', '')) for name, n in facts.items() if 'path_' in name]
   assert len(paths) == 2
   assert int(facts['parameters, all'].replace(',', '')) == sum(paths)
-  assert {'FLOPs of a step', 'memory of a device', 'speed', 'training'} <= set(facts)
+  assert {
+    'FLOPs of a step',
+    'memory of a step on a device',
+    'memory of the process at its peak',
+    'model',
+    'steps',
+    'speed',
+    'training',
+  } <= set(facts)
   assert not workdir.exists()

@@ -109,4 +109,8 @@ def test_best_has_a_line_per_precision():
   lines = cells(table)
   assert [line[0] for line in lines] == ['2', '4', '8']
   assert [line[1] for line in lines] == ['never', '0.5000', '0.0000']
-  assert lines[2][2:] == (f'{100 * asked_for.reported.exits[8]:.1f}', '1.000', '1.00 1.00 1.00')
+  left = f'{100 * asked_for.reported.exits[8]:.1f}'
+  # Temperatures that were not fitted are not shown.
+  assert lines[2][2:] == (left, '1.00 1.00 1.00')
+  fitted = asked_for.model_copy(update={'temperatures': {2: 1.0, 4: 1.5, 8: 2.0}})
+  assert cells(tables.best(fitted, 1))[2][2:] == (left, '2.000', '1.00 1.00 1.00')

@@ -72,11 +72,11 @@ def test_manifest_is_consistent(manifest: dict[str, Any]):
   spec = manifest['spec']
   job, container = workers(manifest)
   assert job['parallelism'] == job['completions']
-  assert f'--num_processes={job["completions"]}' in container['args']
+  assert f'--num-processes={job["completions"]}' in container['args']
   # The coordinator is process 0, of the job that runs.
   assert spec['coordinator'] == {'replicatedJob': 'workers', 'jobIndex': 0, 'podIndex': 0}
   assert spec['replicatedJobs'][0]['name'] == 'workers'
-  assert '--process_id=$(JOB_COMPLETION_INDEX)' in container['args']
+  assert '--process-id=$(JOB_COMPLETION_INDEX)' in container['args']
   address = container['env'][0]
   assert address['name'] == 'COORDINATOR'
   assert 'jobset.sigs.k8s.io/coordinator' in address['valueFrom']['fieldRef']['fieldPath']
@@ -113,8 +113,8 @@ def test_dry_run_prints_what_would_be_created():
   }
   assert container['args'] == [
     '--coordinator=$(COORDINATOR):8476',
-    '--num_processes=4',
-    '--process_id=$(JOB_COMPLETION_INDEX)',
+    '--num-processes=4',
+    '--process-id=$(JOB_COMPLETION_INDEX)',
     '--workdir=/data/runs/run-1',
     '--config=a:b',
     '--x=$$(HOME) "y"',

@@ -13,7 +13,7 @@ PYTHON = r"""
 if [[ $1 == -c ]]; then echo 4321; exit; fi
 echo "devices ${JAX_LOCAL_DEVICE_IDS-all}" "$@"
 case "$*" in *--fail=*) ;; *) set -- "$@" --fail=none ;; esac
-case "$*" in *--process_id=0*--fail=0* | *--process_id=1*--fail=1*) echo broken; exit 3 ;; esac
+case "$*" in *--process-id=0*--fail=0* | *--process-id=1*--fail=1*) echo broken; exit 3 ;; esac
 case "$*" in
   *--train*)
     trap 'echo saved; exit 143' TERM
@@ -76,7 +76,7 @@ def test_dry_run_prints_every_process_and_leaves_no_trace(checkout: Path):
   workdir = f'{checkout}/runs/a-b'.replace(' ', r'\ ')
   assert processes == [
     f'env JAX_LOCAL_DEVICE_IDS={i} .venv/bin/python -m dpoq_jax.train '
-    f'--coordinator=localhost:PORT --num_processes=2 --process_id={i} --workdir={workdir} '
+    f'--coordinator=localhost:PORT --num-processes=2 --process-id={i} --workdir={workdir} '
     rf'--config=a:b --x=a\ b >> {workdir}/logs/process-{i}.log 2>&1'
     for i in range(2)
   ]
@@ -87,8 +87,8 @@ def test_processes_get_flags_device_and_log_of_their_own(checkout: Path):
   assert (done.returncode, done.stderr) == (0, '')
   workdir = checkout.parent / 'run'
   assert logs(checkout) == [
-    f'devices {i} -m dpoq_jax.evaluate --coordinator=localhost:4321 --num_processes=3 '
-    f'--process_id={i} --workdir={workdir} --x=a b\n'
+    f'devices {i} -m dpoq_jax.evaluate --coordinator=localhost:4321 --num-processes=3 '
+    f'--process-id={i} --workdir={workdir} --x=a b\n'
     for i in range(3)
   ]
   assert done.stdout == logs(checkout)[0]

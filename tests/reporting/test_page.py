@@ -301,3 +301,15 @@ def test_bad_input_is_answered(made, tmp_path: pathlib.Path, changed, says):
   with pytest.raises(ValueError, match=says):
     page_lib.write(tmp_path, **{**arguments, **changed})
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('fitted', [False, True])
+def test_temperatures_are_spoken_of_where_they_were_fitted(made, tmp_path: pathlib.Path, fitted):
+  _, given = made
+  point = given['point']
+  temperatures = dict.fromkeys(point.bits, 1.5 if fitted else 1.0)
+  point = point.model_copy(update={'temperatures': temperatures})
+  text = page_lib.write(tmp_path, **{**given, 'point': point}).read_text()
+  # What a reader downloads has them in any case.
+  shown = re.sub(r'<script.*?</script>', '', text, flags=re.DOTALL)
+  assert ('emperature' in shown) is fitted
