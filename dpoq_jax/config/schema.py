@@ -48,7 +48,8 @@ class Config(Section):
       None is 50 on accelerators, 1 on CPU. A streamed set takes 1. May change on resume.
     max_skipped_steps: steps that may be skipped as not finite before the run stops.
     init_from: directory of a run to start from: one whose bits begin this bit list, whose paths are
-      kept as they are, or one of a float network, from which all paths start.
+      kept as they are, or one of a float network, from which all paths start; or an artifact, by
+      its folder or `pretrained:NAME`, from which all are trained on, also on other classes.
     batch_statistics: examples that are normalised together: the whole batch (`global`), or the part
       of each device (`per_device`); docs/scaling.md says what each costs and when to choose it.
   """

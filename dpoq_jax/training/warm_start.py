@@ -1,9 +1,11 @@
 """Starts a run from another one: adds a ring to its bit list, or starts from its float network.
 
 Adding a ring keeps the paths below as they are, parameters and running statistics (section 5 of the
-paper): the logits of the old precisions stay what they were, bit for bit.
+paper): the logits of the old precisions stay what they were, bit for bit. From an artifact, whose
+classes may be others, all paths are trained on (`artifact_start`).
 """
 
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import functools
@@ -17,7 +19,7 @@ from dpoq_jax import config as config_lib
 from dpoq_jax.core import quantizers
 from dpoq_jax.core.names import is_companion, path_name, statistics_collection
 from dpoq_jax.runtime import workdir as workdir_lib
-from dpoq_jax.training import clips, trained_network
+from dpoq_jax.training import artifact_start, clips, trained_network
 from dpoq_jax.training.experiment import Experiment
 from dpoq_jax.training.train_step import TrainState
 
@@ -38,14 +40,18 @@ _FIELDS_OF_QUANTIZED_PATHS = (
 
 
 def check(experiment: Experiment) -> None:
-  """Checks that this run can start from the run in `config.init_from`, if that is given.
+  """Checks that this run can start from what `config.init_from` names, if that is given.
 
   Raises:
-    FileNotFoundError: if there is no run.
+    FileNotFoundError: if there is neither a run nor an artifact.
+    ValueError: if there is no pretrained network of that name, or the artifact cannot be read.
     ConfigError: if its bit list does not begin this one, its network is another, or it was trained
       on images or classes of another kind.
   """
   if experiment.config.init_from is None:
+    return
+  if artifact := artifact_start.folder(experiment.config.init_from):
+    artifact_start.check(experiment, artifact)
     return
   source = pathlib.Path(experiment.config.init_from)
   theirs, facts = workdir_lib.read_config(source), workdir_lib.read_dataset(source)
@@ -90,7 +96,10 @@ def initial_state(experiment: Experiment) -> tuple[TrainState, int]:
   state, fixed = experiment.create_state(), 0
   if experiment.config.init_from is not None:
     check(experiment)
-    state, fixed = _from_run(experiment, state)
+    artifact = artifact_start.folder(experiment.config.init_from)
+    state, fixed = (
+      (_from_artifact(experiment, state, artifact), 0) if artifact else _from_run(experiment, state)
+    )
   if experiment.config.quantization.calibrate_clips:
     state = _with_calibrated_clips(experiment, state, fixed)
   return state, fixed
@@ -99,23 +108,46 @@ def initial_state(experiment: Experiment) -> tuple[TrainState, int]:
 def _from_run(experiment: Experiment, state: TrainState) -> tuple[TrainState, int]:
   """Returns a fresh state with what the other run has trained; see `initial_state`."""
   source = trained_network.load_latents(pathlib.Path(str(experiment.config.init_from)))
-  variables: dict[str, Any] = {**state.variables, 'params': {**state.params}}
   bits = source.network.bits
   is_float = bits == _FLOAT_BITS
-  for precision in experiment.network.bits if is_float else bits:
-    theirs = bits[0] if is_float else precision
+  started = {b: bits[0] if is_float else b for b in (experiment.network.bits if is_float else bits)}
+  state = _started(experiment, state, source.variables, started)
+  return state, 0 if is_float else len(bits)
+
+
+def _from_artifact(experiment: Experiment, state: TrainState, folder: pathlib.Path) -> TrainState:
+  """Returns a fresh state with what an artifact holds; see `initial_state`."""
+  source = artifact_start.read(experiment, folder)
+  return _started(experiment, state, source.variables, {b: b for b in source.bits})
+
+
+def _started(
+  experiment: Experiment,
+  state: TrainState,
+  source: Mapping[str, Any],
+  started: Mapping[int, int],
+) -> TrainState:
+  """Returns a fresh state with paths of another network in place of its own.
+
+  Args:
+    experiment: experiment of the state.
+    state: fresh state.
+    source: variables of the other network, with latents.
+    started: precision that each path starts from, by its own.
+  """
+  variables: dict[str, Any] = {**state.variables, 'params': {**state.params}}
+  for precision, theirs in started.items():
     name, statistics = path_name(precision), statistics_collection(precision)
-    # What a float network does not have, clips and shifts, starts as in a fresh path. Companions
-    # start as their path does.
+    # What the other network does not have, clips and shifts of a float one, starts as in a fresh
+    # path. Companions start as their path does.
     names = [name, *(other for other in variables['params'] if is_companion(other, precision))]
     for each in names:
       variables['params'][each] = _overlay(
-        variables['params'][each], source.variables['params'][path_name(theirs)]
+        variables['params'][each], source['params'][path_name(theirs)]
       )
-    variables[statistics] = jax.tree.map(jnp.copy, source.variables[statistics_collection(theirs)])
+    variables[statistics] = jax.tree.map(jnp.copy, source[statistics_collection(theirs)])
   params = variables.pop('params')
-  started = dataclasses.replace(state, params=params, collections=variables)
-  return experiment.on_each_device(started), 0 if is_float else len(bits)
+  return experiment.on_each_device(dataclasses.replace(state, params=params, collections=variables))
 
 
 def _with_calibrated_clips(experiment: Experiment, state: TrainState, fixed: int) -> TrainState:
