@@ -2,13 +2,14 @@
 
     dpoq calibrate --workdir=DIR [TARGET] [--order=normalised] [--combine=NAME]
         [--temperature] [--confidence=P] [--split-seed=0] [--step=N|best] [--data-dir=D]
-        [--output=FILE]
+        [--output=FILE] [--force]
 
 TARGET is one of --max-accuracy-drop=D (below the highest precision alone, as a fraction; 0.005 by
 default), --average-bits=B, --relative-cost=C, --key=P (with --order=precision_first: --key=BITS:P).
 A target is met on the examples chosen on; with --confidence=0.9 new data keep to the accuracy drop
 with that probability. Writes DIR/operating_point.json. Exit status 3 if the target cannot be met,
-or not be promised: the file then holds the nearest point, marked so.
+or not be promised: the file then holds the nearest point, marked so, but one that met its target is
+kept. --force replaces that, too, and --output=FILE has the nearest point beside it.
 
     dpoq calibrate --workdir=runs/digits --max-accuracy-drop=0.01
 """
@@ -56,6 +57,9 @@ def define_flags(flags: shared.FlagValues) -> None:
     flag_values=flags,
   )  # fmt: skip
   shared.define_split_seed(flags)
+  shared.DEFINE_bool(
+    'force', False, 'replace a point that met its target by one that does not', flag_values=flags
+  )
   shared.DEFINE_bool('temperature', False, 'fit a temperature per precision', flag_values=flags)
 
 
@@ -67,6 +71,7 @@ def main(flags: shared.FlagValues) -> None:
     workdir.read_config(directory)
     from dpoq_jax import from_run
     from dpoq_jax.inference import calibration, operating_point, tables
+    from dpoq_jax.inference.examples import alone
 
     target, precision = _target(flags)
     settings = calibration.Settings(
@@ -99,7 +104,9 @@ def main(flags: shared.FlagValues) -> None:
     promised = None if settings.confidence is None else choose(settings)[0]
     kept = promised or compared[0]
     output = shared.optional_path(flags, 'output') or directory / operating_point.FILE
-    files.write_whole(output, kept.to_json())
+    written = kept.met or flags.force or not operating_point.is_met(output)
+    if written:
+      files.write_whole(output, kept.to_json())
     bits = trained.network.bits
     between = [(low + high) / 2 for low, high in itertools.pairwise(bits)]
     equal = calibration.equal_bits(
@@ -109,22 +116,39 @@ def main(flags: shared.FlagValues) -> None:
     console.print(
       f'chosen on {examples.calibration.name}; reported on {examples.reported.name}', soft_wrap=True
     )
-    console.print(tables.comparison(compared))
+    console.print(tables.comparison(compared, examples.calibration, examples.reported))
     if promised is not None:
-      console.print(tables.promise(compared[0], promised))
+      console.print(tables.promise(compared[0], promised, examples.reported))
     console.print(tables.equal_bits(kept, equal, examples.whole))
     console.print(tables.best(kept, len(compared) if promised is None else 1))
-    console.print(f'written to {output}', soft_wrap=True)
+    if written:
+      console.print(f'written to {output}', soft_wrap=True)
   if not kept.met:
-    fail(f'{_unmet(kept)}; the nearest point was written to {output}, with "met": false.', status=3)
+    why = _unmet(kept, float(alone(examples.calibration)[-1].mean()))
+    if written:
+      fail(f'{why}; the nearest point was written to {output}, with "met": false.', status=3)
+    fail(
+      f'{why}; {output} is kept, as that point met its target: --output=FILE writes the nearest '
+      'point elsewhere, --force replaces it.',
+      status=3,
+    )
 
 
-def _unmet(point: 'OperatingPoint') -> str:
-  """Returns why a point does not meet its target, and what would help."""
+def _unmet(point: 'OperatingPoint', reference: float) -> str:
+  """Returns why a point does not meet its target, and what can be reached.
+
+  Args:
+    point: the nearest point.
+    reference: accuracy of the highest precision alone on the calibration examples.
+  """
+  from dpoq_jax.inference import calibration
+
   assert point.target is not None
+  assert point.expected is not None
   asked = f'{point.target.kind}={point.target.value:g}'
   if point.promise is None:
-    return f'{asked} cannot be met on the calibration examples'
+    least = calibration.reached(point.target, point.expected, reference)
+    return f'{asked} cannot be met on the calibration examples, where {least:.4g} is the least'
   promise = point.promise
   asked += f' cannot be promised with confidence={promise.confidence:g}: '
   examples = f'on the {promise.bounded_on} calibration examples that bound it'

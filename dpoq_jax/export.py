@@ -59,6 +59,8 @@ def main(flags: shared.FlagValues) -> None:
     trained = from_run.open_network(directory, shared.checkpoint_step(flags), point)
     if point and point.data and point.data.step != trained.step:
       warn(f'the operating point was chosen at step {point.data.step}, not {trained.step}.')
+    if point and not point.met:
+      warn('this operating point did not meet its target when it was chosen.')
     trained = dataclasses.replace(trained, variables=jax.device_get(trained.variables))
     known = {
       'class_names': trained.facts.class_names,

@@ -236,6 +236,27 @@ def equal_bits(
     )
 
 
+def reached(target: Target, outcome: Outcome, reference: float) -> float | None:
+  """Returns what a target limits, as it is on some examples; None for a key, which limits nothing.
+
+  Args:
+    target: the target.
+    outcome: what an operating point does with the examples.
+    reference: accuracy of the highest precision alone on them.
+  """
+  if target.kind == 'max_accuracy_drop':
+    return reference - outcome.accuracy
+  return {
+    'average_bits': outcome.average_bits, 'relative_cost': outcome.relative_cost, 'key': None
+  }[target.kind]  # fmt: skip
+
+
+def meets(target: Target, outcome: Outcome, reference: float) -> bool:
+  """Tells whether an outcome keeps to the limit of a target; see `reached`."""
+  value = reached(target, outcome, reference)
+  return value is None or value <= target.value + _TOLERANCE
+
+
 def select(
   rerun: curve.RerunCurve, target: Target, reference: float | None = None
 ) -> tuple[int, bool]:

@@ -302,6 +302,14 @@ def from_json(text: str) -> OperatingPoint:
     raise ValueError(f'not an operating point: {field}: {reason}.') from None
 
 
+def is_met(path: pathlib.Path) -> bool:
+  """Tells whether a file holds an operating point that met its target."""
+  try:
+    return from_json(path.read_text('utf-8')).met
+  except (OSError, ValueError):
+    return False
+
+
 def read(path: pathlib.Path) -> OperatingPoint:
   """Reads an operating point from a file, or from the file of its usual name in a folder.
 

@@ -4,34 +4,62 @@ from collections.abc import Iterable, Sequence
 
 import rich.table
 
-from dpoq_jax.inference.calibration import EqualBits
+from dpoq_jax.inference.calibration import EqualBits, meets, reached
 from dpoq_jax.inference.examples import Examples, alone
 from dpoq_jax.inference.operating_point import OperatingPoint
+from dpoq_jax.inference.records import Outcome, Target
+
+# The column of what a target limits, where no other column shows it.
+_LIMITED = {'max_accuracy_drop': 'drop, points', 'relative_cost': 'cost'}
 
 
-def comparison(compared: Sequence[OperatingPoint]) -> rich.table.Table:
+def comparison(
+  compared: Sequence[OperatingPoint], calibration: Examples, reported: Examples
+) -> rich.table.Table:
   """Returns a table of the combinations compared for a target, the best first.
 
   Args:
     compared: as `calibration.choose` returns them.
+    calibration: the examples that they were chosen on.
+    reported: the examples that they are reported on.
   """
   target = compared[0].target
   assert target is not None
+  limited = [_LIMITED[target.kind]] if target.kind in _LIMITED else []
+  columns = ['top-1 %', 'bits', *limited, *(['met'] if target.kind != 'key' else [])]
   table = _table(
     f'Target: {target.kind} = {target.value:g}',
-    ('combination', 'chosen on: top-1 %', 'bits', 'reported: top-1 %', 'bits', 'met'),
+    [
+      'combination',
+      *(f'chosen on: {columns[0]}', *columns[1:]),
+      *(f'reported: {columns[0]}', *columns[1:]),
+    ],
   )
   for point in compared:
-    table.add_row(point.combine, *_figures(point), 'yes' if point.met else 'no')
+    cells = [point.combine]
+    for outcome, examples in ((point.expected, calibration), (point.reported, reported)):
+      assert outcome is not None
+      reference = float(alone(examples)[-1].mean())
+      cells += _figures(outcome)
+      if limited:
+        value = reached(target, outcome, reference)
+        assert value is not None
+        cells.append(_limited(target, value))
+      if target.kind != 'key':
+        cells.append('yes' if meets(target, outcome, reference) else 'no')
+    table.add_row(*cells)
   return table
 
 
-def promise(hoped: OperatingPoint, promised: OperatingPoint) -> rich.table.Table:
+def promise(
+  hoped: OperatingPoint, promised: OperatingPoint, reported: Examples
+) -> rich.table.Table:
   """Returns a table of what is hoped for and what is promised, for the same target.
 
   Args:
     hoped: the point that meets the target on the calibration examples.
     promised: the point of which that is promised of new data.
+    reported: the examples that both are reported on.
   """
   assert promised.promise is not None
   target, found = promised.target, promised.promise
@@ -40,14 +68,26 @@ def promise(hoped: OperatingPoint, promised: OperatingPoint) -> rich.table.Table
   table = _table(
     f'Confidence {found.confidence:g}: a drop of {100 * found.drop:.2f} points on '
     f'{found.bounded_on} calibration examples, on new data {kept} {100 * found.bound:.2f}',
-    ('', 'combination', 'chosen on: top-1 %', 'bits', 'reported: top-1 %', 'bits', 'relative cost'),
+    (
+      *('', 'combination', 'chosen on: top-1 %', 'bits'),
+      *('reported: top-1 %', 'bits', 'drop, points', 'cost'),
+    ),
   )
+  reference = float(alone(reported)[-1].mean())
   outcome = 'promised' if promised.met else 'not promised'
   for name, point in (('hoped for', hoped), (outcome, promised)):
     assert point.expected is not None
     assert point.reported is not None
-    cost = f'{point.reported.relative_cost:.2f}'
-    table.add_row(name, point.combine, *_figures(point), cost)
+    drop = reached(target, point.reported, reference)
+    assert drop is not None
+    table.add_row(
+      name,
+      point.combine,
+      *_figures(point.expected),
+      *_figures(point.reported),
+      _limited(target, drop),
+      f'{point.reported.relative_cost:.2f}',
+    )
   return table
 
 
@@ -62,7 +102,9 @@ def equal_bits(
     whole: all test examples, for the accuracy of each precision beside that on those reported.
   """
   assert point.reported is not None
-  columns = ['bits', 'static', f'ensemble ({point.combine})', 'dynamic', 'its bits']
+  # What the last precision says alone is the column before.
+  ensemble = [] if point.combine == 'last' else [f'ensemble ({point.combine})']
+  columns = ['bits', 'static', *ensemble, 'dynamic', 'its bits']
   halved = point.reported.examples < len(whole)
   if halved:
     columns.insert(2, f'static, all {len(whole)}')
@@ -71,7 +113,7 @@ def equal_bits(
     f'Top-1 % on the {point.reported.examples} reported examples, at equal average bits', columns
   )
   for each in accuracies:
-    shares = [each.static, each.ensemble, each.dynamic]
+    shares = [each.static, *([each.ensemble] if ensemble else []), each.dynamic]
     if halved:
       shares.insert(1, static.get(int(each.bits)) if each.static is not None else None)
     figures = ['' if share is None else f'{100 * share:.2f}' for share in shares]
@@ -107,13 +149,14 @@ def best(point: OperatingPoint, compared: int) -> rich.table.Table:
   return table
 
 
-def _figures(point: OperatingPoint) -> list[str]:
-  """Returns accuracy and bits of a point on the examples chosen on and on those reported."""
-  figures: list[str] = []
-  for outcome in (point.expected, point.reported):
-    assert outcome is not None
-    figures += [f'{100 * outcome.accuracy:.2f}', f'{outcome.average_bits:.2f}']
-  return figures
+def _figures(outcome: Outcome) -> list[str]:
+  """Returns the accuracy and the bits of an outcome."""
+  return [f'{100 * outcome.accuracy:.2f}', f'{outcome.average_bits:.2f}']
+
+
+def _limited(target: Target, value: float) -> str:
+  """Writes what a target limits: a drop in points, in which accuracies are."""
+  return f'{100 * value:.2f}' if target.kind == 'max_accuracy_drop' else f'{value:.2f}'
 
 
 def _table(title: str, columns: Iterable[str]) -> rich.table.Table:

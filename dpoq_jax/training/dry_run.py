@@ -29,7 +29,7 @@ class Measurement:
   """Holds what a run will take.
 
   Attributes:
-    run: what would be run, in words, by what it is: model, bits, data, where these are, batch, steps.
+    run: what would be run, in words, by what it is: model, bits, data, where they are, steps.
     parameters: number of parameters, by path, from the lowest up.
     flops: FLOPs of a step, by XLA's count.
     peak_bytes: memory that a step takes on a device at its peak, by XLA's count.

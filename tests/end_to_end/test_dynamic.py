@@ -141,7 +141,9 @@ def test_an_operating_point_of_another_network_is_refused(run, tmp_path):
 def test_a_target_that_cannot_be_met_is_status_3(run):
   done = runs.call('calibrate', f'--workdir={run}', '--average-bits=1.5')
   assert done.returncode == 3
-  assert done.stderr.startswith('error: average_bits=1.5 cannot be met')
+  assert done.stderr.startswith(
+    'error: average_bits=1.5 cannot be met on the calibration examples, where 2 is the least; '
+  )
   assert not operating_point.read(run).met
   assert json.loads((run / operating_point.FILE).read_text())['met'] is False
   np.save(run / 'x.npy', in_memory.load('digits', 'test').images[:2])
@@ -149,6 +151,36 @@ def test_a_target_that_cannot_be_met_is_status_3(run):
   assert done.returncode == 0
   assert done.stderr.startswith('warning: this operating point did not meet its target')
   assert done.stdout.startswith('"input","label",')
+
+
+def test_a_point_that_met_its_target_is_not_lost_to_one_that_does_not(run, tmp_path):
+  own = run / operating_point.FILE
+  assert runs.call('calibrate', f'--workdir={run}', '--average-bits=3').returncode == 0
+  good = own.read_text()
+  too_low = (f'--workdir={run}', '--average-bits=1.5')
+  done = runs.call('calibrate', *too_low)
+  assert done.returncode == 3
+  assert done.stderr.count('\n') == 1
+  assert f'; {own} is kept, as that point met its target: --output=FILE' in done.stderr
+  assert 'written to' not in done.stdout
+  assert own.read_text() == good
+  # Elsewhere, and again, since what is there is no better.
+  other = tmp_path / 'other.json'
+  for _ in range(2):
+    done = runs.call('calibrate', *too_low, f'--output={other}')
+    assert done.returncode == 3
+    assert f'the nearest point was written to {other}' in done.stderr
+  assert not operating_point.read(other).met
+  assert own.read_text() == good
+  assert runs.call('calibrate', *too_low, '--force').returncode == 3
+  assert own.read_text() == other.read_text()
+  # One that does not meet its target is not shipped without a word either.
+  done = runs.call('export', f'--workdir={run}', f'--output={tmp_path / "exported"}')
+  assert done.returncode == 0, done.stderr
+  assert done.stderr.startswith('warning: this operating point did not meet its target')
+  # One that does takes its place.
+  assert runs.call('calibrate', f'--workdir={run}', '--average-bits=3').returncode == 0
+  assert own.read_text() == good
 
 
 def test_a_promise_that_few_examples_cannot_show_is_status_3(run):

@@ -10,13 +10,16 @@ from tests.inference import problems
 CALIBRATION, REPORTED = problems.examples(300, seed=1), problems.examples(500, seed=2)
 
 
-def choose(**settings: Any) -> list[Any]:
+BITS_TARGET = Target(kind='average_bits', value=3.5)
+
+
+def choose(target: Target = BITS_TARGET, **settings: Any) -> list[Any]:
   return list(
     calibration.choose(
       CALIBRATION,
       REPORTED,
       problems.BITS,
-      calibration.Settings(Target(kind='average_bits', value=3.5), **settings),
+      calibration.Settings(target, **settings),
       dataset='made up',
       step=7,
     )
@@ -33,7 +36,7 @@ def headers(table: Any) -> list[str]:
 
 def test_comparison_has_a_line_per_combination():
   compared = choose()
-  table = tables.comparison(compared)
+  table = tables.comparison(compared, CALIBRATION, REPORTED)
   assert table.title == 'Target: average_bits = 3.5'
   assert [line[0] for line in cells(table)] == [point.combine for point in compared]
   best = compared[0]
@@ -41,10 +44,52 @@ def test_comparison_has_a_line_per_combination():
     best.combine,
     f'{100 * best.expected.accuracy:.2f}',
     f'{best.expected.average_bits:.2f}',
+    'yes',
     f'{100 * best.reported.accuracy:.2f}',
     f'{best.reported.average_bits:.2f}',
-    'yes',
+    'yes' if best.reported.average_bits <= 3.5 else 'no',
   )
+
+
+def test_comparison_shows_what_the_target_limits_and_whether_that_holds_on_both_halves():
+  highest = [(each.logits[-1].argmax(-1) == each.labels).mean() for each in (CALIBRATION, REPORTED)]
+  seen = set()
+  for value in (0.0, 0.01, 0.02, 0.05):
+    compared = choose(Target(kind='max_accuracy_drop', value=value))
+    table = tables.comparison(compared, CALIBRATION, REPORTED)
+    assert headers(table)[3:5] == ['drop, points', 'met']
+    for line, point in zip(cells(table), compared, strict=True):
+      drops = [
+        reference - outcome.accuracy
+        for reference, outcome in zip(highest, (point.expected, point.reported), strict=True)
+      ]
+      assert [line[3], line[7]] == [f'{100 * drop:.2f}' for drop in drops]
+      assert [line[4], line[8]] == ['yes' if drop <= value + 1e-9 else 'no' for drop in drops]
+      assert line[4] == ('yes' if point.met else 'no')
+      seen.add((line[4], line[8]))
+  # What holds on the half that was chosen on need not hold on the other.
+  assert {('yes', 'yes'), ('yes', 'no')} <= seen
+  compared = choose(Target(kind='relative_cost', value=1.5))
+  table = tables.comparison(compared, CALIBRATION, REPORTED)
+  assert headers(table)[3] == headers(table)[7] == 'cost'
+  assert cells(table)[0][7] == f'{compared[0].reported.relative_cost:.2f}'
+  # A key given by hand limits nothing.
+  by_hand = choose(Target(kind='key', value=0.5))
+  assert headers(tables.comparison(by_hand, CALIBRATION, REPORTED))[1:] == [
+    'chosen on: top-1 %', 'bits', 'reported: top-1 %', 'bits',
+  ]  # fmt: skip
+
+
+def test_equal_bits_does_not_show_the_same_twice():
+  """An exit that predicts from the last precision alone is that precision."""
+  best, *_ = choose(combine='last')
+  accuracies: list[Any] = list(calibration.equal_bits(best, CALIBRATION, REPORTED, (2, 3)))
+  assert accuracies[0].static == accuracies[0].ensemble
+  table = tables.equal_bits(best, accuracies, REPORTED)
+  assert headers(table) == ['bits', 'static', 'dynamic', 'its bits']
+  assert [line[:2] for line in cells(table)] == [
+    ('2', f'{100 * accuracies[0].static:.2f}'), ('3', ''),
+  ]  # fmt: skip
 
 
 def test_equal_bits_leaves_out_what_no_precision_has():
@@ -83,7 +128,7 @@ def test_a_promise_is_shown_beside_what_is_hoped_for():
     )[0]  # fmt: skip
 
   hoped, promised = chosen(None), chosen(0.8)
-  table = tables.promise(hoped, promised)
+  table = tables.promise(hoped, promised, REPORTED)
   assert table.title == (
     f'Confidence 0.8: a drop of {100 * promised.promise.drop:.2f} points on 1600 calibration '
     f'examples, on new data at most {100 * promised.promise.bound:.2f}'
@@ -91,7 +136,7 @@ def test_a_promise_is_shown_beside_what_is_hoped_for():
   assert [line[0] for line in cells(table)] == ['hoped for', 'promised']
   for line, point in zip(cells(table), (hoped, promised), strict=True):
     assert line[-1] == f'{point.reported.relative_cost:.2f}'
-  unmet = tables.promise(hoped, promised.model_copy(update={'met': False}))
+  unmet = tables.promise(hoped, promised.model_copy(update={'met': False}), REPORTED)
   assert 'on new data perhaps' in str(unmet.title)
   assert cells(unmet)[1][0] == 'not promised'
   assert tables.best(promised, 1).title == f'Kept: {promised.combine}, as promised'
