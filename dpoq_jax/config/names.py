@@ -13,5 +13,10 @@ def hint(name: str, known: Iterable[str]) -> str:
   'there are train, report.'
   """
   known = list(known)
-  nearest = difflib.get_close_matches(name, known, n=1)
-  return f'did you mean {nearest[0]}?' if nearest else f'there are {", ".join(known)}.'
+  near = nearest(name, known)
+  return f'did you mean {near}?' if near else f'there are {", ".join(known)}.'
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+  """Returns the known name most like a wrong one; None if none is like it."""
+  return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
