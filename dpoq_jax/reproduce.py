@@ -2,13 +2,17 @@
 
     dpoq reproduce table1|table2|table3|figure3|figure5|ablation|recipe|noise
         --scale=smoke|cpu|long|paper --workdir=DIR [--data-dir=D] [--results=results] [--notrain]
-        [--jobs=N]
+        [--fresh] [--jobs=N]
 
 Trains what is missing in DIR/SCALE and keeps what each run comes to in RESULTS/SCALE/runs; stop it
 and start it again at will. Writes TABLE.md, TABLE.csv and plots in RESULTS/SCALE, the results
 beside the paper's numbers. A run that fails does not stop the others: the table is made of those
 there are, and the exit status is 1. --notrain makes the table of what there is. --jobs trains
 several at a time, on an accelerator that one does not fill.
+
+Results that RESULTS has, such as those that come with the repository, count as done: the command
+says how many they are. --fresh trains all anew: it takes and keeps results in DIR/SCALE/results
+alone, and leaves RESULTS as it is.
 
 `figure5` is of the paper's onion and the recipe's; it shows the one that there is, if the other is
 missing.
@@ -28,6 +32,7 @@ import pathlib
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import fail, user_errors
 from dpoq_jax.cli.run import run
+from dpoq_jax.config import names
 from dpoq_jax.runtime.files import write_whole
 
 
@@ -44,6 +49,9 @@ def define_flags(flags: shared.FlagValues) -> None:
   shared.DEFINE_integer(
     'jobs', 1, 'number of trainings at a time', lower_bound=1, flag_values=flags
   )
+  shared.DEFINE_bool(
+    'fresh', False, 'train all anew, and keep results in the workdir alone', flag_values=flags
+  )
   shared.DEFINE_bool('train', True, 'train what is missing', flag_values=flags)
 
 
@@ -52,62 +60,73 @@ def main(flags: shared.FlagValues, what: str) -> None:
   directory = shared.required_path(flags, 'workdir')
   if flags.scale is None:
     fail('--scale=smoke|cpu|long|paper is required.')
+  if flags.fresh and flags['results'].present:
+    fail('--fresh and --results given: --fresh keeps its results in the workdir; give one.')
   # Imported once there is something to do, since JAX takes seconds.
   from dpoq_jax.reproduction import ablation, figures, results, runs, tables
   from dpoq_jax.reproduction import cells as cells_lib
   from dpoq_jax.runtime import signals
 
+  known = (*tables.TABLES, *figures.FIGURES)
+  if what not in known:
+    near = names.nearest(what, known)
+    meant = f'; did you mean {near}?' if near else '.'
+    fail(f'{what}: there are {", ".join(known)}{meant}')
   scale = cells_lib.SCALES[flags.scale]
-  folder = pathlib.Path(flags.results) / scale.name
-  with signals.catch_stop() as stop, user_errors():
+  workdir = directory / scale.name
+  folder = workdir / 'results' if flags.fresh else pathlib.Path(flags.results) / scale.name
+  with signals.catch_stop() as stop, user_errors(data_flag=shared.DATA_DIR):
     trainer = runs.Trainer(
       stored=folder / 'runs',
-      workdir=directory / scale.name,
+      workdir=workdir,
       data_dir=flags.data_dir,
       environment=scale.environment,
       say=lambda line: print(line, flush=True),
       stopping=lambda: bool(stop),
       jobs=flags.jobs,
     )
-
-    def train(
-      wanted: list[runs.Run], *, checkpoints: bool = False
-    ) -> tuple[dict[runs.Run, str], list[runs.Run]]:
-      """Returns the runs that failed, with the reasons, and those that are not there."""
-      if flags.train:
-        failures = trainer.train(wanted, checkpoints=checkpoints)
-        return failures, list(failures)
-      return {}, trainer.missing(wanted, checkpoints=checkpoints)
-
-    page = None
+    is_figure = what in figures.FIGURES
+    if is_figure:
+      by_network, part = figures.runs_of(what, scale)
+      cells, wanted = [], list(by_network.values())
+    else:
+      by_network, part, cells = {}, '', tables.cells(what, scale)
+      wanted = list(dict.fromkeys(cell.run for cell in cells))
+    absent = trainer.missing(wanted, checkpoints=is_figure)
+    trainer.say(trainer.counted(wanted, absent))
     try:
-      if what in figures.FIGURES:
-        wanted, part = figures.runs_of(what, scale)
-        failures, absent = train(list(wanted.values()), checkpoints=True)
-        there = {
-          name: trainer.workdir / run.name for name, run in wanted.items() if run not in absent
-        }
-        if not there and not failures:
-          names = ' or '.join(run.name for run in absent)
-          fail(f'no network {names} is in {trainer.workdir}: leave out --notrain.')
-        if there:
-          entries, png = figures.measure(what, part, there, flags.data_dir)
-          page = results.write(folder, what, entries)
-          write_whole(folder / f'{what}.png', png)
-      else:
-        cells = tables.cells(what, scale)
-        failures, _ = train([cell.run for cell in cells])
-        if what in ablation.TABLES:
-          entries = cells_lib.measured(cells, trainer.stored, mean=True)
-          comparison = ablation.comparison(what, scale, trainer.stored)
-          page = results.write_comparison(folder, what, entries, comparison)
-        else:
-          page = results.write(folder, what, cells_lib.measured(cells, trainer.stored))
+      failures = trainer.train(wanted, checkpoints=is_figure) if flags.train else {}
     except runs.Stopped as stopped:
       print(stopped, flush=True)
       raise SystemExit(stop.exit_status) from None
+    lacking = list(failures) if flags.train else absent
+    there = [run for run in wanted if run not in lacking]
+    page = None
+    if not there and not failures:
+      where = trainer.workdir if is_figure else trainer.stored
+      kind = 'networks' if is_figure else 'results'
+      fail(f'none of the {len(wanted)} {kind} of {what} is in {where}: leave out --notrain.')
+    if not there:
+      pass
+    elif is_figure:
+      workdirs = {name: workdir / run.name for name, run in by_network.items() if run in there}
+      entries, png = figures.measure(what, part, workdirs, flags.data_dir)
+      page = results.write(folder, what, entries)
+      write_whole(folder / f'{what}.png', png)
+    elif what in ablation.TABLES:
+      entries = cells_lib.measured(cells, trainer.stored, mean=True)
+      comparison = ablation.comparison(what, scale, trainer.stored)
+      page = results.write_comparison(folder, what, entries, comparison)
+    else:
+      page = results.write(folder, what, cells_lib.measured(cells, trainer.stored))
+  trained = len(absent) - len(lacking)
   if page is not None:
     print(f'written to {page}')
+    if trained == 0:
+      print(
+        f'nothing was trained: all {len(there)} results are those kept in {trainer.stored}; '
+        '--fresh trains all anew and keeps these.'
+      )
   if failures:
     fail(f'{len(failures)} runs failed: {", ".join(r.name for r in failures)}.', status=1)
 

@@ -27,6 +27,7 @@ from dpoq_jax.cli.errors import fail, user_errors, warn
 from dpoq_jax.cli.run import run
 from dpoq_jax.runtime import workdir
 from dpoq_jax.runtime.console import Console
+from dpoq_jax.training import progress
 
 # Exit status of a run that could not be written, or its data not be read.
 _NO_STORAGE = 4
@@ -49,6 +50,8 @@ def main(flags: shared.FlagValues) -> None:
   for each in config_lib.ineffective(config):
     warn(each)
   several = shared.join_processes(flags)
+  display = _display(quiet=flags.dry_run, several=several)
+  display.say(progress.plan(config, directory))
   # Imported once the flags are known to be good, since JAX takes seconds.
   from dpoq_jax.runtime import processes, signals
   from dpoq_jax.training import (
@@ -57,7 +60,6 @@ def main(flags: shared.FlagValues) -> None:
     loop,
     metrics,
     preparation,
-    progress,
     summary,
   )
   from dpoq_jax.training import experiment as experiment_lib
@@ -78,12 +80,13 @@ def main(flags: shared.FlagValues) -> None:
         measured = dry_run.measure(experiment)
         Console(quiet=not processes.is_first()).print(dry_run.table(measured))
         return
+      display.say(progress.header(experiment))
       prepared = None
       if not checkpoint.steps_saved(directory):
-        prepared = processes.in_each(lambda: preparation.prepare(experiment))
+        with display.compiling():
+          prepared = processes.in_each(lambda: preparation.prepare(experiment))
       # Claimed last, so that a config that cannot be run leaves no trace.
       processes.by_first(lambda: claimed.enter_context(workdir.claim(directory, config)))
-    display = progress.Progress(Console(quiet=not processes.is_first()))
     try:
       result = loop.train(experiment, directory, stop=stop, display=display, prepared=prepared)
     except loop.Stopped as stopped:
@@ -98,6 +101,16 @@ def main(flags: shared.FlagValues) -> None:
       kept = f'step {saved[-1]} is saved' if saved else 'no step is saved yet'
       fail(f'{error}; {kept}: run the same command again to go on.', status=_NO_STORAGE)
   display.console.print(summary.table(result))
+  display.say(progress.ending(config, directory))
+
+
+def _display(*, quiet: bool, several: bool) -> progress.Progress:
+  """Returns the display of the run: of several processes the first speaks."""
+  if several:
+    from dpoq_jax.runtime import processes
+
+    quiet = quiet or not processes.is_first()
+  return progress.Progress(Console(quiet=quiet))
 
 
 if __name__ == '__main__':

@@ -150,7 +150,7 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
   if spec.tfds_version is None:
     return _load_digits(split)
   path = tfds_directory.prepared_dir(name, spec.tfds_version, data_dir)
-  tfds_directory.check_prepared(name, path)
+  check(name, data_dir)
   repair = tfds_directory.how_to_repair(name, path)
   builder = tfds_directory.open_builder(name, path, repair=repair)
   tfds_directory.check_counts(name, path, builder.info, split, repair=repair)
@@ -184,6 +184,17 @@ def decode_all(source: examples.ExampleSet) -> ImageSet:
   if not count:
     raise ValueError(f'no record of split {source.split} can be read.')
   return ImageSet(images[:count], labels[:count], source.class_names, source.split)
+
+
+def check(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:
+  """Checks that a data set is where `load` reads it, without reading its records.
+
+  Raises:
+    ValueError, FileNotFoundError: see `load`.
+  """
+  version = find_spec(name).tfds_version
+  if version is not None:
+    tfds_directory.check_prepared(name, tfds_directory.prepared_dir(name, version, data_dir))
 
 
 def find_spec(name: str) -> DatasetSpec:

@@ -206,6 +206,15 @@ def check_apart(
   tfds_splits.check_apart(name, info.splits, trained, reported_on)
 
 
+def check(name: str, data_dir: str | os.PathLike[str] | None) -> None:
+  """Checks that a data set is there and whole, without reading its records.
+
+  Raises:
+    ValueError, FileNotFoundError: see `load`.
+  """
+  _opened(name, data_dir)
+
+
 def _opened(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[pathlib.Path, Any]:
   """Returns the version directory of a data set, and what TFDS says of it."""
   path = find(name, data_dir)

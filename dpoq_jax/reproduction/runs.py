@@ -5,7 +5,7 @@ Every run is a process of its own, so that a failure of one leaves the others al
 kilobytes that go into version control, and that tell the next start what is done.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import dataclasses
 import importlib
@@ -23,6 +23,7 @@ from dpoq_jax import config as config_lib
 from dpoq_jax.reproduction import summaries
 from dpoq_jax.runtime import files
 from dpoq_jax.runtime import workdir as workdir_lib
+from dpoq_jax.training import splits
 
 SUMMARY = 'summary.json'
 
@@ -146,20 +147,39 @@ class Trainer:
     Raises:
       Stopped: if the user wants to stop.
       BlockingIOError: if another process trains them.
+      FileNotFoundError, ValueError: if data that they need are not there; none is trained then.
       OSError: if results cannot be kept.
     """
     # Made first, so that a directory that cannot be made is not found out after hours of training.
     self.stored.mkdir(parents=True, exist_ok=True)
     with files.lock(self.workdir, f'another process reproduces in {self.workdir}.'):
-      return self._train_all(self.missing(runs, checkpoints=checkpoints))
+      missing = self.missing(runs, checkpoints=checkpoints)
+      self._check_data(missing)
+      return self._train_all(missing)
 
   def missing(self, runs: Sequence[Run], *, checkpoints: bool = False) -> list[Run]:
-    """Returns the runs whose results are missing, in the order to train them; says how many."""
+    """Returns the runs whose results are missing, in the order to train them."""
     # The first seeds of all runs come before the second seed of any.
     wanted = sorted(dict.fromkeys(runs), key=lambda run: run.seed)
-    missing = [run for run in wanted if not self._is_done(run, checkpoints)]
-    self.say(f'{len(wanted)} runs, {len(wanted) - len(missing)} of them done')
-    return missing
+    return [run for run in wanted if not self._is_done(run, checkpoints)]
+
+  def counted(self, runs: Sequence[Run], missing: Sequence[Run]) -> str:
+    """Returns how many runs are done, and how many of these here, in words.
+
+    Results may have come with the repository.
+    """
+    done = set(runs) - set(missing)
+    here = sum(read_summary(run, self.workdir) is not None for run in done)
+    return (
+      f'{len(set(runs))} runs, {len(done)} of them done: results kept in {self.stored}, {here} of '
+      f'them trained in {self.workdir}'
+    )
+
+  def _check_data(self, missing: Iterable[Run]) -> None:
+    """Checks that the data of runs are there, once for all, as each would fail by itself."""
+    found = [run.expected_config().data for run in missing]
+    for data in {each.name: each for each in found}.values():
+      splits.check(data.model_copy(update={'dir': self.data_dir or data.dir}))
 
   def _train_all(self, missing: Sequence[Run]) -> dict[Run, str]:
     """Trains runs, keeps their results, and returns those that failed, with the reasons."""

@@ -160,7 +160,7 @@ def _table2(scale: Scale) -> Iterator[Cell]:
           tuple(b for b in network.bits if b < 16),
         ),
         'paper': (
-          f'{data}_{network.config}.py',
+          f'{data}_{network.config}',
           '',
           f'{network.name}, CIFAR-{data.removeprefix("cifar")}',
           network.bits,

@@ -129,9 +129,11 @@ class _Run:
       self._evaluate_and_record()
     if self._step == total:
       return
-    take_steps = take_steps or steps_per_dispatch.compile_steps(
-      self._experiment, self._state, fixed=self._fixed
-    )
+    if take_steps is None:
+      with self._display.compiling():
+        take_steps = steps_per_dispatch.compile_steps(
+          self._experiment, self._state, fixed=self._fixed
+        )
     started, previous = time.perf_counter(), None
     # Closed also when an exception ends the loop, as worker processes may be decoding the images.
     with contextlib.closing(take_steps.batches(self._step)) as batches:

@@ -53,6 +53,19 @@ def load_test(config: config_lib.Config, tally: corrupt_records.Tally) -> exampl
   return found
 
 
+def check(data: config_lib.Data) -> None:
+  """Checks that a data set is there and whole, without reading its records.
+
+  Raises:
+    FileNotFoundError: if it is not; the message says what to do.
+    ValueError: if it cannot be read.
+  """
+  if data.name in in_memory.DATASETS:
+    in_memory.check(data.name, data.dir)
+  else:
+    streamed.check(data.name, data.dir)
+
+
 def _load(
   data: config_lib.Data, split: str | None, tally: corrupt_records.Tally
 ) -> examples.ExampleSet:

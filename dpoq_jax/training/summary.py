@@ -128,6 +128,17 @@ def write(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
   write_whole(path, json.dumps(summary, indent=2) + '\n')
 
 
+# Explains the heads of the columns.
+_CAPTION = """\
+top-1: of the newest state, on the test examples
+best: the highest of all evaluations, each precision its own: chosen on these same examples
+ensemble: the mean of the probabilities of this precision and of those below it
+G BitOPs: 10^9 multiply-adds times the bits of both factors, of one image, merging laterals included
+relative: those BitOPs over those of the lowest precision
+bytes: of the network cut at this precision\
+"""
+
+
 def table(summary: Mapping[str, Any]) -> rich.table.Table:
   """Returns the summary as a table of one line for each precision, accuracies in percent."""
   title = (
@@ -136,7 +147,8 @@ def table(summary: Mapping[str, Any]) -> rich.table.Table:
   # Escaped, since a part of a split is written in brackets.
   result = rich.table.Table(
     title=rich.markup.escape(title),
-    caption='BitOPs: of one image, merging laterals (8 x 8 bits, or float) included',
+    caption=_CAPTION,
+    caption_justify='left',
   )
   for column in ('bits', 'top-1 %', 'best %', 'ensemble %', 'G BitOPs', 'relative', 'bytes'):
     result.add_column(column, justify='right')

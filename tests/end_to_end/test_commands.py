@@ -164,3 +164,25 @@ def test_a_dry_run_says_what_training_takes_and_writes_nothing(tmp_path: pathlib
     'training',
   } <= set(facts)
   assert not workdir.exists()
+
+
+def test_training_says_what_it_does_from_the_first_line_to_the_next_commands(
+  tmp_path: pathlib.Path,
+):
+  """In a pipe, which has plain lines."""
+  status, out, err = runs.train(tmp_path / 'run')
+  assert (status, err) == (0, '')
+  assert '\x1b' not in out
+  lines = out.splitlines()
+  assert lines[0].startswith('training ')
+  assert lines[0].endswith(f' at 2, 4 bits on digits; the run is in {tmp_path / "run"}')
+  assert lines[1].startswith('1,437 training examples; 360 test examples (test); 44 steps of 64 ')
+  assert lines[2] == 'compiling the training step ...'
+  assert re.fullmatch(r'compiled in \d+\.\d s', lines[3])
+  at = lines.index(f'the run is in {tmp_path / "run"}; next:')
+  assert lines[at + 1] == f'dpoq calibrate --workdir={tmp_path / "run"}'
+  # A run that is over has nothing to compile.
+  status, out, _ = runs.train(tmp_path / 'run')
+  assert status == 0
+  assert 'resuming from step 44 of 44' in out
+  assert 'compil' not in out

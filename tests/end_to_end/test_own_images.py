@@ -1,4 +1,4 @@
-"""A folder of photographs becomes a network: every command of docs/own_images.md, shortened."""
+"""A folder of photographs becomes a network: every command of docs/how_to/own_images.md, shortened."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from tests import conftest
 from tests.data import photographs
 from tests.end_to_end import runs
 
-PAGE = runs.REPOSITORY / 'docs' / 'own_images.md'
+PAGE = runs.REPOSITORY / 'docs' / 'how_to' / 'own_images.md'
 COMMANDS = re.findall(r'^    dpoq (\w+) (.*)$', PAGE.read_text(), re.MULTILINE)
 # Two paths of a small network, and runs of seconds.
 NO_COMPANIONS = ('--config.objective.companion_bits=()', '--config.objective.companion_rings=1')

@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -107,7 +108,18 @@ def test_the_ablation(tmp_path: pathlib.Path):
     ('table1', ['--scale=huge'], '--scale'),
     ('figure5', ['--scale=long'], 'figure5 is not made at scale long: give smoke, cpu, paper.'),
     ('ablation', ['--scale=long'], 'ablation is not made at scale long: give smoke, cpu, paper.'),
-    ('figure3', ['--scale=smoke', '--notrain'], 'leave out --notrain'),
+    ('figure3', ['--scale=smoke', '--notrain'], 'none of the 1 networks of figure3 is in'),
+    ('table1', ['--scale=smoke', '--notrain'], 'none of the 11 results of table1 is in'),
+    ('noise', ['--scale=cpu', '--notrain'], 'leave out --notrain'),
+    ('tabel1', ['--scale=smoke'], 'noise, figure3, figure5; did you mean table1?'),
+    ('xyz', ['--scale=smoke'], 'recipe, noise, figure3, figure5.'),
+    ('table1', ['--scale=smoke', '--fresh'], '--fresh and --results given'),
+    (
+      'table1',
+      ['--scale=cpu', '--data-dir=/no/where'],
+      'data set cifar10 not found in /no/where: give --data-dir=DIR, where it is now, or run dpoq '
+      'prepare cifar10 --data-dir=/no/where',
+    ),
   ],
 )
 def test_bad_requests_are_one_line(what, flags, expected, tmp_path: pathlib.Path):
@@ -115,3 +127,32 @@ def test_bad_requests_are_one_line(what, flags, expected, tmp_path: pathlib.Path
   assert status == 2
   assert err.count('\n') == 1, err
   assert expected in err
+  # Nothing was started, and no page without a number in it takes the place of another.
+  assert not list(tmp_path.glob('work/*/*.log'))
+  assert not list(tmp_path.glob('results/*/*.md'))
+
+
+def test_what_comes_with_the_repository_is_said_to_be_that_and_is_trained_anew_on_request(
+  tmp_path: pathlib.Path,
+):
+  kept = tmp_path / 'results'
+  shutil.copytree(runs.REPOSITORY / 'results' / 'cpu', kept / 'cpu')
+  done = runs.call('reproduce', 'table1', '--scale=cpu', *where(tmp_path))
+  assert done.returncode == 0, done.stderr
+  stored, workdir = kept / 'cpu' / 'runs', tmp_path / 'work' / 'cpu'
+  first, *_, last = done.stdout.splitlines()
+  assert first.endswith(f' results kept in {stored}, 0 of them trained in {workdir}')
+  count = int(first.partition(' runs, ')[0])
+  assert f'{count} of them done' in first
+  assert last == (
+    f'nothing was trained: all {count} results are those kept in {stored}; --fresh trains all anew '
+    'and keeps these.'
+  )
+  before = {path: path.read_bytes() for path in kept.rglob('*') if path.is_file()}
+  # The data that this needs are not there: it would have trained.
+  fresh = ('--fresh', f'--workdir={tmp_path / "work"}', '--data-dir=/no/where')
+  done = runs.call('reproduce', 'table1', '--scale=cpu', *fresh)
+  assert done.returncode == 2
+  assert f'{count} runs, 0 of them done: results kept in {workdir / "results"}' in done.stdout
+  assert 'give --data-dir=DIR' in done.stderr
+  assert before == {path: path.read_bytes() for path in kept.rglob('*') if path.is_file()}

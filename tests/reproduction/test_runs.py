@@ -102,6 +102,27 @@ def test_the_results_kept_in_the_repository_count_as_done():
   assert not [run.name for run in kept if runs.read_summary(run, stored) is None]
 
 
+def test_what_was_kept_before_is_told_from_what_was_trained_here(trainer, tmp_path):
+  trainer.train(RUNS[:1])
+  assert trainer.counted(RUNS, trainer.missing(RUNS)) == (
+    f'3 runs, 1 of them done: results kept in {trainer.stored}, 1 of them trained in '
+    f'{trainer.workdir}'
+  )
+  elsewhere = dataclasses.replace(trainer, workdir=tmp_path / 'clone')
+  assert '1 of them done' in elsewhere.counted(RUNS, elsewhere.missing(RUNS))
+  assert ', 0 of them trained in' in elsewhere.counted(RUNS, elsewhere.missing(RUNS))
+
+
+def test_data_are_looked_for_before_any_run_is_started(trainer, tmp_path):
+  wanted = [*RUNS, Run('cifar10_resnet8_cpu', '', 0), Run('cifar10_resnet8_cpu', '', 1)]
+  trainer = dataclasses.replace(trainer, data_dir=str(tmp_path))
+  with pytest.raises(FileNotFoundError, match=f'run dpoq prepare cifar10 --data-dir={tmp_path}$'):
+    trainer.train(wanted)
+  assert order(trainer) == []
+  # What is done needs none.
+  assert trainer.train(RUNS) == {}
+
+
 def test_the_first_seed_of_everything_comes_first(trainer):
   second = Run(RUNS[0].config, RUNS[0].variant, 1)
   trainer.train([RUNS[0], second, RUNS[1]])
@@ -168,7 +189,7 @@ def test_an_error_here_leaves_no_training_behind(trainer):
   trainer = dataclasses.replace(trainer, jobs=2, say=say, stopping=lambda: False)
   with pytest.raises(KeyboardInterrupt):
     trainer.train(RUNS)
-  assert '1 of 3' in said[1]
+  assert '1 of 3' in said[0]
   # Killed, it has not saved.
   assert not (trainer.workdir / RUNS[1].name / 'saved').exists()
   with files.lock(trainer.workdir, ''):
