@@ -130,7 +130,7 @@ def write(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
 
 # Explains the heads of the columns.
 _CAPTION = """\
-top-1: of the newest state, on the test examples
+top-1: at this step, on the test examples
 best: the highest of all evaluations, each precision its own: chosen on these same examples
 ensemble: the mean of the probabilities of this precision and of those below it
 G BitOPs: 10^9 multiply-adds times the bits of both factors, of one image, merging laterals included
