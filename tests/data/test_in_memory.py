@@ -108,5 +108,5 @@ class TestErrors:
     else:
       content[len(content) // 4] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(ValueError, match='is damaged: delete that directory and run python'):
+    with pytest.raises(ValueError, match='is damaged: delete that directory and run dpoq'):
       in_memory.load('cifar10', 'test', tmp_path)

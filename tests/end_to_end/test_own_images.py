@@ -1,4 +1,4 @@
-"""A folder of photographs becomes a network: every command of docs/how_to/own_images.md, shortened."""
+"""Photographs in folders become a network: the commands of docs/how_to/own_images.md, shortened."""
 
 import csv
 import json
