@@ -2,13 +2,13 @@
 
     dpoq train --config=cifar10_resnet8_cpu --workdir=DIR
 
-Expected top-1 (%), measured with one seed (results/cifar10_resnet8_cpu):
+Expected top-1 (%), mean of two seeds ± deviation (`onion, DoReFa (the paper)` in
+results/cpu/ABLATION.csv); another machine, or compiler, moves it as much as another seed does:
 
-    weight bits      2      4      8
-                 66.96  68.74  72.31
+    weight bits             2             4             8
+                 67.13 ± 0.71  70.24 ± 0.41  73.61 ± 0.05
 
-Of earlier code: 67.53, 69.37, 72.50; a peak learning rate of 0.1 then gave 64.29, 66.83, 70.47;
-0.05 gave 61.75, 63.87, 67.67.
+A peak learning rate of 0.1 gave less, 0.05 still less (results/README.md).
 
 Cost: 4 epochs at 106 to 210 images/s, a quarter to half an hour on two cores.
 """

@@ -5,10 +5,11 @@
 What `cifar10_resnet8_cpu` trains, with what `config.recipe` changes: the weight quantizer,
 companions of the two lowest rings at 8 bits, twice the learning rate. Not in the paper.
 
-Expected top-1 (%), mean of three seeds on a GPU (results/gpu/cpu/ABLATION.md):
+Expected top-1 (%), mean of three seeds ± deviation on a GPU (`onion, the recipe` in
+results/gpu/cpu/ABLATION.csv):
 
-    weight bits      2      4      8
-                 73.06  75.16  75.52
+    weight bits             2             4             8
+                 73.06 ± 0.51  75.16 ± 0.55  75.52 ± 0.37
 
 Cost: 4 epochs, in which two companions are trained beside the three paths.
 """

@@ -2,8 +2,7 @@
 
 Their rows are data: what is trained, and which fields are set beside those of the config file. In
 `ablation`, each lever is pulled alone, on top of an onion with the standardised quantizer. `recipe`
-has the onions, and what they are compared with, in longer trainings as well. `noise` has one onion
-over seeds, and over roundings of one seed: how far an accuracy can be had again.
+has the onions and what they are compared with, `noise` runs that should be the same.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -189,6 +188,7 @@ def ablation_rows(base: config_lib.Config) -> list[Row]:
     ),
     _recipe_but('quantizer of least error', base, weight_quantizer='standardised_least_error'),
     _recipe_but('standardised', base, weight_quantizer='standardised'),
+    _recipe_but('companions of every ring', base, companion_rings=len(base.quantization.bits)),
     _lever('quantizer of least error', weight_quantizer='standardised_least_error'),
     _lever('companion of ring 1', companion_bits=(8,), companion_rings=1),
     _lever('companions of rings 1 and 2', companion_bits=(8,), companion_rings=2, smoke=True),
