@@ -59,7 +59,7 @@ def test_help_needs_no_extras_and_bad_input_is_one_line(name: str, tmp_path: pat
       'error: onnxruntime is not installed, which this benchmark needs: '
       "pip install 'dpoq_jax[onnx]'."
     )
-  named = str(missing) if name in WITH_FOLDERS else 'no_such_flag'
+  named = str(missing) if name in WITH_FOLDERS else 'no-such-flag'
   assert whole.startswith('error: ')
   assert named in whole
 

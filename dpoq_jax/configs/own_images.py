@@ -17,6 +17,8 @@ With a few hundred images of a class or fewer, start from a network that comes w
 Expected top-1: not measured, as it is that of your images. The recipe and the schedule are those of
 CIFAR-10 (batches of 32 in place of 128, as sets are small, and a learning rate lower by as much);
 they were not chosen on other images.
+
+Cost: 60 epochs; in all, what `--dry-run` says, which depends on the number of images.
 """
 
 import re

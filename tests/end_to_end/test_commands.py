@@ -91,7 +91,7 @@ def test_best_of_a_run_that_was_never_evaluated_is_an_error_not_the_newest(
 
 def test_evaluate_without_a_run_says_so(tmp_path: pathlib.Path):
   refused = runs.refused('evaluate', f'--workdir={tmp_path / "nothing"}')
-  assert_one_line(refused, 'holds no run')
+  assert_one_line(refused, 'there is no such folder')
   assert not (tmp_path / 'nothing').exists()
 
 

@@ -162,5 +162,5 @@ def test_a_checkpoint_that_the_operating_point_is_not_of_is_warned_of(copy: path
 def test_a_drop_is_a_fraction(copy: pathlib.Path, drop: str):
   status, err = runs.refused('calibrate', f'--workdir={copy}', f'--max-accuracy-drop={drop}')
   assert status == 2
-  assert '--max_accuracy_drop=' in err
+  assert '--max-accuracy-drop=' in err
   assert err.count('\n') == 1

@@ -117,7 +117,7 @@ def test_fewer_or_more_rings_start_from_those_there_are(variant: str, started: t
     ('', {'quantization.merge': 'vanilla'}, r'\(quantization\.merge: psbn -> vanilla\)'),
     ('', {'quantization.activation_bits': 4}, r'\(quantization\.activation_bits: 8 -> 4\)'),
     ('', {'init_from': 'pretrained:cifar'}, 'no pretrained network cifar: '),
-    ('', {'init_from': '/nowhere'}, '/nowhere holds no run'),
+    ('', {'init_from': '/nowhere'}, '/nowhere: there is no such folder'),
   ],
 )
 def test_what_does_not_fit_is_refused(variant: str, fields: dict[str, Any], message: str):

@@ -35,6 +35,7 @@ def test_a_run_takes_all_its_steps_at_the_measured_speed(steps: int):
   with (
     mock.patch.object(dry_run.preparation, 'prepare', return_value=prepared),
     mock.patch.object(dry_run.costs, 'peak_memory', return_value=11),
+    mock.patch.object(dry_run.splits, 'whereabouts', return_value='here'),
     mock.patch.object(dry_run.time, 'perf_counter', side_effect=clock),
   ):
     measured = dry_run.measure(experiment)  # type: ignore[arg-type]
