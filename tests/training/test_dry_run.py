@@ -51,4 +51,6 @@ def test_a_run_takes_all_its_steps_at_the_measured_speed(steps: int):
     'batch': '64 examples',
     'steps': '1,000: 30 epochs of 10',
     'devices': '2 cpu',
+    'trained on': 'here',
+    'reported on': 'here',
   }
