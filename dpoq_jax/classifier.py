@@ -65,8 +65,12 @@ class Classifier:
     Raises:
       ValueError: for a precision that the network does not have.
     """
-    bitops = from_run.bitops(self.network, self.image_shape)
-    return operating_point.static(self.bits, precision, bitops)
+    return operating_point.static(self.bits, precision, self._bitops)
+
+  @functools.cached_property
+  def _bitops(self) -> tuple[int, ...]:
+    """Returns the BitOPs of one image that leaves at each precision."""
+    return from_run.bitops(self.network, self.image_shape)
 
   def __call__(
     self, images: np.ndarray, *, precision: int | None = None, max_precision: int | None = None
@@ -117,10 +121,15 @@ def load(
   Raises:
     FileNotFoundError: if there is neither.
     ArtifactError, CheckpointError, ConfigError: if it cannot be read.
-    ValueError: if the operating point is of another network, or no precision has so few bits.
+    ValueError: if the operating point is of another network, no precision has so few bits, or a
+      checkpoint of an artifact is asked for.
   """
   path = pathlib.Path(path).expanduser()
   if (path / manifest_lib.FILE).exists():
+    if step is not None:
+      raise ValueError(
+        f'step={step}: {path} is an artifact, which has no checkpoints; leave it out.'
+      )
     opened = _of_artifact(path, max_bits, point)
   elif path.is_dir():
     opened = _of_run(path, max_bits, step, point, precision)
@@ -159,6 +168,7 @@ def _of_run(
   if max_bits is not None:
     count = _count(network.bits, max_bits, path)
     network, variables = network.cut(variables, network.bits[count - 1])
+  top1 = metrics.top1_at(metrics.read_rows(path), trained.step) or {}
   return Classifier(
     network,
     variables,
@@ -166,7 +176,7 @@ def _of_run(
     trained.facts.image_shape,
     trained.config.data.resize,
     point and point.lowest(len(network.bits)),
-    metrics.top1_at(metrics.read_rows(path), trained.step) or {},
+    {b: top1[b] for b in network.bits if b in top1},
   )
 
 

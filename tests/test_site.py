@@ -9,20 +9,17 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import threading
 from types import ModuleType
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 import dpoq_jax
 from dpoq_jax import nn
-from tests import conftest
+from tests import browser, conftest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / 'docs' / 'scripts'
@@ -151,31 +148,16 @@ def address(site: pathlib.Path) -> Iterator[str]:
 
 
 def test_browser_shows_pages_without_an_error(address: str, tmp_path: pathlib.Path):
-  commands = [shutil.which(name) for name in ('chromium', 'chromedriver')]
-  if not all(commands):
-    (pytest.fail if os.environ.get('CI') else pytest.skip)(
-      'chromium or chromedriver is not on PATH'
-    )
-  options = webdriver.ChromeOptions()
-  options.binary_location = commands[0] or ''
-  for flag in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage'):
-    options.add_argument(flag)
-  options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv('no_proxy', 'localhost')
-    driver = webdriver.Chrome(options=options, service=Service(commands[1]))
-    try:
-      for page in ('index', 'how_to/operating_point', 'concepts'):
-        driver.get(f'{address}/{page}.html')
-        assert driver.find_element(By.TAG_NAME, 'h1').is_displayed()
-        for image in driver.find_elements(By.CSS_SELECTOR, 'article img'):
-          width = driver.execute_script('return arguments[0].naturalWidth', image)
-          assert width > 0, image.get_attribute('src')
-        assert driver.save_screenshot(str(tmp_path / 'page.png'))
-        assert driver.get_log('browser') == []
-      events = [json.loads(entry['message'])['message'] for entry in driver.get_log('performance')]
-    finally:
-      driver.quit()
+  with browser.opened() as driver:
+    for page in ('index', 'how_to/operating_point', 'concepts'):
+      driver.get(f'{address}/{page}.html')
+      assert driver.find_element(By.TAG_NAME, 'h1').is_displayed()
+      for image in driver.find_elements(By.CSS_SELECTOR, 'article img'):
+        width = driver.execute_script('return arguments[0].naturalWidth', image)
+        assert width > 0, image.get_attribute('src')
+      assert driver.save_screenshot(str(tmp_path / 'page.png'))
+      assert driver.get_log('browser') == []
+    events = [json.loads(entry['message'])['message'] for entry in driver.get_log('performance')]
   urls = {
     event['params']['request']['url']
     for event in events

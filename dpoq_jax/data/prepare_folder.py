@@ -241,12 +241,6 @@ def _write(
     'file_name': tfds.features.Text(),
   }
 
-  def examples(images: Sequence[_Image]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, (file, _) in enumerate(images):
-      # File names need not be UTF-8.
-      file_name = os.fsencode(file.name)
-      yield number, {'image': stage.encoded(file.path), 'label': file.label, 'file_name': file_name}
-
   # Not registered, as TFDS finds a data set of its own by name.
   class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
     """Hands over the images; everything else is inherited."""
@@ -262,10 +256,13 @@ def _write(
 
     def _split_generators(self, dl_manager: Any) -> Any:
       del dl_manager  # Nothing is downloaded.
-      return {split: examples(images) for split, images in splits.items()}
+      return {split: self._generate_examples(images) for split, images in splits.items()}
 
-    def _generate_examples(self) -> Any:
-      raise NotImplementedError
+    def _generate_examples(self, images: Sequence[_Image]) -> Iterator[tuple[int, dict[str, Any]]]:
+      for number, (file, _) in enumerate(images):
+        encoded, file_name = stage.encoded(file.path), os.fsencode(file.name)
+        # File names need not be UTF-8.
+        yield number, {'image': encoded, 'label': file.label, 'file_name': file_name}
 
   Builder.name = name
   prepare.write_records(name, root, lambda: Builder(data_dir=root, file_format='array_record'))

@@ -98,7 +98,7 @@ def test_a_run_is_opened_with_its_operating_point_or_without(
   assert set(opened(images).precisions) == {opened.bits[-1]}
   trained = from_run.open_network(uninterrupted)
   cut = dpoq_jax.load(str(uninterrupted), max_bits=2)
-  assert cut.bits == (2,)
+  assert (cut.bits, list(cut.top1)) == ((2,), [2])
   expected = trained.network.apply(trained.variables, on_device, precisions=(2,))
   np.testing.assert_array_equal(cut.network.apply(cut.variables, on_device), expected)
 
@@ -121,6 +121,8 @@ def test_what_is_not_there_is_named(tmp_path: pathlib.Path):
   (tmp_path / 'manifest.json').write_text('{}')
   with pytest.raises(ArtifactError, match=r'manifest\.json'):
     dpoq_jax.load(tmp_path)
+  with pytest.raises(ValueError, match='which has no checkpoints'):
+    dpoq_jax.load(pretrained.folder(NAME), step=3)
   with pytest.raises(ValueError, match=f'did you mean {NAME}'):
     dpoq_jax.load_pretrained('cifar10_resnet')
 
@@ -138,5 +140,5 @@ def test_a_shared_baseline_is_opened_at_one_precision(tmp_path: pathlib.Path):
   done = runs.call('predict', f'--workdir={tmp_path / "run"}', images, '--precision=2')
   assert done.returncode == 0, done.stderr
   opened = dpoq_jax.load(tmp_path / 'run', precision=2)
-  assert opened.bits == (2,)
+  assert (opened.bits, list(opened.top1)) == ((2,), [2])
   assert jax.tree.leaves(opened.variables)

@@ -2,44 +2,25 @@
 
 from collections.abc import Iterator
 import json
-import os
 import pathlib
-import shutil
 import time
 from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from dpoq_jax.inference import calibration, curve, operating_point
+from tests import browser as browser_lib
 from tests.reporting.made_up import HOSTILE, Page, outcome_shown
 
 
 @pytest.fixture(scope='module')
 def browser() -> Iterator[webdriver.Chrome]:
-  commands = [shutil.which(name) for name in ('chromium', 'chromedriver')]
-  if not all(commands):
-    (pytest.fail if os.environ.get('CI') else pytest.skip)(
-      'chromium or chromedriver is not on PATH'
-    )
-  options = webdriver.ChromeOptions()
-  options.binary_location = commands[0] or ''
-  # Containers run it as root and have little shared memory.
-  for flag in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage'):
-    options.add_argument(flag)
-  options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
-  with pytest.MonkeyPatch.context() as patch:
-    # The driver is on this machine: a proxy for others is not for it.
-    patch.setenv('no_proxy', 'localhost')
-    driver = webdriver.Chrome(options=options, service=Service(commands[1]))
-    try:
-      yield driver
-    finally:
-      driver.quit()
+  with browser_lib.opened() as driver:
+    yield driver
 
 
 @pytest.fixture
