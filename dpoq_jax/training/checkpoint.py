@@ -92,6 +92,8 @@ class Checkpoints:
       create=not read_only,
     )
     self._manager = ocp.CheckpointManager(epath.Path(self._directory), options=options)
+    self._until_closed = contextlib.ExitStack()
+    self._until_closed.enter_context(_quiet_late_writes())
     # Whether a checkpoint was read back, which says that the directory keeps what is saved there.
     self._is_proven = False
 
@@ -184,7 +186,7 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits until what was saved is on disk, and closes the directory; raises as `wait` does."""
-    with self._storing(), _quiet_coroutines():
+    with self._until_closed, self._storing(), _quiet_coroutines():
       self._manager.close()
 
   @contextlib.contextmanager
@@ -275,6 +277,26 @@ def _quiet_coroutines() -> Iterator[None]:
     time.sleep(_SECONDS_TO_END_READS)
     gc.collect()
     raise
+  finally:
+    sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _quiet_late_writes() -> Iterator[None]:
+  """Drops what TensorStore's threads print of a save that failed in the background.
+
+  The first array that cannot be written ends the save's event loop, and each of the others then
+  finds it closed. The error itself is raised by the next save, or by the wait for this one.
+  """
+  hook = sys.unraisablehook
+
+  def pass_on(unraisable: 'sys.UnraisableHookArgs') -> None:
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      hook(unraisable)
+
+  sys.unraisablehook = pass_on
+  try:
+    yield
   finally:
     sys.unraisablehook = hook
 

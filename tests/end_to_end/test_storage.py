@@ -23,25 +23,34 @@ def copy(uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
   return pathlib.Path(shutil.copytree(uninterrupted, tmp_path / 'run'))
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
-  uninterrupted: pathlib.Path, tmp_path: pathlib.Path
-):
-  # In a mount namespace of its own any user may have a disk as small as he likes.
-  mount = f'mount -t tmpfs -o size=SIZE none {shlex.quote(str(tmp_path))}'
-  isolated = ['unshare', '--user', '--map-root-user', '--mount', 'sh', '-c']
-  if subprocess.run([*isolated, mount.replace('SIZE', '1m')], check=False).returncode:
+def mount(folder: pathlib.Path, size: str) -> str:
+  """Returns a command that mounts a small disk."""
+  return f'mount -t tmpfs -o size={size} none {shlex.quote(str(folder))}'
+
+
+@pytest.fixture
+def isolated(tmp_path: pathlib.Path) -> list[str]:
+  """The start of a command in a mount namespace, where any user may have a disk of any size."""
+  start = ['unshare', '--user', '--map-root-user', '--mount', 'sh', '-c']
+  if subprocess.run([*start, mount(tmp_path, '1m')], check=False).returncode:
     pytest.skip('no disk can be mounted here')
+  return start
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
+  isolated: list[str], uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+):
   train = shlex.join([
     *(sys.executable, '-m', 'dpoq_jax.train', f'--workdir={tmp_path}/run'),
     *runs.flags('--config.checkpoint_every=3'),
   ])  # fmt: skip
   script = f"""
     set -e
-    {mount.replace('SIZE', '210k')}
+    {mount(tmp_path, '210k')}
     status=0
     {train} || status=$?
     echo status $status
-    {mount.replace('-o size=SIZE', '-o remount,size=8m')}
+    {mount(tmp_path, '8m,remount')}
     {train}
     cp -r {shlex.quote(str(tmp_path))}/run "$KEPT"
   """
@@ -58,6 +67,28 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
   assert 'is saved: run the same command again to go on.' in done.stderr
   test_resume.assert_same_run(kept, uninterrupted)
   shutil.rmtree(kept)
+
+
+def test_arrays_still_being_written_when_a_save_fails_print_nothing(
+  isolated: list[str], tmp_path: pathlib.Path
+):
+  # Each of them ends in a thread of its own after the save has failed, between two saves.
+  script = f"""
+import contextlib, pathlib, time
+import jax
+from dpoq_jax.training import checkpoint
+state = {{str(i): jax.random.normal(jax.random.key(i), 2000) for i in range(120)}}
+with contextlib.closing(checkpoint.Checkpoints(pathlib.Path('{tmp_path}/run'))) as checkpoints:
+  for step in range(4):
+    checkpoints.save(state, {{}}, step=step)
+    time.sleep(1)
+"""
+  command = f'{mount(tmp_path, "2600k")} && {shlex.join([sys.executable, "-c", script])}'
+  done = subprocess.run(
+    [*isolated, command], cwd=runs.REPOSITORY, text=True, capture_output=True, check=False
+  )
+  assert 'StorageError' in done.stderr
+  assert 'Event loop is closed' not in done.stderr
 
 
 @pytest.mark.parametrize(
