@@ -26,7 +26,6 @@ from unittest import mock
 from absl import flags, logging
 import jax
 import numpy as np
-import rich.console
 import rich.table
 
 from benchmarks import command
@@ -174,7 +173,7 @@ def main(_: list[str]) -> None:
     'full': peak_memory(lambda: np.asarray(full(largest))),
   }
 
-  console = rich.console.Console()
+  console = command.console()
   model = trained.config.model.label
   table = rich.table.Table(
     title=f'{model}, bits {trained.network.bits}, key {point.key:.3f}; ms per image'

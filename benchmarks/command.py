@@ -1,16 +1,20 @@
 """Starts a benchmark: bad input, and what is not installed, end in one line, as in commands."""
 
 from collections.abc import Callable
+import shutil
 import sys
 from typing import NoReturn
 
 from absl import flags, logging
+import rich.console
 
 from dpoq_jax.cli import run, spelling
 from dpoq_jax.cli.errors import fail, user_errors
 
 # What brings a module that is in no requirements of users, where that is an extra of this project.
 _EXTRAS = {'onnxruntime': "'dpoq_jax[onnx]'"}
+# Columns that the widest table needs; a pipe has 80, at which rich cuts its headers.
+_COLUMNS = 120
 
 
 def start(main: Callable[[list[str]], None]) -> NoReturn:
@@ -44,3 +48,8 @@ def start(main: Callable[[list[str]], None]) -> NoReturn:
   except KeyboardInterrupt:
     fail('interrupted.', status=130)
   sys.exit(0)
+
+
+def console() -> rich.console.Console:
+  """Returns a console that shows whole tables, also in a pipe."""
+  return rich.console.Console(width=max(shutil.get_terminal_size().columns, _COLUMNS))

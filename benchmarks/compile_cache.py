@@ -18,7 +18,6 @@ import time
 from typing import Any
 
 from absl import flags
-import rich.console
 import rich.table
 
 from benchmarks import command
@@ -66,7 +65,7 @@ def main(_: list[str]) -> None:
     table.add_column(column, justify='right')
   for name in ('first', 'second'):
     table.add_row(name, f'{figures[name]["compiling"]:.1f}', f'{figures[name]["in_all"]:.1f}')
-  console = rich.console.Console()
+  console = command.console()
   console.print(table)
   console.print(f'second / first: {figures["second_over_first"]:.3f}; cache {size / 1e6:.1f} MB')
   if _JSON.value:

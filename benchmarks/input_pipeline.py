@@ -24,7 +24,6 @@ from typing import Any
 from absl import flags, logging
 import numpy as np
 from PIL import Image
-import rich.console
 import rich.table
 import tensorflow_datasets as tfds
 
@@ -182,7 +181,7 @@ def main(argv: list[str]) -> None:
       f'{speed_of["images_per_second_per_core"]:.0f}',
       f'{speed_of["of_pillow_alone"]:.2f}',
     )
-  rich.console.Console().print(table)
+  command.console().print(table)
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(figures, indent=2) + '\n')
 

@@ -16,7 +16,6 @@ from typing import Any
 from absl import flags, logging
 import jax
 import numpy as np
-import rich.console
 import rich.table
 
 from benchmarks import command
@@ -108,7 +107,7 @@ def _show(systems: dict[str, dict[str, Any]]) -> None:
     table.add_column(column, justify='right')
   for name, shares in systems.items():
     table.add_row(name, *(f'{100 * each:.2f}' for each in list(shares.values())[:3]))
-  rich.console.Console().print(table)
+  command.console().print(table)
 
 
 if __name__ == '__main__':

@@ -22,7 +22,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
 import rich.table
 
 from benchmarks import command
@@ -209,7 +208,7 @@ def _show(figures: dict[int, dict[str, Any]]) -> None:
       for key in ('ms_per_image', 'speedup_over_fp32')
     ]
     table.add_row(name, *cells)
-  rich.console.Console().print(table)
+  command.console().print(table)
 
 
 if __name__ == '__main__':

@@ -23,7 +23,6 @@ from unittest import mock
 from absl import flags
 import jax
 import numpy as np
-import rich.console
 import rich.table
 
 from benchmarks import command
@@ -162,7 +161,7 @@ def main(_: list[str]) -> None:
       f'{measured["bytes_accessed"] / 1e9:.2f}',
       f'{measured["peak_bytes"] / 1e6:.0f}',
     )
-  console = rich.console.Console()
+  console = command.console()
   console.print(table)
   console.print(f'without / with: {figures["without_over_with"]:.3f}')
   if _JSON.value:

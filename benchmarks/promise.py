@@ -28,7 +28,6 @@ from typing import Any, NamedTuple, cast
 
 from absl import flags
 import numpy as np
-import rich.console
 import rich.table
 
 from benchmarks import command
@@ -235,7 +234,7 @@ def main(_: list[str]) -> None:
         *(f'{100 * of[each]:.1f}' for each in ('met', 'broken', 'broken_on_others')),
         f'{100 * of["mean_drop"]:.2f}', f'{100 * of["saving_of_hoped"]:.1f}',
       )  # fmt: skip
-  rich.console.Console().print(table)
+  command.console().print(table)
   if _JSON.value:
     options = {'draws': count, 'drop': drop, 'confidence': confidence, 'combine': _COMBINE.value}
     text = json.dumps({**options, 'logits': path.name, 'figures': figures}, indent=1)

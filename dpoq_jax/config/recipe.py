@@ -16,7 +16,7 @@ def settings(config: Any) -> dict[str, Any]:
   return {
     'quantization.weight_quantizer': 'standardised_per_channel',
     'objective.companion_bits': (8,),
-    'objective.companion_rings': 2,
+    'objective.companion_rings': None,
     'optimizer.learning_rate': 2 * config.optimizer.learning_rate,
   }
 

@@ -87,7 +87,7 @@ class Config(Section):
     companions, is_float = objective.companion_bits, bits == (onion.MAX_BITS,)
     if companions and (not is_onion or is_float):
       raise ValueError(f'objective.companion_bits={companions}: only rings have companions')
-    if companions and objective.companion_rings > len(bits):
+    if companions and (objective.companion_rings or 0) > len(bits):
       raise ValueError(
         f'objective.companion_rings={objective.companion_rings}: bits={bits} has {len(bits)} rings'
       )

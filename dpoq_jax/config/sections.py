@@ -265,7 +265,7 @@ class Objective(Section):
     label_smoothing: share of the target that is spread over all classes.
     companion_bits: widths at which the lowest rings also run in training alone, each as a companion
       path (`network.companions`); 32 is the float latent, none if empty.
-    companion_rings: number of the lowest rings that have companions.
+    companion_rings: number of the lowest rings that have companions; None: every ring.
     companion_weight: weight of each companion's loss beside eq. 5.
     draw_companion: whether each step trains one companion, drawn at random, in place of all; slow
       on CPU.
@@ -280,7 +280,7 @@ class Objective(Section):
   loss_weights: tuple[NonNegative, ...] = ()
   label_smoothing: Fraction = 0.0
   companion_bits: tuple[int, ...] = ()
-  companion_rings: Annotated[int, Field(ge=1, le=onion.MAX_BITS)] = 1
+  companion_rings: Annotated[int, Field(ge=1, le=onion.MAX_BITS)] | None = 1
   companion_weight: NonNegative = 1.0
   draw_companion: bool = False
   distillation: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -76,9 +76,8 @@ def build_trainable(config: config_lib.Config, num_classes: int) -> TrainableNet
   network, objective = build(config, num_classes), config.objective
   if not objective.companion_bits or not isinstance(network, Onion):
     return network
-  return Companions(
-    network, objective.companion_bits, objective.companion_rings, objective.draw_companion
-  )
+  rings = objective.companion_rings or len(network.bits)
+  return Companions(network, objective.companion_bits, rings, objective.draw_companion)
 
 
 class Ring(NamedTuple):

@@ -259,3 +259,19 @@ def test_gradients_of_equal_latents_are_not_divided_by_rounding(name: str, const
   gradient = jax.grad(lambda w: jnp.sum(cotangent * quantize(w, 4)))(jnp.full(shape, constant))
   # Of latents of deviation 1 it is at most 15 codes over twice the clip.
   assert jnp.max(jnp.abs(gradient)) < 15 / (2 * 2.5) * 5
+
+
+def test_float_activations_are_jax_s_relu_also_in_gradient_and_at_its_edges():
+  x = jnp.array([-jnp.inf, -2, -0.0, 0, 1e-30, 3, jnp.inf, jnp.nan])
+  weights = jnp.arange(1.0, 9)
+
+  def ours(x: jax.Array) -> jax.Array:
+    activation = quantizers.pact(x, jnp.ones(()), 32)
+    return activation.code * activation.scale
+
+  for compiled in (lambda f: f, jax.jit):
+    np.testing.assert_array_equal(compiled(ours)(x), jax.nn.relu(x))
+    gradients = [
+      compiled(jax.grad(lambda x, f=f: jnp.sum(weights * f(x))))(x) for f in (ours, jax.nn.relu)
+    ]
+    np.testing.assert_array_equal(*gradients)
