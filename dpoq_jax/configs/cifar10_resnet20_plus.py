@@ -3,11 +3,11 @@
     dpoq train --config=cifar10_resnet20_plus --workdir=DIR
 
 What `cifar10_resnet20` trains, with what `config.recipe` changes: the weight quantizer,
-companions of the two lowest rings at 8 bits, twice the learning rate. Not in the paper.
+companions of every ring at 8 bits, twice the learning rate. Not in the paper.
 
 Expected top-1 (%): not yet measured.
 
-Cost: 200 epochs, in which two companions are trained beside the four paths: meant for a GPU.
+Cost: 200 epochs, in which four companions are trained beside the four paths: meant for a GPU.
 """
 
 from typing import Any
