@@ -2,6 +2,7 @@
 
 import configparser
 import csv
+import decimal
 import importlib
 import os
 import pathlib
@@ -306,7 +307,9 @@ def committed_accuracies(table: pathlib.Path) -> dict[str, list[str]]:
   with table.open(newline='') as file:
     for row in csv.DictReader(file):
       spread = f' ± {float(row["spread"]):.2f}' if row['spread'] else ''
-      quoted.setdefault(row['system'], []).append(f'{float(row["ours"]):.2f}{spread}')
+      # A mean of two seeds may end in 5, which floats round down or up.
+      mean = decimal.Decimal(row['ours']).quantize(decimal.Decimal('0.01'), decimal.ROUND_HALF_UP)
+      quoted.setdefault(row['system'], []).append(f'{mean}{spread}')
   return quoted
 
 
