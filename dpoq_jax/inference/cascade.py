@@ -1,6 +1,6 @@
 """Runs a network so that every input goes through the paths up to its exit, and no further.
 
-In which batches inputs go through the paths is decided in `pools`. A single input is run by one
+In which batches inputs go through the paths is decided in `pools`. A small batch is run by one
 program of its own.
 """
 
@@ -10,15 +10,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpoq_jax.inference import path_programs
+from dpoq_jax.inference import path_programs, small_batch
 from dpoq_jax.inference.operating_point import OperatingPoint
 from dpoq_jax.inference.pools import Counts, Engine, Paths, Result, result_of
-from dpoq_jax.inference.single_input import run_single_input
 
 # Measured with ResNet-8: two CPU cores take the least time per image at 32, where a path still fits
 # their cache. An accelerator is busy only with many.
 _PATH_BATCH_SIZE = {'cpu': 32}
 _PATH_BATCH_SIZE_OF_ACCELERATORS = 512
+# Larger batches are pooled. Not tried on accelerators, where a conditional waits for the host.
+_SMALL_BATCH = {'cpu': 16}
+_SMALL_BATCH_OF_ACCELERATORS = 1
 
 
 class Cascade:
@@ -86,7 +88,7 @@ class Cascade:
     operating_point: OperatingPoint | None = None,
     max_precision: int | None = None,
   ) -> Result:
-    """Runs a batch of any size; a batch of one in a single program, for the lowest latency.
+    """Runs a batch of any size; a small one in a single program, for the lowest latency.
 
     Args:
       images: uint8 [batch, height, width, channels].
@@ -98,10 +100,11 @@ class Cascade:
         does not have.
     """
     point, images = self._point(operating_point, max_precision), _checked(images)
-    if len(images) == 1 and (result := self._run_single(images, point)):
-      return result
     # A smaller batch needs no larger pools.
     size = min(self._path_batch_size, path_programs.bucket(len(images)))
+    small = _SMALL_BATCH.get(jax.default_backend(), _SMALL_BATCH_OF_ACCELERATORS)
+    if len(images) <= min(size, small) and (result := self._run_small(images, point)):
+      return result
     engine = Engine(self._paths, point, size)
     engine.feed(images)
     engine.flush()
@@ -139,29 +142,38 @@ class Cascade:
     point = self._point(operating_point, max_precision)
     return _stream(Engine(self._paths, point, self._path_batch_size), batches, max_delay)
 
-  def _run_single(self, image: np.ndarray, point: OperatingPoint) -> Result | None:
-    """Runs one input [1, height, width, channels] in one program that ends at its exit.
+  def _run_small(self, images: np.ndarray, point: OperatingPoint) -> Result | None:
+    """Runs a small batch in one program that ends at its last exit.
 
-    The program compares in float32 and runs another path when in doubt; the exit is decided here,
-    in float64. Returns None if the program stopped below the exit, which rounding does not explain.
+    The program compares in float32 and runs another path when in doubt; exits are decided here, in
+    float64. Returns None if the program stopped below an exit, which rounding does not explain.
     """
     limits = [(point.thresholds[b], point.temperatures[b]) for b in point.bits[:-1]]
-    logits, reached = run_single_input(
+    count, size = len(images), path_programs.bucket(len(images))
+    padded = np.zeros((size, *images.shape[1:]), images.dtype)
+    padded[:count] = images
+    found, last_run = small_batch.run_small_batch(
       self._paths.network,
       self._paths.variables,
-      image,
+      padded,
+      np.int32(count),
       np.array(limits, np.float32).reshape(-1, 2),
     )
-    logits, count = np.asarray(logits), int(reached) + 1
-    run: list[np.ndarray] = []
-    for index in range(count):
+    logits, reached = np.asarray(found)[:, :count], np.asarray(last_run)[:count]
+    exits, remain = np.zeros(count, np.int64), np.arange(count)
+    predicted, run = np.empty(logits.shape[1:]), list[np.ndarray]()
+    for index in range(len(point.bits)):
+      if (reached[remain] < index).any():
+        return None
       run.append(point.probabilities(index, logits[index]))
-      if point.leaving(index, run[-1].max(axis=-1))[0]:
-        for k in range(count):
-          self.counts.inputs[k] += 1
-          self.counts.padded[k] += 1
-        return result_of(point, np.array([index]), point.combined(run))
-    return None
+      leaves = point.leaving(index, run[-1][remain].max(axis=-1))
+      leaving, remain = remain[leaves], remain[~leaves]
+      exits[leaving] = index
+      predicted[leaving] = point.combined([each[leaving] for each in run])
+    for index in range(len(point.bits)):
+      self.counts.inputs[index] += int(np.count_nonzero(exits >= index))
+      self.counts.padded[index] += small_batch.padded(size, int((reached >= index).sum()))
+    return result_of(point, exits, predicted)
 
   def _point(self, point: OperatingPoint | None, max_precision: int | None) -> OperatingPoint:
     """Returns the operating point of a call."""
