@@ -98,6 +98,13 @@ def whole_file(path: pathlib.Path) -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
+def whole_binary_file(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """Opens a file of bytes as `whole_file` opens one of text; raises as it does."""
+  with _renamed_when_whole(path) as partial, partial.open('wb') as file:
+    yield file
+
+
+@contextlib.contextmanager
 def _renamed_when_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields the path of a file to write, which becomes `path` unless an exception ends the block."""
   if path.is_dir():

@@ -1,12 +1,14 @@
 """Tests of `dpoq_jax.data.in_memory`."""
 
 import collections
+import os
 import pathlib
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from dpoq_jax.data import in_memory
+from dpoq_jax.data import decode, in_memory
 from tests.data.tiny_cifar import TinyCifar, prepared
 
 
@@ -86,6 +88,86 @@ class TestTfds:
     # Fine labels, in whatever order.
     fine = tiny_cifar100.records[split][:, 1]
     np.testing.assert_array_equal(np.sort(loaded.labels), np.sort(fine))
+
+
+class TestDecodedOnce:
+  @pytest.fixture
+  def folder(self, tiny_cifar10: TinyCifar, tmp_path: pathlib.Path) -> pathlib.Path:
+    return prepared(tiny_cifar10, tmp_path)
+
+  @pytest.fixture
+  def decoding(self, monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
+    spy = mock.Mock(wraps=decode.decoded)
+    monkeypatch.setattr(decode, 'decoded', spy)
+    return spy
+
+  def load(self, tmp_path: pathlib.Path, decoding: mock.Mock) -> tuple[in_memory.ImageSet, bool]:
+    """The training split, and whether its images were decoded."""
+    decoding.reset_mock()
+    loaded = in_memory.load('cifar10', 'train', tmp_path)
+    return loaded, decoding.called
+
+  def test_the_second_start_decodes_nothing_and_has_the_same_images(
+    self, folder: pathlib.Path, tmp_path: pathlib.Path, decoding: mock.Mock
+  ):
+    first, was_decoded = self.load(tmp_path, decoding)
+    assert was_decoded
+    second, was_decoded = self.load(tmp_path, decoding)
+    assert not was_decoded
+    np.testing.assert_array_equal(first.images, second.images)
+    np.testing.assert_array_equal(first.labels, second.labels)
+    assert (first.class_names, first.split) == (second.class_names, second.split)
+    assert type(second.images) is np.ndarray
+
+  @pytest.mark.parametrize('file', ['train_images.npy', 'train_labels.npy', 'train.json'])
+  @pytest.mark.parametrize('damage', ['flipped', 'cut', 'gone', 'fifo'])
+  def test_what_was_kept_is_trusted_only_if_it_is_whole(
+    self,
+    folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    decoding: mock.Mock,
+    file: str,
+    damage: str,
+  ):
+    first, _ = self.load(tmp_path, decoding)
+    kept = folder / 'decoded' / file
+    content = bytearray(kept.read_bytes())
+    kept.unlink()
+    if damage == 'flipped':
+      content[len(content) * 3 // 4] ^= 1
+      kept.write_bytes(content)
+    elif damage == 'cut':
+      kept.write_bytes(content[: len(content) // 2])
+    elif damage == 'fifo':
+      os.mkfifo(kept)
+    second, was_decoded = self.load(tmp_path, decoding)
+    assert was_decoded
+    np.testing.assert_array_equal(first.images, second.images)
+
+  def test_a_folder_that_may_only_be_read_is_read(
+    self,
+    folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    decoding: mock.Mock,
+    monkeypatch: pytest.MonkeyPatch,
+  ):
+    # Permissions do not hold for root.
+    refuse = mock.Mock(side_effect=PermissionError(13, 'Permission denied'))
+    monkeypatch.setattr(pathlib.Path, 'mkdir', refuse)
+    for _ in range(2):
+      assert self.load(tmp_path, decoding)[1]
+    assert not (folder / 'decoded').exists()
+
+  def test_other_records_are_decoded_anew(
+    self, folder: pathlib.Path, tmp_path: pathlib.Path, decoding: mock.Mock
+  ):
+    self.load(tmp_path, decoding)
+    (shard,) = folder.glob('*-train.array_record-*')
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 4] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(ValueError, match='is damaged'):
+      self.load(tmp_path, decoding)
 
 
 class TestErrors:
