@@ -69,9 +69,7 @@ def main(flags: shared.FlagValues, what: str) -> None:
 
   known = (*tables.TABLES, *figures.FIGURES)
   if what not in known:
-    near = names.nearest(what, known)
-    meant = f'; did you mean {near}?' if near else '.'
-    fail(f'{what}: there are {", ".join(known)}{meant}')
+    fail(f'{what}: {names.hint(what, known, listed=True)}')
   scale = cells_lib.SCALES[flags.scale]
   workdir = directory / scale.name
   folder = workdir / 'results' if flags.fresh else pathlib.Path(flags.results) / scale.name

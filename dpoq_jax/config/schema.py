@@ -5,7 +5,6 @@ into a frozen `Config`.
 """
 
 from collections.abc import Callable, Mapping, Set
-import difflib
 import re
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -15,6 +14,7 @@ import pydantic
 from pydantic import Field
 
 from dpoq_jax import onion
+from dpoq_jax.config import names
 from dpoq_jax.config.bounds import MOST_EPOCHS, Count, Natural, Section, Seed, Text
 from dpoq_jax.config.sections import Data, Model, Objective, Optimizer, Quantization
 
@@ -189,8 +189,8 @@ def ineffective(config: Config) -> list[str]:
   values, defaults = _flatten(config.model_dump()), _flatten(Config().model_dump())
   return [
     f'config.{name}={values[name]} has no effect: it needs {need}.'
-    for names, has_effect, need in conditions
-    for name in names.split()
+    for fields, has_effect, need in conditions
+    for name in fields.split()
     if not has_effect and values[name] != defaults[name]
   ]
 
@@ -215,9 +215,9 @@ def unknown_field(name: str) -> ConfigError:
   known = sorted(field_names())
   # The right name may also be in the wrong section.
   by_last = {field.rpartition('.')[2]: field for field in known}
-  closest = difflib.get_close_matches(name.rpartition('.')[2], by_last, n=1)
-  nearest = difflib.get_close_matches(name, known, n=1) or [by_last[last] for last in closest]
-  hint = f'did you mean {nearest[0]}?' if nearest else f'known: {", ".join(Config.model_fields)}.'
+  last = names.nearest(name.rpartition('.')[2], by_last)
+  nearest = names.nearest(name, known) or (last and by_last[last])
+  hint = f'did you mean {nearest}?' if nearest else f'known: {", ".join(Config.model_fields)}.'
   return ConfigError(f'config.{name}: no such field; {hint}')
 
 

@@ -6,7 +6,6 @@ workers and no queues.
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import os
 import pathlib
@@ -14,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from dpoq_jax.config import names
 from dpoq_jax.data import decode, decoded, examples, tfds_directory
 from dpoq_jax.data.order import Order, evaluation_slices
 from dpoq_jax.runtime import terminal
@@ -204,13 +204,10 @@ def find_spec(name: str) -> DatasetSpec:
   """Returns the entry of a data set in `DATASETS`.
 
   Raises:
-    ValueError: for an unknown name, naming the known ones and the nearest of them.
+    ValueError: for an unknown name, naming the known ones and the one most like it.
   """
   if name not in DATASETS:
-    nearest = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.0)[0]
-    raise ValueError(
-      f'unknown data set {name!r}: known are {", ".join(DATASETS)}; did you mean {nearest}?'
-    )
+    raise ValueError(f'unknown data set {name!r}: {names.hint(name, DATASETS, listed=True)}')
   return DATASETS[name]
 
 
