@@ -72,8 +72,8 @@ plt.rcParams |= {'axes.grid': True, 'figure.constrained_layout.use': True, 'grid
 #
 # The bit list `(2, 4, 8)` gives three *precisions*, and three *rings* of 2, 2 and 4 bits: what each
 # precision adds to the one below. `pack` concatenates the codes of all rings into one integer, most
-# significant first; `truncate` keeps its highest bits; `ring` takes one ring out again. A code $c$
-# of $r$ bits stands for the weight $2c / (2^r - 1) - 1$: levels evenly spaced from -1 to 1.
+# significant first; `truncate` keeps its highest bits; `ring` takes one ring out again. A code
+# `c` of `r` bits stands for the weight `2c / (2^r - 1) - 1`: levels evenly spaced from -1 to 1.
 
 # %%
 bits = (2, 4, 8)
@@ -102,7 +102,7 @@ assert np.array_equal(onion.pack(rings, bits), every_weight)
 print(f'exact for all {len(every_weight)} weights')
 
 # %% [markdown]
-# **Why this saves work.** Up to a scale, a weight is the odd integer $2c - (2^r - 1)$, and these
+# **Why this saves work.** Up to a scale, a weight is the odd integer `2c - (2^r - 1)`, and these
 # add up ring by ring: shift what you have, add the new ring. Hence a dot product (or a convolution)
 # at 8 bits is the one at 4 bits, shifted, plus one with the four new bits. Nothing is computed
 # twice.
@@ -140,7 +140,7 @@ figure, axes = plt.subplots(1, len(bits), figsize=(8, 2.6))
 for ax, b in zip(axes, bits, strict=True):
   factor, off = onion.merge_factors(b, 8 - b) if b < 8 else (1.0, 0.0)
   known = factor * onion.value(onion.truncate(kernel, bits, to=b), b)
-  assert np.abs(known - onion.value(kernel, 8)).max() <= off + 1e-12
+  assert np.abs(known - onion.value(kernel, 8)).max() <= off + 1e-6
   colours = ax.imshow(known, cmap='RdBu', vmin=-1, vmax=1)
   ax.set_title(f'{b} bits: off by {off:.3f} at most' if off else f'{b} bits: exact', size=10)
   ax.axis('off')

@@ -117,7 +117,7 @@ draw('more_photos', 4, seed=1)
 # %% language="bash"
 # dpoq train --config=own_images:size=32,model=resnet8 --config.data.name=shapes \
 #   --config.data.dir=data --config.init_from=pretrained:cifar10_resnet8 \
-#   --config.epochs=40 --config.eval_every=10 --workdir=runs/shapes $SHORTER
+#   --config.epochs=20 --config.eval_every=5 --workdir=runs/shapes $SHORTER
 
 # %% [markdown]
 # ## Choose when a picture may leave
