@@ -41,6 +41,14 @@ os.environ['PATH'] = f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]
 os.environ |= {'COLUMNS': '100', 'FORCE_COLOR': ''}
 
 # %%
+import shutil
+
+# What JAX needs for NVIDIA GPUs, of the version that the library came with.
+if shutil.which('nvidia-smi'):
+  # %pip install --quiet "jax[cuda12]>=0.10"
+  pass
+
+# %%
 from IPython.display import Image, display
 import jax
 from matplotlib import pyplot as plt

@@ -298,7 +298,7 @@ print(f'top-1 {correct.mean():.1%} at {result.precisions.mean():.2f} bits on ave
 
 # %% [markdown]
 # Which images leave early? Mostly digits that are plain to see. Those that need the most bits tend
-# to be the ones a person would look at twice. Below each image is the answer, with the bits that it
+# to be the ones a person would look at twice. Above each image is the answer, with the bits that it
 # took; wrong answers are red.
 
 # %%
