@@ -160,6 +160,7 @@ def test_ten_minutes_show_what_they_say(short: bool, tmp_path_factory: pytest.Te
   assert all(most <= cap for most, cap in zip(facts['cap'], (2, 4, 8), strict=True))
 
 
+@pytest.mark.nightly
 def test_cifar10_runs_to_its_end(tmp_path_factory: pytest.TempPathFactory):
   facts = executed('cifar10_on_a_gpu', tmp_path_factory, short=True)
   assert len(facts['top1']) == 2
@@ -170,7 +171,8 @@ def test_cifar10_runs_to_its_end(tmp_path_factory: pytest.TempPathFactory):
   assert facts['capped'] in (2, 4)
 
 
-@pytest.mark.parametrize('short', [True, pytest.param(False, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize('short', [True, False])
 def test_a_folder_of_pictures_is_labelled(short: bool, tmp_path_factory: pytest.TempPathFactory):
   facts = executed('your_own_images', tmp_path_factory, short=short)
   names = {'disc', 'hexagon', 'square', 'triangle'}
