@@ -28,9 +28,8 @@
 # scikit-learn's handwritten digits: nothing to download, a minute or two on two CPU cores.
 
 # %%
-# Installs the library if it is not there: what DPOQ_JAX names (a wheel, a folder, an address), else
-# a wheel in this folder (on Colab upload it first, under Files), else SOURCE, the checkout around
-# it.
+# Installs the library if it is missing: what DPOQ_JAX names (a wheel, a folder, an address), else
+# a wheel in this folder (on Colab upload it first, under Files), else SOURCE.
 import importlib.util
 import os
 import pathlib
