@@ -17,36 +17,35 @@
 # %% [markdown]
 # # The onion in ten minutes
 #
-# [![Open in Colab][badge]][colab]
-#
 # `dpoq_jax` trains **one** network that runs at several weight precisions. Its weights are
 # integers, nested like the rings of an onion: the 2-bit weight is the two most significant bits of
 # the 4-bit one, and that is the top half of the 8-bit one. Drop the low bits, and what is left is a
 # smaller network. Give an input more bits, and what was computed for it so far is used again. The
-# method is *dynamic precision onion quantization* ([DPOQ, ACML 2021][paper]).
+# method is *dynamic precision onion quantization* ([DPOQ, ACML
+# 2021](https://proceedings.mlr.press/v157/li21a.html)).
 #
-# Six steps lead from a single integer to a network that spends bits only on the inputs that need
-# them. All of it runs in about a minute on two CPU cores: the images are scikit-learn's handwritten
-# digits, so there is no data to download.
-#
-# [badge]: https://colab.research.google.com/assets/colab-badge.svg
-# [colab]: https://colab.research.google.com/github/OWNER/dpoq_jax/blob/main/notebooks/onion_in_ten_minutes.ipynb
-# [paper]: https://proceedings.mlr.press/v157/li21a.html
+# From a single integer to a network that spends bits only on the inputs that need them, on
+# scikit-learn's handwritten digits: nothing to download, a minute or two on two CPU cores.
 
 # %%
+# Installs the library if it is missing: what DPOQ_JAX names (a wheel, a folder, an address), else
+# a wheel in this folder (on Colab upload it first, under Files), else SOURCE.
 import importlib.util
+import os
 import pathlib
 import sys
 
-if pathlib.Path('../dpoq_jax').is_dir():  # in a checkout of the repository
-  sys.path.insert(0, str(pathlib.Path('..').resolve()))
-elif importlib.util.find_spec('dpoq_jax') is None:  # on Colab, say
-  print('Installing. If you are then asked to restart the runtime, do so and run this cell again.')
-  # %pip install --quiet git+https://github.com/OWNER/dpoq_jax
+SOURCE = '..'
+if importlib.util.find_spec('dpoq_jax') is None:
+  wheels = sorted(map(str, pathlib.Path().glob('dpoq_jax-*.whl')))
+  source = os.environ.get('DPOQ_JAX') or (wheels[-1] if wheels else SOURCE)
+  # %pip install --quiet {source}
+# The command `dpoq` is beside the Python of this kernel; it writes plain lines of 100 columns.
+os.environ['PATH'] = f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}'
+os.environ |= {'COLUMNS': '100', 'FORCE_COLOR': ''}
 
 # %%
 import dataclasses
-import tempfile
 
 from absl import logging
 import jax
@@ -62,29 +61,18 @@ from dpoq_jax.training import experiment, loop, metrics, progress
 
 # Orbax logs a line for every checkpoint that it reads.
 logging.set_verbosity(logging.ERROR)
-
-INK, WRONG = '#1f2328', '#d1495b'
-COLOURS = {2: '#2f86d6', 4: '#e08a1e', 8: '#1f9e77', 16: '#7a6bc4'}  # one per precision
-plt.rcParams.update(
-  {
-    'axes.grid': True,
-    'axes.spines.right': False,
-    'axes.spines.top': False,
-    'figure.constrained_layout.use': True,
-    'figure.dpi': 110,
-    'font.size': 10,
-    'grid.alpha': 0.2,
-    'legend.frameon': False,
-  }
-)
+# With DPOQ_SHORT=1 in the environment the network is smaller, and trained for three epochs.
+SHORT = os.environ.get('DPOQ_SHORT') == '1'
+COLOURS = {2: '#2f86d6', 4: '#e08a1e', 8: '#1f9e77'}  # one per precision
+plt.rcParams |= {'axes.grid': True, 'figure.constrained_layout.use': True, 'grid.alpha': 0.2}
 
 # %% [markdown]
 # ## 1. One integer, several precisions
 #
 # The bit list `(2, 4, 8)` gives three *precisions*, and three *rings* of 2, 2 and 4 bits: what each
 # precision adds to the one below. `pack` concatenates the codes of all rings into one integer, most
-# significant first; `truncate` keeps its highest bits; `ring` takes one ring out again. A code $c$
-# of $r$ bits stands for the weight $2c / (2^r - 1) - 1$: levels evenly spaced from -1 to 1.
+# significant first; `truncate` keeps its highest bits; `ring` takes one ring out again. A code
+# `c` of `r` bits stands for the weight `2c / (2^r - 1) - 1`: levels evenly spaced from -1 to 1.
 
 # %%
 bits = (2, 4, 8)
@@ -113,7 +101,7 @@ assert np.array_equal(onion.pack(rings, bits), every_weight)
 print(f'exact for all {len(every_weight)} weights')
 
 # %% [markdown]
-# **Why this saves work.** Up to a scale, a weight is the odd integer $2c - (2^r - 1)$, and these
+# **Why this saves work.** Up to a scale, a weight is the odd integer `2c - (2^r - 1)`, and these
 # add up ring by ring: shift what you have, add the new ring. Hence a dot product (or a convolution)
 # at 8 bits is the one at 4 bits, shifted, plus one with the four new bits. Nothing is computed
 # twice.
@@ -136,91 +124,25 @@ for k, (b, width) in enumerate(zip(bits, onion.ring_widths(bits), strict=True)):
 # fixed shift-and-add there is a learned one, *precision-shift batch norm*: a path normalises its
 # own features and learns, per channel, how much of every lower path's to add.
 #
-# ## 2. A weight, peeled
+# ## 2. What low bits know
 #
-# A 16-bit weight, ring by ring. Its two highest bits say in which quarter of [-1, 1] it lies, and
-# every further ring looks more closely at the part chosen so far: each row of the plot is a zoom
-# into the one above. The bits known stand for the *middle* of what the weight may still become (up
-# to a factor that normalisation absorbs, see `merge_factors`). So truncating has no bias, which
-# flooring shared float weights would have.
-
-# %%
-deep = (2, 4, 8, 16)
-
-
-def known(weights, b):
-  """Value that is known of 16-bit weights by their b highest bits, and how far it can be off."""
-  if b == 16:
-    return onion.value(weights, 16), 0.0
-  factor, off = onion.merge_factors(b, 16 - b)
-  return factor * onion.value(onion.truncate(weights, deep, to=b), b), off
-
-
-weight = np.uint16(0b1011_0100_0110_1101)
-figure, (zooms, errors) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(2.2, 1))
-height, place = 0.5, 0.22
-for k, (b, width) in enumerate(zip(deep, onion.ring_widths(deep), strict=True)):
-  code, cells = int(onion.ring(weight, deep, k)), 2**width
-  zooms.add_patch(plt.Rectangle((0, -k), 1, height, color=COLOURS[b], alpha=0.15, lw=0))
-  zooms.add_patch(plt.Rectangle((code / cells, -k), 1 / cells, height, color=COLOURS[b], lw=0))
-  zooms.vlines(np.arange(cells + 1) / cells, -k, -k + height, color='white', lw=1.2 / width)
-  if b < 16:
-    corners = [(code / cells, -k), (0, -k - 1 + height), (1, -k - 1 + height)]
-    corners.append(((code + 1) / cells, -k))
-    zooms.add_patch(plt.Polygon(corners, color=COLOURS[b], alpha=0.12, lw=0))
-  if width < 8:
-    for cell in range(cells):
-      zooms.text(
-        (cell + 0.5) / cells, -k + height / 2, f'{cell:0{width}b}', ha='center', va='center',
-        fontsize=9 if width < 4 else 6.5, color='white' if cell == code else INK,
-      )  # fmt: skip
-  value, off = known(weight, b)
-  zooms.text(place, 0.75, f'{code:0{width}b}', color=COLOURS[b], family='monospace', fontsize=15)
-  place += 0.026 * width + 0.012
-  zooms.text(-0.02, -k + height / 2, f'{b} bits', ha='right', va='center', weight='bold')
-  about = f'{value:+.5f}' + (f'\n$\\pm$ {off:.5f}' if off else '\nexact')
-  zooms.text(1.02, -k + height / 2, about, va='center', fontsize=9)
-zooms.set(xlim=(-0.13, 1.17), ylim=(-3.1, 1))
-zooms.axis('off')
-
-many = random.integers(0, 2**16, 300).astype(np.uint16)
-for place, b in enumerate(deep[:-1]):
-  value, off = known(many, b)
-  error = np.abs(onion.value(many, 16) - value)
-  errors.semilogy(place + random.uniform(-0.25, 0.25, len(many)), error, '.', ms=3, c=COLOURS[b])
-  errors.hlines(off, place - 0.4, place + 0.4, color=INK, lw=1.2, label=None if place else 'bound')
-errors.set_xticks(range(3), [f'{b} bits' for b in deep[:-1]])
-errors.set(ylim=(1e-5, 1), ylabel='distance to the 16-bit value', title='300 random weights')
-errors.legend(loc='lower left')
-plt.show()
-
-every_weight = np.arange(2**16, dtype=np.uint16)
-for b in deep[:-1]:  # no bias: over all weights the errors add up to exactly 0, in integers
-  coarse = onion.odd_integer(onion.truncate(every_weight, deep, to=b), b)
-  assert np.sum(onion.odd_integer(every_weight, 16) - 2.0 ** (16 - b) * coarse) == 0
-
-# %% [markdown]
-# The same for a small kernel, on one scale of colours. At 2 bits the pattern is there; at 8 bits
-# the eye finds no error.
+# The bits known stand for the *middle* of what the weight may still become, up to a factor that
+# normalisation absorbs (`merge_factors`). So truncating has no bias, which flooring shared float
+# weights would have. A kernel of 8-bit weights, and what 4 and 2 bits know of it:
 
 # %%
 y, x = np.mgrid[-1:1:15j, -1:1:15j]
 pattern = np.exp(-2 * (x**2 + y**2)) * np.cos(7 * x + 3 * y)
-kernel = np.rint((pattern + 1) / 2 * onion.max_code(16)).astype(np.uint16)
+kernel = np.rint((pattern + 1) / 2 * onion.max_code(8)).astype(np.uint8)
 
-figure, axes = plt.subplots(2, len(deep), figsize=(8, 4.2))
-for (above, below), b in zip(axes.T, deep, strict=True):
-  value, _ = known(kernel, b)
-  error = onion.value(kernel, 16) - value
-  above.imshow(value, cmap='RdBu', vmin=-1, vmax=1)
-  colours = below.imshow(error, cmap='RdBu', vmin=-1, vmax=1)
-  above.set_title(f'{b} bits', color=COLOURS[b], weight='bold')
-  below.set_xlabel(f'largest: {np.abs(error).max():.1g}')
-for row, name in zip(axes, ('weights', 'error'), strict=True):
-  row[0].set_ylabel(name)
-  for ax in row:
-    ax.set(xticks=[], yticks=[])
-    ax.grid(visible=False)
+figure, axes = plt.subplots(1, len(bits), figsize=(8, 2.6))
+for ax, b in zip(axes, bits, strict=True):
+  factor, off = onion.merge_factors(b, 8 - b) if b < 8 else (1.0, 0.0)
+  known = factor * onion.value(onion.truncate(kernel, bits, to=b), b)
+  assert np.abs(known - onion.value(kernel, 8)).max() <= off + 1e-6
+  colours = ax.imshow(known, cmap='RdBu', vmin=-1, vmax=1)
+  ax.set_title(f'{b} bits: off by {off:.3f} at most' if off else f'{b} bits: exact', size=10)
+  ax.axis('off')
 figure.colorbar(colours, ax=axes, shrink=0.8)
 plt.show()
 
@@ -235,8 +157,8 @@ plt.show()
 # %%
 config = config_lib.get_config()
 config.quantization.bits = bits
-config.model.width = 8
-config.epochs = 8
+config.model.width = 4 if SHORT else 8
+config.epochs = 3 if SHORT else 8
 config.eval_every = 1
 config.data.holdout = 300  # training images kept apart: step 5 chooses thresholds on them
 
@@ -244,8 +166,7 @@ setup = experiment.build(config_lib.validate(config))
 for use in ('train', 'holdout', 'test'):
   print(f'{use:8} {len(getattr(setup, f"{use}_set")):5} images')
 
-workdir = pathlib.Path(tempfile.mkdtemp(prefix='onion_'))
-print(f'the run goes to {workdir}')
+workdir = pathlib.Path('runs/ten_minutes')
 
 # %%
 # Interrupt this cell, and the run is saved first; the same cell again goes on from there.
@@ -284,26 +205,6 @@ print(f'{count:,} weights; as float32 they alone would take {4 * count:,} bytes\
 print('cut at   top-1 alone   ensemble      bytes   of them integers')
 for b in bits:
   print(f'{b} bits {alone[b]:13.1%} {ensemble[b]:10.1%} {size[b]:10,} {count * b // 8:18,}')
-
-# %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
-names, colours = [f'{b} bits' for b in bits], [COLOURS[b] for b in bits]
-integers = np.array([count * b / 8 for b in bits]) / 1000
-floats = np.array([size[b] for b in bits]) / 1000 - integers
-left.barh(names, integers, color=colours, height=0.55)
-left.barh(names, floats, left=integers, color=INK, alpha=0.2, height=0.55, label='floats of paths')
-left.axvline(4 * count / 1000, color=INK, ls=':', label='weights as float32')
-left.set(xlabel='kB', title='size when cut at a precision')
-left.invert_yaxis()
-left.legend(loc='upper right', bbox_to_anchor=(0.95, 1))
-right.scatter([100 * alone[b] for b in bits], names, c=colours, s=80, label='alone')
-right.scatter(
-  [100 * ensemble[b] for b in bits], names, s=150, facecolors='none', edgecolors=INK,
-  label='ensemble',
-)  # fmt: skip
-right.set(xlabel='top-1 on test images, %', title='accuracy')
-right.legend(loc='upper right')
-plt.show()
 
 # %% [markdown]
 # Now cut the network at 4 bits: drop the low bits of every integer, and the 8-bit path with them.
@@ -365,13 +266,13 @@ rerun = curve.rerun_curve(
 )
 figure, axes = plt.subplots(figsize=(7, 3.8))
 axes.step(
-  rerun.average_bits, 100 * rerun.accuracy, where='post', color=INK, lw=1.3, label='rerun curve'
+  rerun.average_bits, 100 * rerun.accuracy, where='post', color='k', lw=1.3, label='rerun curve'
 )
 for k, b in enumerate(bits):
   accuracy = np.mean(examples.calibration.logits[k].argmax(axis=-1) == examples.calibration.labels)
   axes.plot(b, 100 * accuracy, 'o', ms=8, color=COLOURS[b], label=f'{b} bits for every image')
 x, y = point.expected.average_bits, 100 * point.expected.accuracy
-axes.plot(x, y, '*', ms=17, mec='white', color=WRONG, label='operating point')
+axes.plot(x, y, '*', ms=17, mec='white', color='r', label='operating point')
 axes.set(xlabel='average bits', ylabel='top-1 on calibration images, %')
 axes.set_xscale('log', base=2)
 axes.set_xticks(bits, [str(b) for b in bits])
@@ -394,38 +295,22 @@ result = cascade(examples.images)
 correct = result.labels == examples.reported.labels
 print(f'top-1 {correct.mean():.1%} at {result.precisions.mean():.2f} bits on average')
 
-# %%
-shares = [np.mean(result.precisions == b) for b in bits]
-figure, axes = plt.subplots(figsize=(7, 1.7))
-start = 0.0
-for b, share in zip(bits, shares, strict=True):
-  axes.barh(0, share, left=start, color=COLOURS[b], label=f'left at {b} bits: {share:.1%}')
-  start += share
-axes.set(xlim=(0, 1), xticks=[], yticks=[], title='share of the test images per exit')
-axes.spines[:].set_visible(False)
-axes.grid(visible=False)
-axes.legend(loc='upper center', bbox_to_anchor=(0.5, 0), ncols=3)
-plt.show()
-
 # %% [markdown]
 # Which images leave early? Mostly digits that are plain to see. Those that need the most bits tend
-# to be the ones a person would look at twice. Below each image is the answer, with the bits that it
+# to be the ones a person would look at twice. Above each image is the answer, with the bits that it
 # took; wrong answers are red.
 
 # %%
-early = np.flatnonzero(result.precisions == bits[0])[:24]
-late = np.argsort(-result.precisions, kind='stable')[:24]
-
-figure = plt.figure(figsize=(10, 4.6))
-groups = (('left at 2 bits', early), ('needed the most bits', late))
-for side, (title, chosen) in zip(figure.subfigures(1, 2, wspace=0.06), groups, strict=True):
-  side.suptitle(title)
-  for ax in side.subplots(4, 6).flat:
-    ax.axis('off')
-  for ax, index in zip(side.axes, chosen, strict=False):
+early = np.flatnonzero(result.precisions == bits[0])[:10]
+late = np.argsort(-result.precisions, kind='stable')[:10]
+figure, grid = plt.subplots(2, 10, figsize=(10, 2.6))
+for line, chosen in zip(grid, (early, late), strict=True):
+  for ax, index in zip(line, chosen, strict=False):
     ax.imshow(examples.images[index, ..., 0], cmap='gray_r')
     answer = f'{result.labels[index]} ({result.precisions[index]} b)'
-    ax.set_title(answer, y=-0.32, fontsize=9, color=INK if correct[index] else WRONG)
+    ax.set_title(answer, size=9, color='k' if correct[index] else 'r')
+  for ax in line:
+    ax.axis('off')
 plt.show()
 
 # %% [markdown]
@@ -442,14 +327,6 @@ for cap in reversed(bits):
 # %% [markdown]
 # ## Where to go from here
 #
-# The same from the shell; every command takes `--help`:
-#
-# | | |
-# | --- | --- |
-# | `dpoq train --workdir=DIR` | trains on the digits; `--config=FILE.py` for more |
-# | `dpoq evaluate --workdir=DIR` | accuracy and size per precision |
-# | `dpoq calibrate --workdir=DIR` | chooses an operating point |
-# | `dpoq predict --workdir=DIR --images=FOLDER` | labels images with it |
-#
-# In the repository, `configs/` has CIFAR-10 and CIFAR-100, `README.md` says how to prepare them,
-# and `docs/architecture.md` shows how the code is built, why, and which file decides what.
+# The same as commands, on real pictures: [cifar10_on_a_gpu](cifar10_on_a_gpu.ipynb),
+# [your_own_images](your_own_images.ipynb). What a device gets: [deploy](deploy.ipynb). What the
+# code is made of: [architecture](../docs/architecture.md).

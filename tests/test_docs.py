@@ -33,7 +33,12 @@ COMMANDS = ROOT / 'docs' / 'commands.md'
 METHOD = ROOT / 'docs' / 'method.md'
 OWN_MODEL = ROOT / 'docs' / 'your_own_model.md'
 QUICK_START = ROOT / 'docs' / 'quick_start.md'
-PAGES = [README, ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+PAGES = [
+  README,
+  ROOT / 'CONTRIBUTING.md',
+  ROOT / 'notebooks' / 'README.md',
+  *sorted((ROOT / 'docs').rglob('*.md')),
+]
 _BLOCK = re.compile(r'^```python\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 _SHELL = re.compile(r'^```sh\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(r'^\| `(dpoq \w+|python -m [\w.]+) ?(.*?)` \|', re.MULTILINE)

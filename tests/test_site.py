@@ -4,7 +4,6 @@ from collections.abc import Iterator
 import functools
 import html.parser
 import http.server
-import importlib.util
 import json
 import os
 import pathlib
@@ -12,17 +11,15 @@ import re
 import subprocess
 import sys
 import threading
-from types import ModuleType
 
 import pytest
 from selenium.webdriver.common.by import By
 
 import dpoq_jax
 from dpoq_jax import nn
-from tests import browser, conftest
+from tests import browser, conftest, executed_notebooks
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SCRIPTS = ROOT / 'docs' / 'scripts'
 
 # In continuous integration all of it is installed.
 if not os.environ.get('CI'):
@@ -30,24 +27,14 @@ if not os.environ.get('CI'):
   pytest.importorskip('griffe', reason='griffe is not installed (launch/requirements-docs.txt)')
 
 
-def script(name: str) -> ModuleType:
-  """A script of docs/scripts, which is no package."""
-  spec = importlib.util.spec_from_file_location(name, SCRIPTS / f'{name}.py')
-  assert spec
-  assert spec.loader
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
 def test_configuration_is_what_the_schema_says():
-  configuration = script('configuration')
+  configuration = executed_notebooks.script('configuration')
   assert configuration.PAGE.read_text() == configuration.text()
 
 
 @pytest.mark.parametrize('name', ['levels', 'paths', 'cost'])
 def test_figures_are_what_the_code_draws(name: str):
-  figures = script('figures')
+  figures = executed_notebooks.script('figures')
   assert set(figures.FIGURES) == {path.stem for path in figures.FOLDER.glob('*.svg')}
   assert (figures.FOLDER / f'{name}.svg').read_text() == figures.svg(name)
 
@@ -55,12 +42,14 @@ def test_figures_are_what_the_code_draws(name: str):
 @pytest.fixture(scope='session')
 def site(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   """Folder of the site, built as in continuous integration: warnings are errors."""
+  # Of one notebook there are outputs to show.
+  executed = executed_notebooks.folder('deploy', tmp_path_factory, short=False)
 
   def make(folder: pathlib.Path) -> None:
     done = subprocess.run(
       [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', folder],
       cwd=ROOT,
-      env={**os.environ, 'NO_MKDOCS_2_WARNING': '1'},
+      env={**os.environ, 'NO_MKDOCS_2_WARNING': '1', 'EXECUTED_NOTEBOOKS': str(executed)},
       capture_output=True,
       text=True,
       check=False,
@@ -109,6 +98,24 @@ def test_every_link_of_the_site_leads_somewhere(site: pathlib.Path):
         assert not anchor or file not in anchors or anchor in anchors[file], (page, target)
 
 
+def test_notebooks_are_pages_with_their_outputs(site: pathlib.Path):
+  names = executed_notebooks.script('notebooks').NAMES
+  pages = {name: (site / 'notebooks' / f'{name}.html').read_text() for name in names}
+  assert 'Outputs are of a run of the whole notebook' in pages['deploy']
+  assert re.search(r'labels equal to those in JAX: \d', pages['deploy'])
+  pictures = {
+    attributes['src'] or ''
+    for tag, attributes in Elements(site / 'notebooks' / 'deploy.html').found
+    if tag == 'img'
+  }
+  (plot,) = (each for each in pictures if each.startswith('deploy/'))
+  assert (site / 'notebooks' / plot).read_bytes().startswith(b'\x89PNG')
+  for name in names:
+    assert (site / 'notebooks' / f'{name}.ipynb').exists()
+    if name != 'deploy':
+      assert 'Outputs are not shown' in pages[name]
+
+
 def test_reference_has_every_public_name(site: pathlib.Path):
   text = (ROOT / 'docs' / 'api.md').read_text()
   listed = set(re.findall(r'^::: ([\w.]+)$', text, re.MULTILINE))
@@ -149,7 +156,7 @@ def address(site: pathlib.Path) -> Iterator[str]:
 
 def test_browser_shows_pages_without_an_error(address: str, tmp_path: pathlib.Path):
   with browser.opened() as driver:
-    for page in ('index', 'how_to/operating_point', 'concepts'):
+    for page in ('index', 'how_to/operating_point', 'concepts', 'notebooks/deploy'):
       driver.get(f'{address}/{page}.html')
       assert driver.find_element(By.TAG_NAME, 'h1').is_displayed()
       for image in driver.find_elements(By.CSS_SELECTOR, 'article img'):

@@ -12,19 +12,34 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+import notebooks  # beside this file
+
 _ROOT = pathlib.Path(__file__).parents[2]
 _DOCS = 'docs/'
 # Results with their tables, plots and numbers, and what stands at the root for those who change it.
-_OUTSIDE = ('results/**/*', 'CHANGELOG.md', 'CONTRIBUTING.md', 'CITATION.cff')
+_OUTSIDE = (
+  'results/**/*',
+  'notebooks/README.md',
+  'notebooks/*.ipynb',
+  'CHANGELOG.md',
+  'CONTRIBUTING.md',
+  'CITATION.cff',
+)
+_PAGES_OF_NOTEBOOKS = tuple(f'notebooks/{name}.md' for name in notebooks.NAMES)
 _LINK = re.compile(r'(?<=\]\()(?!\w+:|#)([^)#\s]+)')
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-  """Adds the files outside docs/."""
+  """Adds the files outside docs/, and a page for each notebook."""
   for pattern in _OUTSIDE:
     for path in filter(pathlib.Path.is_file, sorted(_ROOT.glob(pattern))):
       name = path.relative_to(_ROOT).as_posix()
       files.append(File(name, str(_ROOT), config.site_dir, config.use_directory_urls))
+  for name, uri in zip(notebooks.NAMES, _PAGES_OF_NOTEBOOKS, strict=True):
+    text, pictures = notebooks.page(name)
+    files.append(File.generated(config, uri, content=text))
+    for path, content in pictures.items():
+      files.append(File.generated(config, f'notebooks/{path}', content=content))
   return files
 
 
@@ -35,6 +50,10 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
   def moved(match: re.Match[str]) -> str:
     target = posixpath.normpath(posixpath.join(folder, match[1])).removeprefix(_DOCS)
+    # Where there is a page of a notebook, other pages lead there; the file itself is on it.
+    as_page = posixpath.splitext(target)[0] + '.md'
+    if as_page in _PAGES_OF_NOTEBOOKS and here != as_page:
+      target = as_page
     return posixpath.relpath(target, posixpath.dirname(here) or '.')
 
   return _LINK.sub(moved, markdown)
@@ -42,4 +61,5 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 def _outside(files: Files) -> set[str]:
   """Returns the names of the files that came from outside docs/."""
-  return {file.src_uri for file in files if file.src_dir == str(_ROOT)}
+  brought = {file.src_uri for file in files if file.src_dir == str(_ROOT)}
+  return brought.union(_PAGES_OF_NOTEBOOKS)
