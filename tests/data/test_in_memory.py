@@ -90,7 +90,9 @@ class TestTfds:
 
 class TestErrors:
   def test_unknown_name(self):
-    with pytest.raises(ValueError, match=r'there are digits, cifar10, cifar100; did you mean digits\?'):
+    with pytest.raises(
+      ValueError, match=r'there are digits, cifar10, cifar100; did you mean digits\?'
+    ):
       in_memory.load('digit', 'train')
 
   def test_unknown_split(self):
