@@ -22,4 +22,7 @@ class Console(rich.console.Console):
     """Returns text as rich prints it; every string that is printed goes through here."""
     # Line ends are those of messages: what comes from files has none in tables.
     lines = '\n'.join(map(terminal.one_line, text.split('\n')))
-    return super().render_str(lines, **{**options, 'markup': False, 'emoji': False})
+    shown = super().render_str(lines, **{**options, 'markup': False, 'emoji': False})
+    # Where a table is too wide its cells are folded: cut short, a number is another one.
+    shown.overflow = 'fold'
+    return shown

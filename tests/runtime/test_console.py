@@ -23,6 +23,16 @@ def test_text_is_shown_and_not_obeyed(is_terminal: bool, capsys):
   )
 
 
+def test_no_figure_of_a_table_is_cut_short(capsys):
+  table = rich.table.Table('parameters', 'top-1 %')
+  table.add_row('1,234,567', '0.000295')
+  Console(width=16).print(table)
+  rows = [line.split('│') for line in capsys.readouterr().out.splitlines() if '│' in line]
+  assert [''.join(row[column].strip() for row in rows) for column in (1, 2)] == [
+    '1,234,567', '0.000295'
+  ]  # fmt: skip
+
+
 def test_lines_of_a_message_stay_lines(capsys):
   Console().print('one\ntwo')
   assert capsys.readouterr().out == 'one\ntwo\n'

@@ -1,8 +1,12 @@
-"""Networks, and the logits of their ONNX graphs."""
+"""Networks, the logits of their ONNX graphs, and the folder of an export."""
 
 from collections.abc import Iterator
 import functools
+import io
+import json
 import pathlib
+import shutil
+import sys
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -11,13 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
+from PIL import Image
 import pytest
 
 from dpoq_jax import models
 from dpoq_jax.core.names import LOGIT_SCALE
 from dpoq_jax.core.spec import LayerOptions
-from dpoq_jax.deploy.onnx import graphs
+from dpoq_jax.deploy.onnx import export, graphs, predict
 from dpoq_jax.deploy.onnx import source as source_lib
+from dpoq_jax.inference import operating_point
 from dpoq_jax.models import mobilenet
 from dpoq_jax.network import onion_network
 
@@ -120,3 +126,85 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
   """Returns the error of the worst precision: root mean square over the deviation of images."""
   error = np.sqrt(np.square(found - wanted).mean(axis=(1, 2)))
   return float((error / wanted.std(axis=1).mean(axis=1)).max())
+
+
+@pytest.fixture(scope='session')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """Returns the export of `made()` with an operating point."""
+  network, variables, source, pixels = made()
+  point = operating_point.from_key(
+    network.bits,
+    'normalised',
+    0.25,
+    'weighted',
+    ((1.0,), (0.3, 0.7), (0.1, 0.2, 0.7)),
+    (1.5, 1.0, 0.8),
+  )
+  # Half of those that reach a path leave there.
+  confidence = [point.probabilities(k, z).max(-1) for k, z in enumerate(chain(source, pixels))]
+  thresholds = [*(float(np.median(each)) for each in confidence[:2]), 0.0]
+  by_precision = dict(zip(network.bits, thresholds, strict=True))
+  point = point.model_copy(update={'thresholds': by_precision})
+  path = tmp_path_factory.mktemp('onnx') / 'export'
+  export.write(
+    path,
+    network,
+    variables,
+    images(64, SHAPES['resnet']),
+    class_names=tuple('abcdefghij'),
+    operating_points=(json.loads(point.to_json()),),
+  )
+  return path
+
+
+@pytest.fixture
+def copy(
+  folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> pathlib.Path:
+  """Returns a copy of the export, the current directory, with three images in it."""
+  path = pathlib.Path(shutil.copytree(folder, tmp_path / 'copy'))
+  monkeypatch.chdir(path)
+  np.save('images.npy', made().images[:3])
+  return path
+
+
+@pytest.fixture
+def call(copy: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Any:
+  """Returns a function that runs the command in the copy: to its status and both streams."""
+
+  def run(*words: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(predict, '__file__', str(copy / 'predict.py'))
+    monkeypatch.setattr(sys, 'argv', ['predict.py', *words])
+    # The stream that pytest puts in its place is no file.
+    written = io.TextIOWrapper(io.BytesIO(), 'utf-8')
+    with mock.patch.object(sys, 'stdout', written):
+      status = predict.main()
+      written.seek(0)
+      return status, written.read(), capsys.readouterr().err
+
+  return run
+
+
+def refused(found: tuple[int, str, str], expected: str) -> None:
+  """Expects exit status 2 and one line of stderr."""
+  status, out, err = found
+  assert (status, out) == (2, '')
+  assert err.startswith('error: ')
+  assert expected in err
+  assert err.count('\n') == 1
+  assert err[:-1].isprintable()
+  assert len(err) < 1200
+
+
+def photographs(folder: pathlib.Path) -> None:
+  """Writes images of several sizes and modes, one turned by its EXIF, and what is no image."""
+  (folder / 'inner').mkdir(parents=True)
+  first, second, third, fourth = (Image.fromarray(each) for each in made().images[:4])
+  first.save(folder / 'a.png')
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  second.resize((50, 31)).save(folder / 'b.jpg', exif=exif)
+  third.convert('L').save(folder / 'inner' / 'c.png')
+  fourth.convert('RGBA').resize((9, 40)).save(folder / 'inner' / 'd.png')
+  (folder / 'broken.png').write_bytes(b'\x89PNG')
+  (folder / 'notes.txt').touch()
