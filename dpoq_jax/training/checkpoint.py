@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import gc
 import json
+import logging
 import os
 import pathlib
 import re
@@ -90,8 +91,10 @@ class Checkpoints:
       cleanup_tmp_directories=not read_only,
       read_only=read_only,
       create=not read_only,
+      save_interval_steps=0 if read_only else 1,
     )
-    self._manager = ocp.CheckpointManager(epath.Path(self._directory), options=options)
+    with _unwarned():
+      self._manager = ocp.CheckpointManager(epath.Path(self._directory), options=options)
     self._until_closed = contextlib.ExitStack()
     self._until_closed.enter_context(_quiet_late_writes())
     # Whether a checkpoint was read back, which says that the directory keeps what is saved there.
@@ -279,6 +282,21 @@ def _quiet_coroutines() -> Iterator[None]:
     raise
   finally:
     sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+  """Drops Orbax's warning that a directory is opened to be read alone, as it was asked for."""
+
+  def is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith('Given directory is read only')
+
+  log = logging.getLogger('absl')
+  log.addFilter(is_news)
+  try:
+    yield
+  finally:
+    log.removeFilter(is_news)
 
 
 @contextlib.contextmanager

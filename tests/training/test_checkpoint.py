@@ -49,6 +49,13 @@ def test_round_trip_keeps_values_dtypes_and_meta(tmp_path: pathlib.Path):
   assert restored.state['n'].dtype == jnp.int32
 
 
+def test_a_reader_warns_of_nothing(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture):
+  save(tmp_path, {1: 0.5}, [1])
+  caplog.clear()
+  checkpoint.Checkpoints(tmp_path, read_only=True).close()
+  assert not [record for record in caplog.records if record.levelname == 'WARNING']
+
+
 def test_reader_leaves_a_save_under_way_alone(tmp_path: pathlib.Path):
   checkpoints = checkpoint.Checkpoints(tmp_path)
   checkpoints.save(state(1), META, step=1)
