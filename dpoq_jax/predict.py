@@ -130,7 +130,10 @@ def _source(flags: shared.FlagValues) -> pathlib.Path:
   """Returns where the network is."""
   given = [name for name in ('workdir', 'artifact', 'pretrained') if flags[name].value]
   if len(given) != 1:
-    raise ValueError('give one of --workdir=DIR, --artifact=FOLDER and --pretrained=NAME.')
+    raise ValueError(
+      'give one of --workdir=DIR, --artifact=FOLDER and --pretrained=NAME, one of '
+      f'{", ".join(pretrained.names())}.'
+    )
   if flags.pretrained:
     return pretrained.folder(flags.pretrained)
   return shared.required_path(flags, given[0])

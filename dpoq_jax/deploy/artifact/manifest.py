@@ -226,6 +226,8 @@ def read(folder: pathlib.Path) -> Manifest:
     raise ArtifactError(str(error)) from None
   try:
     content = graph_folder.read_content(path, 'an artifact', 'rings', FORMAT)
+  except FileNotFoundError:
+    raise ArtifactError(f'{folder} has no {FILE}: give a folder that dpoq export wrote.') from None
   except OSError as error:
     raise ArtifactError(f'{path} cannot be read: {error.strerror}.') from None
   except ValueError as error:
