@@ -1,10 +1,13 @@
 """Measures what integer graphs gain on ONNX Runtime: float, int8, all precisions, the cascade.
 
-    python -m benchmarks.onnx_runtime [--workdir=DIR] [--json=FILE] [--threads=2] [--rounds=15]
+    python -m benchmarks.onnx_runtime [--workdir=DIR | --pretrained=NAME] [--json=FILE]
+        [--operating-point=FILE] [--threads=1,2] [--rounds=15]
 
-All graphs run in turn, round after round; figures are medians. Without a run an untrained ResNet-20
-is timed, which is as fast as a trained one. With a run the cascade is timed as well, at the run's
-operating point and on its test images.
+All graphs run in turn, round after round, with every number of threads; figures are medians, and
+are compared with fp32 on as many threads. Without a network an untrained ResNet-20 is timed, which
+is as fast as a trained one. With a network the cascade is timed as well, at its operating point and
+on test images: `cascade` by a graph for each path, `cascade.onnx` by one graph that stops by
+itself, which takes images one by one.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +18,7 @@ import platform
 import statistics
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags, logging
 import flax.linen as nn
@@ -25,7 +28,7 @@ import numpy as np
 import rich.table
 
 from benchmarks import command
-from dpoq_jax import models
+from dpoq_jax import classifier, models
 from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.data import in_memory
 from dpoq_jax.deploy.onnx import graphs as graphs_lib
@@ -41,14 +44,20 @@ if TYPE_CHECKING:
   from dpoq_jax.deploy.onnx import graph_network
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'directory of a run with an operating point')
+_PRETRAINED = flags.DEFINE_string('pretrained', None, 'a network that comes with the library')
+_POINT = flags.DEFINE_string(
+  'operating_point', None, 'file of another operating point than its own'
+)
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
-_THREADS = flags.DEFINE_integer('threads', 2, 'threads of a graph')
+_THREADS = flags.DEFINE_list('threads', ['1', '2'], 'threads of a graph, one number or several')
 _ROUNDS = flags.DEFINE_integer('rounds', 15, 'rounds that are measured, after one that is not')
 
 _BITS = (2, 4, 8)
 _BATCH_SIZES = (1, 64)
-_IMAGES = 256
+_IMAGES, _SINGLE_IMAGES = 256, 64
+_RANGE_IMAGES = 512
+_SINGLE_GRAPH = 'cascade.onnx'
 
 
 def main(_: list[str]) -> None:
@@ -58,46 +67,111 @@ def main(_: list[str]) -> None:
   from dpoq_jax.deploy.onnx import export, graph_network
 
   logging.set_verbosity(logging.ERROR)
-  if _WORKDIR.value:
-    run = trained_network.load(pathlib.Path(_WORKDIR.value)).with_data_in(_DATA_DIR.value)
-    assert isinstance(run.network, onion_network.Onion)
-    network, variables = run.network, jax.device_get(run.variables)
-    data = run.config.data
-    images = in_memory.load(data.name, 'test', data.dir).images[:_IMAGES]
-    seen = run.training_images(512)
-    point = operating_point.read(pathlib.Path(_WORKDIR.value))
-    points = (json.loads(point.to_json()),)
-  else:
-    images = np.random.default_rng(0).integers(0, 256, (_IMAGES, 32, 32, 3), dtype=np.uint8)
-    network = _network(models.CifarResNet(depth=20), _BITS, 8)
-    seen, variables, points = images[:64], _untrained(network, images), ()
+  threads = _thread_counts(_THREADS.value)
+  timed = _timed()
+  network = timed.network
   names = tuple(map(str, range(10)))
-  graphs = {
-    'fp32': _individual(_network(network.model, (32,), 32), images),
-    'int8': _individual(_network(network.model, (8,), network.activation_widths[-1]), images),
+  individual = {
+    'fp32': _individual(_network(network.model, (32,), 32), timed.images),
+    'int8': _individual(_network(network.model, (8,), network.activation_widths[-1]), timed.images),
   }
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'export'
-    export.write(path, network, variables, seen, class_names=names, operating_points=points)
-    exported = graph_network.Network(path, _THREADS.value)
-    figures = {size: _measure(exported, graphs, images, size) for size in _BATCH_SIZES}
+    export.write(
+      path, network, timed.variables, timed.seen, class_names=names, operating_points=timed.points
+    )
+    sides = {
+      count: _Side(
+        graph_network.Network(path, count),
+        {name: graph_network.session(model, count) for name, model in individual.items()},
+      )
+      for count in threads
+    }
+    figures = {size: _measure(sides, timed.images, size) for size in _BATCH_SIZES}
+  of_threads = {str(n): {str(size): each[n] for size, each in figures.items()} for n in threads}
+  speedups = {
+    'lowest_speedup_over_fp32': f'precision_{network.bits[0]}',
+    'all_precisions_over_fp32': f'precision_{network.bits[-1]}',
+    **{f'path_{k}_speedup_over_fp32': f'path_{b}' for k, b in enumerate(network.bits, start=1)},
+    **(
+      {'cascade_speedup_over_fp32': 'cascade', 'single_graph_speedup_over_fp32': _SINGLE_GRAPH}
+      if timed.points
+      else {}
+    ),
+  }
   result = {
     'machine': platform.processor() or platform.machine(),
-    'threads': _THREADS.value,
+    'threads': threads,
     'onnxruntime': onnxruntime.__version__,
-    'trained': bool(_WORKDIR.value),
+    'trained': bool(timed.points),
     'bits': network.bits,
-    'batches': figures,
-    'lowest_speedup_over_fp32': _speedup(figures, f'precision_{network.bits[0]}'),
-    **{
-      f'path_{k}_speedup_over_fp32': _speedup(figures, f'path_{bits}')
-      for k, bits in enumerate(network.bits, start=1)
-    },
-    **({'cascade_speedup_over_fp32': _speedup(figures, 'cascade')} if points else {}),
+    'of_threads': of_threads,
+    **{key: _speedup(of_threads, system) for key, system in speedups.items()},
   }
-  _show(figures)
+  _show(of_threads)
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + '\n')
+
+
+class _Timed(NamedTuple):
+  """Holds the network that is timed, and images.
+
+  Attributes:
+    network: the network.
+    variables: its frozen variables.
+    images: uint8 [examples, height, width, channels], which it is timed on.
+    seen: images of the same shape, on which ranges are measured.
+    points: its operating point as manifests have it, if it has one.
+  """
+
+  network: onion_network.Onion
+  variables: Any
+  images: np.ndarray
+  seen: np.ndarray
+  points: tuple[dict[str, Any], ...]
+
+
+def _timed() -> _Timed:
+  """Opens the network that flags name; by default an untrained one.
+
+  Raises:
+    ValueError: if two are named, or one without an operating point.
+  """
+  given = operating_point.read(pathlib.Path(_POINT.value)) if _POINT.value else None
+  if _WORKDIR.value and _PRETRAINED.value:
+    raise ValueError('--workdir and --pretrained are both given: give one of them.')
+  if _WORKDIR.value:
+    run = trained_network.load(pathlib.Path(_WORKDIR.value)).with_data_in(_DATA_DIR.value)
+    assert isinstance(run.network, onion_network.Onion)
+    data = run.config.data
+    images = in_memory.load(data.name, 'test', data.dir).images[:_IMAGES]
+    point = given or operating_point.read(pathlib.Path(_WORKDIR.value))
+    network, variables, seen = run.network, run.variables, run.training_images(_RANGE_IMAGES)
+  elif _PRETRAINED.value:
+    opened = classifier.load_pretrained(_PRETRAINED.value)
+    point = given or opened.operating_point
+    if point is None or point.data is None:
+      raise ValueError(
+        f'--pretrained={_PRETRAINED.value}: it has no operating point of a data set.'
+      )
+    images, seen = (
+      in_memory.load(point.data.dataset, split, _DATA_DIR.value).images[:count]
+      for split, count in (('test', _IMAGES), ('train', _RANGE_IMAGES))
+    )
+    network, variables = opened.network, opened.variables
+  else:
+    images = np.random.default_rng(0).integers(0, 256, (_IMAGES, 32, 32, 3), dtype=np.uint8)
+    network = _network(models.CifarResNet(depth=20), _BITS, 8)
+    return _Timed(network, _untrained(network, images), images, images[:64], ())
+  points = (json.loads(point.to_json()),)
+  return _Timed(network, jax.device_get(variables), images, seen, points)
+
+
+def _thread_counts(words: Sequence[str]) -> list[int]:
+  """Returns the numbers of threads; refuses what is none."""
+  if not words or not all(word.isascii() and word.isdigit() and int(word) for word in words):
+    raise ValueError(f'--threads={",".join(words)}: give numbers from 1 up.')
+  return sorted({int(word) for word in words})
 
 
 def _network(model: nn.Module, bits: tuple[int, ...], activation_bits: int) -> onion_network.Onion:
@@ -114,73 +188,92 @@ def _untrained(network: onion_network.Onion, images: np.ndarray) -> dict[str, An
   return jax.device_get(network.freeze(variables | update(variables)))
 
 
-def _individual(network: onion_network.Onion, images: np.ndarray) -> 'onnxruntime.InferenceSession':
-  """Opens the graph of an individual network, untrained, since weights do not change its speed."""
-  from dpoq_jax.deploy.onnx import graph_network
-
+def _individual(network: onion_network.Onion, images: np.ndarray) -> bytes:
+  """Returns the graph of an individual network, untrained: weights do not change its speed."""
   source = source_lib.prepare(network, _untrained(network, images), images[:64])
-  model = graphs_lib.precision_graph(source, 0).SerializeToString()
-  return graph_network.session(model, _THREADS.value)
+  return graphs_lib.precision_graph(source, 0).SerializeToString()
 
 
-def _measure(
-  exported: 'graph_network.Network',
-  graphs: 'dict[str, onnxruntime.InferenceSession]',
-  images: np.ndarray,
-  size: int,
-) -> dict[str, Any]:
+class _Side(NamedTuple):
+  """Holds what runs on one number of threads.
+
+  Attributes:
+    exported: the graphs of the network.
+    individual: the graphs it is compared with, `fp32` and `int8`, by name.
+  """
+
+  exported: 'graph_network.Network'
+  individual: 'dict[str, onnxruntime.InferenceSession]'
+
+  def systems(self, batches: Sequence[np.ndarray]) -> dict[str, Callable[[], Any]]:
+    """Returns what is timed by name, each a function that runs all batches."""
+    exported, size = self.exported, len(batches[0])
+    result: dict[str, Callable[[], Any]] = {
+      name: functools.partial(_each, lambda batch, s=s: s.run(None, {'images': batch}), batches)
+      for name, s in self.individual.items()
+    }
+    for precision in exported.bits:
+      run = functools.partial(exported.predict_at, precision=precision, batch_size=size)
+      result[f'precision_{precision}'] = functools.partial(_each, run, batches)
+    fed = [{'images': batch} for batch in batches]
+    for precision, graph in zip(exported.bits, exported.manifest['paths'], strict=True):
+      run = functools.partial(exported.run_graph, graph)
+      result[f'path_{precision}'] = functools.partial(_each, run, [dict(each) for each in fed])
+      fed = [each | run(each) for each in fed]
+    if exported.manifest['operating_points']:
+      # All images in one call, so that those that do not leave can wait for a full batch.
+      cascade = functools.partial(exported.predict, np.concatenate(batches), batch_size=size)
+      result['cascade'] = functools.partial(cascade, single_graph=False)
+      if size == 1:
+        result[_SINGLE_GRAPH] = cascade
+    return result
+
+
+def _measure(sides: dict[int, _Side], images: np.ndarray, size: int) -> dict[int, dict[str, Any]]:
   """Times every system at one batch size.
 
   Args:
-    exported: the graphs of the network.
-    graphs: the graphs it is compared with, `fp32` and `int8`, by name.
+    sides: what runs, by its number of threads.
     images: uint8 [examples, height, width, channels].
     size: images in a batch.
 
   Returns:
-    `ms_per_image`, `speedup_over_fp32` of every system, `average_bits` of the cascade, and
-    `ring_over_plain_chain`, the time of every path as a multiple of that of the int8 network.
+    By the number of threads, `ms_per_image` and `speedup_over_fp32` of every system, `average_bits`
+    of the cascade, and `ring_over_plain_chain`, the time of every path as a multiple of that of the
+    int8 network.
   """
   # Single images take many calls, so fewer of them are timed.
-  count = len(images) if size > 1 else 32
+  count = len(images) if size > 1 else _SINGLE_IMAGES
   batches = [images[i : i + size] for i in range(0, count, size)]
-  systems: dict[str, Any] = {
-    name: functools.partial(_each, lambda batch, s=s: s.run(None, {'images': batch}), batches)
-    for name, s in graphs.items()
+  systems = {
+    (threads, name): run
+    for threads, side in sides.items()
+    for name, run in side.systems(batches).items()
   }
-  for precision in exported.bits:
-    run = functools.partial(exported.predict_at, precision=precision, batch_size=size)
-    systems[f'precision_{precision}'] = functools.partial(_each, run, batches)
-  fed = [{'images': batch} for batch in batches]
-  for precision, graph in zip(exported.bits, exported.manifest['paths'], strict=True):
-    run = functools.partial(exported.run_graph, graph)
-    systems[f'path_{precision}'] = functools.partial(_each, run, [dict(each) for each in fed])
-    fed = [each | run(each) for each in fed]
-  average_bits = None
-  if exported.manifest['operating_points']:
-    # All images in one call, so that those that do not leave can wait for a full batch.
-    whole = np.concatenate(batches)
-    average_bits = float(exported.predict(whole).precisions.mean())
-    systems['cascade'] = functools.partial(exported.predict, whole, batch_size=size)
-    if size == 1:
-      systems['cascade'] = functools.partial(_each, exported.predict, batches)
-  seconds: dict[str, list[float]] = {name: [] for name in systems}
+  seconds: dict[tuple[int, str], list[float]] = {key: [] for key in systems}
   for number in range(_ROUNDS.value + 1):
-    for name, run in systems.items():
+    for key, run in systems.items():
       started = time.perf_counter()
       run()
       if number:
-        seconds[name].append(time.perf_counter() - started)
-  medians = {name: statistics.median(each) for name, each in seconds.items()}
-  return {
-    'ms_per_image': {name: 1000 * each / count for name, each in medians.items()},
-    'speedup_over_fp32': {name: medians['fp32'] / each for name, each in medians.items()},
-    'average_bits': average_bits,
-    'ring_over_plain_chain': {
-      f'path_{precision}': medians[f'path_{precision}'] / medians['int8']
-      for precision in exported.bits
-    },
-  }
+        seconds[key].append(time.perf_counter() - started)
+  figures: dict[int, dict[str, Any]] = {}
+  for threads, side in sides.items():
+    exported = side.exported
+    medians = {name: statistics.median(each) for (n, name), each in seconds.items() if n == threads}
+    average_bits = None
+    if exported.manifest['operating_points']:
+      average_bits = float(exported.predict(images[:count]).precisions.mean())
+    figures[threads] = {
+      'ms_per_image': {name: 1000 * each / count for name, each in medians.items()},
+      'speedup_over_fp32': {name: medians['fp32'] / each for name, each in medians.items()},
+      'average_bits': average_bits,
+      'ring_over_plain_chain': {
+        f'path_{precision}': medians[f'path_{precision}'] / medians['int8']
+        for precision in exported.bits
+      },
+    }
+  return figures
 
 
 def _each(run: Callable[[Any], Any], batches: Sequence[Any]) -> None:
@@ -189,26 +282,37 @@ def _each(run: Callable[[Any], Any], batches: Sequence[Any]) -> None:
     run(batch)
 
 
-def _speedup(figures: dict[int, dict[str, Any]], system: str) -> dict[str, float]:
-  """Returns how many times as fast as fp32 a system is, by batch size."""
-  return {str(size): each['speedup_over_fp32'][system] for size, each in figures.items()}
+def _speedup(
+  of_threads: dict[str, dict[str, dict[str, Any]]], system: str
+) -> dict[str, dict[str, float]]:
+  """Returns how many times as fast as fp32 a system is, by threads and batch size."""
+  return {
+    threads: {
+      size: each['speedup_over_fp32'][system]
+      for size, each in by_size.items()
+      if system in each['speedup_over_fp32']
+    }
+    for threads, by_size in of_threads.items()
+  }
 
 
-def _show(figures: dict[int, dict[str, Any]]) -> None:
-  """Prints the times of every system as a table."""
-  table = rich.table.Table(title='ONNX Runtime, CPU')
-  table.add_column('graph')
-  for size in figures:
-    table.add_column(f'batch {size}: ms per image', justify='right')
-    table.add_column('times fp32', justify='right')
-  for name in next(iter(figures.values()))['ms_per_image']:
-    cells = [
-      f'{each[key][name]:.3f}'
-      for each in figures.values()
-      for key in ('ms_per_image', 'speedup_over_fp32')
-    ]
-    table.add_row(name, *cells)
-  command.console().print(table)
+def _show(of_threads: dict[str, dict[str, dict[str, Any]]]) -> None:
+  """Prints the times of every system as a table for each number of threads."""
+  for threads, by_size in of_threads.items():
+    table = rich.table.Table(title=f'ONNX Runtime, CPU, threads: {threads}')
+    table.add_column('graph')
+    for size in by_size:
+      table.add_column(f'batch {size}: ms per image', justify='right')
+      table.add_column('times fp32', justify='right')
+    systems = {name: None for each in by_size.values() for name in each['ms_per_image']}
+    for name in systems:
+      cells = [
+        f'{each[key][name]:.3f}' if name in each[key] else ''
+        for each in by_size.values()
+        for key in ('ms_per_image', 'speedup_over_fp32')
+      ]
+      table.add_row(name, *cells)
+    command.console().print(table)
 
 
 if __name__ == '__main__':

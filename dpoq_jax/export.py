@@ -4,9 +4,10 @@
         [--operating-point=FILE] [--step=N|best] [--calibration-images=512] [--data-dir=D]
 
 `onion`: a manifest and one file per ring, of which a device holds as many as it has room for.
-`onnx`: a graph per path and one per precision, and a `predict.py` that needs NumPy and ONNX Runtime
-alone; scales of activations are chosen on training images. Beside them are graphs and settings in
-the layout that optimum and transformers.js read (docs/onnx.md).
+`onnx`: a graph per path, one per precision, one of the whole cascade, which stops by itself, and a
+`predict.py` that needs NumPy and ONNX Runtime alone; scales of activations are chosen on training
+images. Beside them are graphs and settings in the layout that optimum and transformers.js read
+(docs/onnx.md).
 `stablehlo`: the same graphs for JAX and other readers of StableHLO, on CPU, CUDA and TPU.
 
 The operating point of the workdir goes with it, if there is one, or another file's.

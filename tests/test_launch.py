@@ -75,7 +75,7 @@ COUNTERPART = ROOT / 'benchmarks' / 'pytorch_counterpart.py'
 # A program of its own, copied to where it runs.
 COPIED = {
   ROOT / 'dpoq_jax' / 'deploy' / 'onnx' / f'{name}.py'
-  for name in ('predict', 'graph_network', 'image_files')
+  for name in ('predict', 'graph_network', 'decision', 'image_files')
 }
 
 

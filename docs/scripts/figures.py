@@ -118,7 +118,7 @@ def cost() -> Figure:
   left.set_title('computed: activations of 8 bits', fontsize=10)
 
   measured = json.loads((_ROOT / 'results/cpu/onnx_runtime.json').read_text())
-  times: Mapping[str, float] = measured['batches']['64']['ms_per_image']
+  times: Mapping[str, float] = measured['of_threads']['2']['64']['ms_per_image']
   low, high = measured['bits']
   bars = {
     'fp32, plain': (times['fp32'], '#999999'),

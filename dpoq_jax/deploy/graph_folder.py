@@ -137,11 +137,11 @@ def check(content: Mapping[str, Any]) -> None:
       raise ValueError(f'{kind} are not those of bits={bits}')
     for precision, graph in zip(bits, graphs, strict=True):
       where = f'{kind} of {precision} bits: '
-      # No other folder can be named.
-      _check_text(graph, 'file', rf'{stem}_{precision}\.(onnx|stablehlo)', where)
-      _check_text(graph, 'sha256', '[0-9a-f]{64}', where)
-      if type(graph.get('bytes')) is not int:
-        raise _refused(where + 'bytes', graph.get('bytes'), 'a number')
+      _check_graph(graph, rf'{stem}_{precision}\.(onnx|stablehlo)', where)
+  if 'cascade' in content:
+    if not isinstance(content['cascade'], dict):
+      raise _refused('cascade', content['cascade'], 'a graph')
+    _check_graph(content['cascade'], r'cascade\.onnx', 'cascade: ')
   for point in _list(content, 'operating_points', dict):
     check_point(point, bits)
 
@@ -186,6 +186,15 @@ def _list(content: Mapping[str, Any], field: str, kind: type) -> list[Any]:
   if not isinstance(found, list) or any(type(each) is not kind for each in found):
     raise _refused(field, found, f'a list of {kind.__name__}')
   return found
+
+
+def _check_graph(graph: Mapping[str, Any], pattern: str, where: str) -> None:
+  """Refuses the entry of a graph whose file is not named so, or that lacks its size or digest."""
+  # No other folder can be named.
+  _check_text(graph, 'file', pattern, where)
+  _check_text(graph, 'sha256', '[0-9a-f]{64}', where)
+  if type(graph.get('bytes')) is not int:
+    raise _refused(where + 'bytes', graph.get('bytes'), 'a number')
 
 
 def _check_text(graph: Mapping[str, Any], field: str, pattern: str, where: str) -> None:

@@ -39,11 +39,13 @@ def table(manifest: dict[str, Any], of_kind: Kind) -> rich.table.Table:
   source, points = manifest.get('source') or {}, len(manifest['operating_points'])
   shape = ' x '.join(map(str, manifest['image_shape']))
   title = f'{of_kind} graphs: {source.get("dataset", "a data set not noted")}'
+  cascade = manifest.get('cascade')
+  whole = f'; {cascade["file"]}, {cascade["bytes"]:,} B, is all of them in one' if cascade else ''
   result = rich.table.Table(
     title=terminal.one_line(f'{title}, step {source.get("step", "not noted")}'),
     caption=terminal.one_line(
       f'images {shape}, {len(manifest["class_names"])} classes, operating points: {points}; a path '
-      'takes what those below it hand up, a precision runs all paths up to it'
+      f'takes what those below it hand up, a precision runs all paths up to it{whole}'
     ),
   )
   for column in ('bits', 'path', 'path, B', 'precision', 'precision, B'):

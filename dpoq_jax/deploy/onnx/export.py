@@ -16,14 +16,17 @@ from dpoq_jax.core.names import path_name
 from dpoq_jax.data import decode, image_folder
 from dpoq_jax.data import resize as resize_lib
 from dpoq_jax.deploy import export_folder, graph_folder
-from dpoq_jax.deploy.onnx import graphs, hub_layout
+from dpoq_jax.deploy.onnx import cascade_graph, graphs, hub_layout
 from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.network import onion_network
 
 _BESIDE = pathlib.Path(__file__)
 # `predict.py`, and what it imports.
 _PROGRAMS = (
-  *(_BESIDE.with_name(f'{name}.py') for name in ('predict', 'graph_network', 'image_files')),
+  *(
+    _BESIDE.with_name(f'{name}.py')
+    for name in ('predict', 'graph_network', 'decision', 'image_files')
+  ),
   *map(
     pathlib.Path,
     (graph_folder.__file__, decode.__file__, image_folder.__file__, resize_lib.__file__),
@@ -39,12 +42,13 @@ def write(
   *,
   class_names: Sequence[str],
   resize: int | None = None,
+  operating_points: Sequence[Mapping[str, Any]] = (),
   **known: Any,
 ) -> dict[str, Any]:
   """Writes graphs, `manifest.json`, `predict.py` with its modules, and files for other tools.
 
-  The graphs are `path_B.onnx`, `precision_B.onnx`, and in `onnx` those of precisions for other
-  tools, that of the highest under two names.
+  The graphs are `path_B.onnx`, `precision_B.onnx`, `cascade.onnx`, and in `onnx` those of
+  precisions for other tools, that of the highest under two names.
 
   Args:
     folder: the folder, which is made; it must not hold anything.
@@ -54,7 +58,9 @@ def write(
     class_names: a name for each class.
     resize: shorter side to which files are resized before their centre is taken, pixels; None
       resizes them to the shape of `range_images`.
-    **known: what `export_folder.write_manifest` takes: operating_points, source.
+    operating_points: operating points, as manifests have them; the first is the default of
+      `cascade.onnx`.
+    **known: what `export_folder.write_manifest` takes: source.
 
   Returns:
     The manifest.
@@ -76,6 +82,11 @@ def write(
         _write_graph(folder / f'precision_{bits}.onnx', bits, graphs.precision_graph(source, index))
         for index, bits in enumerate(network.bits)
       ]
+      cascade = _write_graph(
+        folder / f'{cascade_graph.NAME}.onnx',
+        network.bits[-1],
+        cascade_graph.cascade_graph(source, next(iter(operating_points), None)),
+      )
       (folder / hub_layout.FOLDER).mkdir()
       names = [(k, hub_layout.file_name(bits)) for k, bits in enumerate(network.bits)]
       others = [
@@ -99,6 +110,8 @@ def write(
     calibration_images=len(range_images),
     paths=paths,
     precisions=precisions,
+    cascade=cascade,
+    operating_points=operating_points,
     # Their digests; nothing of this library reads these files.
     other_tools=[{**entry, 'file': f'{hub_layout.FOLDER}/{entry["file"]}'} for entry in others],
     class_names=class_names,

@@ -4,6 +4,7 @@ An export has a copy of this file beside its `predict.py`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -12,7 +13,9 @@ import onnxruntime
 
 if __package__:
   from dpoq_jax.deploy import graph_folder
+  from dpoq_jax.deploy.onnx import decision
 else:  # In an export, beside this file.
+  import decision  # pyright: ignore[reportMissingImports]
   import graph_folder  # pyright: ignore[reportMissingImports]
 
 
@@ -43,7 +46,8 @@ class Network:
 
     Args:
       folder: folder with `manifest.json` and the graphs.
-      threads: threads of each graph; 0 leaves the number to the runtime.
+      threads: threads of each graph; 0 leaves the number to the runtime, but for single images,
+        where waking a second thread takes longer than it saves.
 
     Raises:
       OSError: if the manifest cannot be read.
@@ -52,7 +56,7 @@ class Network:
     self._folder, self._threads = folder, threads
     self.manifest = graph_folder.read(folder, 'ONNX graphs', 'calibration_images')
     self.bits: tuple[int, ...] = tuple(self.manifest['bits'])
-    self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+    self._sessions: dict[tuple[str, int], onnxruntime.InferenceSession] = {}
 
   def predict(
     self,
@@ -61,14 +65,19 @@ class Network:
     point: Mapping[str, Any] | None = None,
     max_bits: int | None = None,
     batch_size: int = 64,
+    single_graph: bool = True,
   ) -> Result:
     """Runs every image up to its exit and predicts from the precisions it ran.
+
+    Images one by one run the graph of the whole cascade, which stops by itself, if the folder has
+    it; larger batches run a graph for each path.
 
     Args:
       images: uint8 [examples, height, width, channels].
       point: an operating point, as in the manifest; the manifest's first one by default.
       max_bits: bits of the precision at which all leave at the latest; the highest by default.
       batch_size: images that a path runs at once.
+      single_graph: whether images that come one by one run the graph of the whole cascade.
 
     Raises:
       ValueError: for images of another shape or dtype, for a precision that the network does not
@@ -81,6 +90,9 @@ class Network:
     used: Mapping[str, Any] = points[0] if point is None else point
     graph_folder.check_point(used, list(self.bits))
     last = len(self.bits) - 1 if max_bits is None else self._index(max_bits)
+    if single_graph and _is_single(images, batch_size) and self._has_cascade():
+      return self._one_by_one(images, used, self.bits[last])
+    run = functools.partial(self.run_graph, single=_is_single(images, batch_size))
     exits = np.zeros(len(images), np.int64)
     found = np.zeros((len(images), len(self.manifest['class_names'])))
 
@@ -88,13 +100,13 @@ class Network:
       """Runs a path on batches; predicts the images that leave and yields those that stay."""
       bits = str(self.bits[index])
       for batch in batches:
-        outputs = self.run_graph(self.manifest['paths'][index], batch.tensors)
-        own = probabilities(outputs.pop('logits'), used['temperatures'][bits])
-        leave = (own.max(axis=-1) >= used['thresholds'][bits]) | (index == last)
+        outputs = run(self.manifest['paths'][index], batch.tensors)
+        own = decision.probabilities(outputs.pop('logits'), used['temperatures'][bits])
+        leave = decision.leaving(own, used['thresholds'][bits]) | (index == last)
         below = [*batch.below, own]
         exits[batch.numbers[leave]] = index
         left = [each[leave] for each in below]
-        found[batch.numbers[leave]] = combined(left, used['weights'][bits])
+        found[batch.numbers[leave]] = decision.combined(left, used['weights'][bits])
         if not leave.all():
           yield _Waiting(batch.numbers, {**batch.tensors, **outputs}, below).chosen(~leave)
 
@@ -115,39 +127,71 @@ class Network:
     """
     self._check(images, batch_size)
     graph = self.manifest['precisions'][self._index(precision)]
+    run = functools.partial(self.run_graph, graph, single=_is_single(images, batch_size))
     parts = [
-      self.run_graph(graph, {'images': images[i : i + batch_size]})['logits']
+      run({'images': images[i : i + batch_size]})['logits']
       for i in range(0, len(images), batch_size)
     ]
-    found = probabilities(np.concatenate(parts))
+    found = decision.probabilities(np.concatenate(parts))
     return Result(found.argmax(axis=-1), found, np.full(len(images), precision))
 
   def run_graph(
-    self, graph: Mapping[str, Any], feeds: Mapping[str, np.ndarray]
+    self, graph: Mapping[str, Any], feeds: Mapping[str, np.ndarray], *, single: bool = False
   ) -> dict[str, np.ndarray]:
     """Runs one graph; returns its outputs by name.
 
     Args:
       graph: its entry in the manifest.
       feeds: its inputs by name, and any other tensors, which it does not read.
+      single: whether images come one by one.
 
     Raises:
       OSError: if its file is not there; the files of other graphs need not be.
       ValueError: if its file was altered, or is no graph of this network.
     """
-    file = graph['file']
-    if file not in self._sessions:
+    found = self._run(graph, feeds, single=single)
+    self._check_output(graph, found, 'logits', len(feeds['images']))
+    return found
+
+  def _run(
+    self, graph: Mapping[str, Any], feeds: Mapping[str, np.ndarray], *, single: bool
+  ) -> dict[str, np.ndarray]:
+    """Runs one graph, as `run_graph` does, whatever its outputs are."""
+    file, threads = graph['file'], self._threads or int(single)
+    if (file, threads) not in self._sessions:
       content = graph_folder.read_file(self._folder, graph)
-      self._sessions[file] = _running(file, lambda: session(content, self._threads))
-    run = self._sessions[file]
+      self._sessions[file, threads] = _running(file, lambda: session(content, threads))
+    run = self._sessions[file, threads]
     names = [each.name for each in run.get_outputs()]
     inputs = {each.name: feeds.get(each.name) for each in run.get_inputs()}
+    with_defaults = (each.name for each in run.get_overridable_initializers())
+    inputs |= {name: feeds[name] for name in with_defaults if name in feeds}
     results: Sequence[Any] = _running(file, lambda: run.run(names, inputs))
-    found = {name: np.asarray(each) for name, each in zip(names, results, strict=True)}
-    wanted = (len(feeds['images']), len(self.manifest['class_names']))
-    if 'logits' not in found or found['logits'].shape != wanted:
-      raise ValueError(f'{file} does not give logits of {wanted[1]} classes.')
-    return found
+    return {name: np.asarray(each) for name, each in zip(names, results, strict=True)}
+
+  def _has_cascade(self) -> bool:
+    """Tells whether the graph of the whole cascade is there; a device need not hold it."""
+    return 'cascade' in self.manifest and (self._folder / self.manifest['cascade']['file']).exists()
+
+  def _one_by_one(self, images: np.ndarray, point: Mapping[str, Any], max_bits: int) -> Result:
+    """Runs images one by one by the graph of the whole cascade."""
+    graph = self.manifest['cascade']
+    feeds = {**decision.inputs(point), decision.MAX_BITS: np.array([max_bits])}
+    found: list[Result] = []
+    for number in range(len(images)):
+      outputs = self._run(graph, {**feeds, 'images': images[number : number + 1]}, single=True)
+      self._check_output(graph, outputs, decision.PROBABILITIES, 1)
+      names = (decision.LABEL, decision.PROBABILITIES, decision.PRECISION)
+      found.append(Result(*(outputs[name] for name in names)))
+    return Result(*map(np.concatenate, zip(*found, strict=True)))
+
+  def _check_output(
+    self, graph: Mapping[str, Any], found: Mapping[str, np.ndarray], name: str, count: int
+  ) -> None:
+    """Refuses a graph that does not give a number for each image and class."""
+    classes = len(self.manifest['class_names'])
+    if name not in found or found[name].shape != (count, classes):
+      raise ValueError(f'{graph["file"]} does not give {name} of {classes} classes.')
 
   def _index(self, precision: int) -> int:
     """Returns the index of a precision, which must be one of the network's."""
@@ -165,6 +209,11 @@ class Network:
         f'images are {images.dtype}{list(images.shape)}: give uint8 [examples, '
         f'{", ".join(map(str, shape))}].'
       )
+
+
+def _is_single(images: np.ndarray, batch_size: int) -> bool:
+  """Tells whether images are run one by one."""
+  return batch_size == 1 or len(images) == 1
 
 
 class _Waiting(NamedTuple):
@@ -214,6 +263,8 @@ def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
   """Opens the content of an `.onnx` file as a graph that takes turns with others."""
   options: Any = onnxruntime.SessionOptions()
   options.intra_op_num_threads = threads
+  # Errors alone: the runtime warns of every input that has a default.
+  options.log_severity_level = 3
   # By default the threads of a session keep cores busy while they wait for its next call, and so
   # slow down the graph whose turn it is: two graphs in turn took twice the time on two cores.
   options.add_session_config_entry('session.force_spinning_stop', '1')
@@ -226,27 +277,3 @@ def _running(file: str, call: Callable[[], Any]) -> Any:
     return call()
   except Exception as error:
     raise ValueError(f'{file}: ONNX Runtime cannot run it ({error}).') from None
-
-
-def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-  """Returns the softmax of `logits / temperature`, float64 [..., classes].
-
-  Logits that are not finite say nothing: all classes are then equally probable.
-  """
-  with np.errstate(invalid='ignore', over='ignore'):
-    scaled = np.ascontiguousarray(logits, np.float64) / temperature
-    exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    result: np.ndarray = exponentials / exponentials.sum(axis=-1, keepdims=True)
-  result[~np.isfinite(result).all(axis=-1)] = 1 / result.shape[-1]
-  return result
-
-
-def combined(run: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-  """Returns the weighted mean of the probabilities of several precisions.
-
-  Args:
-    run: [images, classes] of each precision that was run, from the lowest up.
-    weights: weight of each of them.
-  """
-  total: Any = sum(weight * each for weight, each in zip(weights, run, strict=True))
-  return total / sum(weights)

@@ -6,6 +6,9 @@ float32. How a path's layers become integer operations is the matter of `path_wr
 graph of a precision takes images as other tools prepare them, `pixel_values`.
 """
 
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import numpy as np
 import onnx
 
@@ -46,29 +49,69 @@ def path_graph(source: Source, index: int) -> onnx.ModelProto:
     and the outputs `logits`, float32, and, but for the highest path, its own `lateral_B/LAYER`.
     If logits are summed, `lateral_B/logits`, float32, is among both.
   """
+  bits, writer = source.network.bits, Writer()
+  written = write_path(source, index, writer, _images(source, writer), writer.input)
+  classes = source.paths[index][-1].shape
+  writer.output(written.logits, LOGITS, np.float32, classes)
+  for name, handed_up in written.handed_up.items():
+    writer.output(handed_up.tensor, name, handed_up.dtype, handed_up.shape)
+  return writer.model(path_name(bits[index]))
+
+
+class HandedUp(NamedTuple):
+  """Describes what a path hands up: a tensor [batch, *shape]."""
+
+  tensor: str
+  dtype: type[np.generic]
+  shape: tuple[int, ...]
+
+
+class Path(NamedTuple):
+  """Holds the results of a path: the name of its logits, and what it hands up, by name."""
+
+  logits: str
+  handed_up: dict[str, HandedUp]
+
+
+def write_path(
+  source: Source,
+  index: int,
+  writer: Writer,
+  images: str,
+  given: Callable[[str, type[np.generic], Sequence[int]], str],
+) -> Path:
+  """Writes one path, between tensors that leave the graph or enter it, channels last.
+
+  Args:
+    source: the network, prepared.
+    index: the path, from 0.
+    writer: the graph.
+    images: name of the pixels, channels first.
+    given: returns the name of the tensor [batch, *shape] that a lower path handed up, by its name
+      (`lateral_name`), dtype and shape.
+  """
   bits, steps = source.network.bits, source.paths[index]
-  writer = Writer()
-  images = _images(source, writer)
   laterals: dict[tuple[int, str], Tensor] = {}
   for step in (step for step in steps if step.kind == 'conv'):
     for lower in integer_layers.layer(source.network, source.variables, index, step.name).shifts:
-      given = writer.input(lateral_name(bits[lower], step.name), np.uint8, step.shape)
-      inside = writer.node('Transpose', given, perm=TO_NCHW)
+      outside = given(lateral_name(bits[lower], step.name), np.uint8, step.shape)
+      inside = writer.node('Transpose', outside, perm=TO_NCHW)
       laterals[lower, step.name] = Tensor(inside, handed_up_scale(source, lower, step.name))
   hands_up = index + 1 < len(bits)
   path = PathWriter(source, index, writer, images, laterals, hands_up=hands_up)
   logits, classes = path.run(steps), steps[-1].shape
   if (scale := integer_layers.logit_scale(source.network, source.variables, index)) is not None:
-    below = writer.input(lateral_name(bits[index - 1], LOGITS), np.float32, classes)
+    below = given(lateral_name(bits[index - 1], LOGITS), np.float32, classes)
     logits = _with_those_below(writer, logits, below, scale)
-  writer.output(logits, LOGITS, np.float32, classes)
+  handed_up: dict[str, HandedUp] = {}
   if source.network.sum_logits and hands_up:
-    writer.output(logits, lateral_name(bits[index], LOGITS), np.float32, classes)
+    handed_up[lateral_name(bits[index], LOGITS)] = HandedUp(logits, np.float32, classes)
   for step in steps:
     if (tensor := laterals.get((index, step.name))) is not None:
       outside = writer.node('Transpose', tensor.name, perm=TO_NHWC)
-      writer.output(outside, lateral_name(bits[index], step.name), np.uint8, step.shape)
-  return writer.model(path_name(bits[index]))
+      name = lateral_name(bits[index], step.name)
+      handed_up[name] = HandedUp(outside, np.uint8, step.shape)
+  return Path(logits, handed_up)
 
 
 def precision_graph(source: Source, index: int) -> onnx.ModelProto:
@@ -135,8 +178,13 @@ def _precision(
 
 def _images(source: Source, writer: Writer) -> str:
   """Declares the images as an input; returns the name of the pixels, channels first."""
-  given = writer.input(IMAGES, np.uint8, source.image_shape)
-  return writer.node('Transpose', given, perm=TO_NCHW)
+  writer.input(IMAGES, np.uint8, source.image_shape)
+  return pixels(writer)
+
+
+def pixels(writer: Writer) -> str:
+  """Returns the name of the pixels of `images`, channels first."""
+  return writer.node('Transpose', IMAGES, perm=TO_NCHW)
 
 
 def _with_those_below(writer: Writer, logits: str, below: str, scale: float) -> str:

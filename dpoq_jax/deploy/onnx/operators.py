@@ -4,7 +4,8 @@ Runtimes fuse these into integer kernels. Operations that move or compare number
 them (Transpose, Slice, Pad, MaxPool, Clip) take the integers themselves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,38 +56,80 @@ def scale_of(low: float, high: float) -> Scale:
 class Writer:
   """Builds a graph; every method that adds an operation returns its result."""
 
-  def __init__(self) -> None:
+  def __init__(self, batch: int | str = 'batch', outer: 'Writer | None' = None) -> None:
+    """Begins a graph.
+
+    Args:
+      batch: images in a batch, or a name if it may be any number.
+      outer: the graph of which this one is a branch, whose tensors and constants it reads.
+    """
+    self._batch, self._outer = batch, outer
     self._nodes: list[onnx.NodeProto] = []
     self._constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
+    self._defaults: list[onnx.TensorProto] = []
     self._inputs: list[onnx.ValueInfoProto] = []
     self._outputs: list[onnx.ValueInfoProto] = []
-    self._count = 0
+    # No name of a branch may be one of the graph around it.
+    self._node_numbers: Iterator[int] = outer._node_numbers if outer else itertools.count(1)
+    self._constant_numbers: Iterator[int] = outer._constant_numbers if outer else itertools.count()
 
   def input(self, name: str, dtype: type[np.generic], shape: Sequence[int]) -> str:
     """Declares an input [batch, *shape]; returns its name."""
-    self._inputs.append(_value_info(name, dtype, shape))
+    self._inputs.append(_value_info(name, dtype, [self._batch, *shape]))
+    return name
+
+  def default(self, name: str, value: npt.ArrayLike) -> str:
+    """Declares an input of the shape of a value, which it has where none is given."""
+    array = np.asarray(value)
+    self._inputs.append(_value_info(name, array.dtype.type, array.shape))
+    self._defaults.append(numpy_helper.from_array(array, name))
     return name
 
   def output(self, tensor: str, name: str, dtype: type[np.generic], shape: Sequence[int]) -> None:
     """Declares a tensor [batch, *shape] as an output of that name."""
     self._nodes.append(helper.make_node('Identity', [tensor], [name]))
-    self._outputs.append(_value_info(name, dtype, shape))
+    self._outputs.append(_value_info(name, dtype, [self._batch, *shape]))
+
+  def result(self, tensor: str, dtype: type[np.generic], shape: Sequence[int]) -> None:
+    """Declares a tensor [batch, *shape] as the next output of a branch, under its own name."""
+    self._outputs.append(_value_info(tensor, dtype, [self._batch, *shape]))
 
   def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
     """Adds any operation of one result; returns the name of the result."""
-    self._count += 1
-    name = f'{kind.lower()}_{self._count}'
+    name = self._new_name(kind)
     self._nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
     return name
+
+  def branch(self) -> 'Writer':
+    """Begins a branch, for `choice`."""
+    return Writer(self._batch, self)
+
+  def choice(self, condition: str, then: 'Writer', otherwise: 'Writer') -> list[str]:
+    """Adds an `If`; returns the names of its results, which are the outputs of either branch."""
+    name = self._new_name('If')
+    results = [f'{name}_{each}' for each in range(len(then._outputs))]
+    node = helper.make_node('If', [condition], results, name=name)
+    for kind, branch in (('then_branch', then), ('else_branch', otherwise)):
+      node.attribute.append(helper.make_attribute(kind, branch._graph(f'{name}_{kind}')))
+    self._nodes.append(node)
+    return results
+
+  def _new_name(self, kind: str) -> str:
+    """Returns a name that no other operation has."""
+    return f'{kind.lower()}_{next(self._node_numbers)}'
 
   def constant(self, value: npt.ArrayLike) -> str:
     """Adds a constant of the dtype of an array or NumPy scalar, once; returns its name."""
     array = np.asarray(value)
     key = (array.dtype.str, array.shape, array.tobytes())
-    if key not in self._constants:
-      name = f'constant_{len(self._constants)}'
-      self._constants[key] = numpy_helper.from_array(array, name)
-    return self._constants[key].name
+    writer: Writer | None = self
+    while writer:
+      if key in writer._constants:
+        return writer._constants[key].name
+      writer = writer._outer
+    name = f'constant_{next(self._constant_numbers)}'
+    self._constants[key] = numpy_helper.from_array(array, name)
+    return name
 
   def quantize(self, name: str, scale: Scale) -> Tensor:
     """Adds the rounding of a float tensor to a scale."""
@@ -202,25 +245,28 @@ class Writer:
 
   def model(self, name: str) -> onnx.ModelProto:
     """Returns the model, checked and without operations that its outputs do not need."""
+    opset = [helper.make_opsetid('', OPSET)]
+    model = helper.make_model(
+      self._graph(name), producer_name='dpoq_jax', opset_imports=opset, ir_version=_IR_VERSION
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+  def _graph(self, name: str) -> onnx.GraphProto:
+    """Returns the graph, or the branch, without operations that its outputs do not need."""
     needed = {output.name for output in self._outputs}
     nodes: list[onnx.NodeProto] = []
     for node in reversed(self._nodes):
       if needed.intersection(node.output):
-        needed.update(node.input)
+        needed.update(_read(node))
         nodes.append(node)
-    graph = helper.make_graph(
+    return helper.make_graph(
       nodes[::-1],
       name,
       [each for each in self._inputs if each.name in needed],
       self._outputs,
-      [each for each in self._constants.values() if each.name in needed],
+      [each for each in (*self._constants.values(), *self._defaults) if each.name in needed],
     )
-    opset = [helper.make_opsetid('', OPSET)]
-    model = helper.make_model(
-      graph, producer_name='dpoq_jax', opset_imports=opset, ir_version=_IR_VERSION
-    )
-    onnx.checker.check_model(model, full_check=True)
-    return model
 
 
 def _in_blocks(kernel: np.ndarray) -> np.ndarray:
@@ -243,7 +289,17 @@ def _in_blocks(kernel: np.ndarray) -> np.ndarray:
   return blocks.reshape(rows, 2 * reach + 1, _BLOCK * channels, _BLOCK * features)
 
 
-def _value_info(name: str, dtype: type[np.generic], shape: Sequence[int]) -> onnx.ValueInfoProto:
-  """Describes an input or output [batch, *shape], for a batch of any size."""
+def _read(node: onnx.NodeProto) -> Iterator[str]:
+  """Yields the names of the tensors that an operation reads, in its branches too."""
+  yield from node.input
+  for attribute in node.attribute:
+    for inside in attribute.g.node:
+      yield from _read(inside)
+
+
+def _value_info(
+  name: str, dtype: type[np.generic], shape: Sequence[int | str]
+) -> onnx.ValueInfoProto:
+  """Describes an input or output."""
   kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-  return helper.make_tensor_value_info(name, kind, ['batch', *shape])
+  return helper.make_tensor_value_info(name, kind, shape)

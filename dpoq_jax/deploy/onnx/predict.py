@@ -5,13 +5,14 @@
 
 PATH is a .npy file that holds uint8 [examples, height, width, channels], or, where Pillow is
 installed, an image or a folder of images. By default every image runs the paths up to its exit, as
-the operating point in `manifest.json` says; with --max-bits all leave at B bits at the latest; with
---precision all run the paths up to B bits and are predicted from that precision alone. One line is
-printed for each image: its position or path, its class, the probability of that class, and the bits
-of the precision at which the image left; with --top=N the next classes and their probabilities,
-too. In CSV text that a spreadsheet would take for a formula begins with an apostrophe. A file that
-is no image is named on stderr and left out. What cannot be used is one line on stderr and exit
-status 2.
+the operating point in `manifest.json` says: images one by one (--batch-size=1, or a single image)
+in one graph that stops by itself, larger batches in a graph for each path. With --max-bits all
+leave at B bits at the latest; with --precision all run the paths up to B bits and are predicted
+from that precision alone. One line is printed for each image: its position or path, its class, the
+probability of that class, and the bits of the precision at which the image left; with --top=N the
+next classes and their probabilities, too. In CSV text that a spreadsheet would take for a formula
+begins with an apostrophe. A file that is no image is named on stderr and left out. What cannot be
+used is one line on stderr and exit status 2.
 """
 
 import argparse

@@ -1,12 +1,15 @@
 """The folder of an export, and the `predict.py` in it."""
 
+from collections.abc import Callable
 import csv
+import hashlib
 import importlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 from unittest import mock
 import venv
 
@@ -14,7 +17,7 @@ import numpy as np
 import pytest
 
 from dpoq_jax.data import to_predict
-from dpoq_jax.deploy.onnx import export, predict
+from dpoq_jax.deploy.onnx import export, graph_network, predict
 from dpoq_jax.inference import operating_point
 from tests.conftest import REPOSITORY
 from tests.deploy.onnx.conftest import SHAPES, chain, images, made, photographs, refused
@@ -38,6 +41,108 @@ def test_the_folder_decides_as_the_operating_point_does(folder: pathlib.Path):
     assert len(set(found.precisions)) == (2 if cap else 3)
   alone = network.predict_at(example.images, 8)
   np.testing.assert_array_equal(alone.labels, logits[-1].argmax(-1))
+
+
+def opened(
+  folder: pathlib.Path, network: predict.Network, run: Callable[[], Any]
+) -> list[tuple[str, int]]:
+  """Returns which files are opened by a call that predicts, and with how many threads."""
+  found: list[tuple[str, int]] = []
+  names = {
+    (folder / each['file']).read_bytes(): each['file']
+    for each in (*network.manifest['paths'], *network.manifest['precisions'],
+                 network.manifest['cascade'])
+  }  # fmt: skip
+  real = graph_network.session
+
+  def session(model: bytes, threads: int) -> Any:
+    found.append((names[model], threads))
+    return real(model, threads)
+
+  with mock.patch.object(graph_network, 'session', session):
+    run()
+  return found
+
+
+def test_single_images_take_one_graph_and_one_thread(folder: pathlib.Path):
+  pixels = made().images
+  whole = [('cascade.onnx', 1)]
+  paths = [f'path_{bits}.onnx' for bits in (2, 4, 8)]
+  cases: list[tuple[int, dict[str, Any], list[tuple[str, int]]]] = [
+    (0, {'batch_size': 1}, whole),
+    (0, {'batch_size': 1, 'single_graph': False}, [(file, 1) for file in paths]),
+    (2, {'batch_size': 1}, [('cascade.onnx', 2)]),
+    (0, {'batch_size': 64}, [(file, 0) for file in paths]),
+    (2, {'batch_size': 64}, [(file, 2) for file in paths]),
+  ]
+  for threads, given, wanted in cases:
+    network = predict.Network(folder, threads)
+    assert opened(folder, network, lambda: network.predict(pixels, **given)) == wanted  # noqa: B023
+  network = predict.Network(folder)
+  assert opened(folder, network, lambda: network.predict(pixels[:1])) == whole
+  network = predict.Network(folder)
+  assert opened(folder, network, lambda: network.predict_at(pixels[:1], 4)) == [
+    ('precision_4.onnx', 1)
+  ]
+  network = predict.Network(folder)
+  assert opened(folder, network, lambda: network.predict_at(pixels[:9], 4)) == [
+    ('precision_4.onnx', 0)
+  ]
+  # 65 images are no single image, though the last batch of the lowest path is one.
+  network = predict.Network(folder)
+  assert all(
+    not threads for _, threads in opened(folder, network, lambda: network.predict(pixels[:65]))
+  )
+
+
+def test_one_graph_predicts_as_the_paths_do(folder: pathlib.Path):
+  network, pixels = predict.Network(folder), made().images
+  (point,) = network.manifest['operating_points']
+  other = {**point, 'thresholds': {'2': 0.0, '4': 0.0, '8': 0.0}}
+  choices: list[dict[str, Any]] = [{}, {'max_bits': 4}, {'point': other}]
+  for given in choices:
+    found = network.predict(pixels, batch_size=1, **given)
+    wanted = network.predict(pixels, batch_size=1, single_graph=False, **given)
+    np.testing.assert_array_equal(found.labels, wanted.labels)
+    np.testing.assert_array_equal(found.precisions, wanted.precisions)
+    np.testing.assert_allclose(found.probabilities, wanted.probabilities, rtol=0, atol=1e-14)
+    assert found.probabilities.shape == wanted.probabilities.shape
+
+
+def test_a_device_without_the_whole_cascade_runs_its_paths(copy: pathlib.Path, call):
+  np.save('images.npy', made().images)
+  _, wanted, _ = call('images.npy', '--batch-size=1', '--max-bits=4')
+  for file in ('cascade.onnx', 'path_8.onnx'):
+    (copy / file).unlink()
+  assert call('images.npy', '--batch-size=1', '--max-bits=4') == (0, wanted, '')
+  # So does a folder that was written before there was such a graph.
+  rewritten(copy, lambda m: m.pop('cascade'))
+  assert call('images.npy', '--batch-size=1', '--max-bits=4') == (0, wanted, '')
+
+
+@pytest.mark.parametrize(
+  ('change', 'expected'),
+  [
+    (lambda m: m.update(cascade=[]), 'cascade is []: a graph is allowed'),
+    (lambda m: m['cascade'].update(file='../cascade.onnx'), "cascade: file is '../cascade.onnx'"),
+    (lambda m: m['cascade'].update(sha256='0' * 64), 'cascade.onnx was altered: its digest'),
+    (lambda m: m['cascade'].update(bytes=7), 'cascade.onnx was altered: it does not have 7 bytes'),
+    (lambda m: m['class_names'].pop(), 'cascade.onnx does not give probabilities of 9 classes'),
+  ],
+)
+def test_the_graph_of_the_whole_cascade_is_checked_as_others_are(
+  change: Any, expected: str, copy: pathlib.Path, call
+):
+  rewritten(copy, change)
+  refused(call('images.npy', '--batch-size=1'), expected)
+
+
+def test_the_graph_of_a_path_in_place_of_the_cascade_is_refused(copy: pathlib.Path, call):
+  content = (copy / 'path_2.onnx').read_bytes()
+  (copy / 'cascade.onnx').write_bytes(content)
+  forged = {'bytes': len(content), 'sha256': hashlib.sha256(content).hexdigest()}
+  rewritten(copy, lambda m: m['cascade'].update(forged))
+  refused(call('images.npy', '--batch-size=1'), 'cascade.onnx does not give probabilities of 10')
 
 
 def test_summed_logits_go_from_path_to_path(tmp_path: pathlib.Path):
