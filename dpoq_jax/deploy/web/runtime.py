@@ -13,11 +13,12 @@ NAME, VERSION = 'onnxruntime-web', '1.30.0'
 """Package of npm, and its version."""
 
 # The build for WebAssembly alone: the one for WebGPU is twice as large, and has no QLinearConv.
-_SCRIPT, _PROGRAM = 'ort.wasm.bundle.min.mjs', 'ort-wasm-simd-threaded.wasm'
-_SHA256 = {
-  _SCRIPT: '11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90',
-  _PROGRAM: '3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2',
+FILES = {
+  'ort.wasm.bundle.min.mjs': '11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90',
+  'ort-wasm-simd-threaded.wasm': '3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2',
 }
+"""Files that are taken from `dist` in the package, script and program, and their SHA-256."""
+
 _SECONDS = 600
 _OR_A_FOLDER = f'or give --runtime=DIR, a folder with {NAME} {VERSION}, unpacked'
 
@@ -76,9 +77,9 @@ def from_npm() -> Runtime:
 def _checked(read_file: Callable[[str], bytes], where: str) -> Runtime:
   """Reads both files; refuses any but those whose digests are known."""
   contents: list[bytes] = []
-  for name in (_SCRIPT, _PROGRAM):
+  for name, digest in FILES.items():
     content = read_file(name)
-    if hashlib.sha256(content).hexdigest() != _SHA256[name]:
+    if hashlib.sha256(content).hexdigest() != digest:
       raise ValueError(f'{name} in {where} is not that of {NAME} {VERSION}, whose digest is known.')
     contents.append(content)
   return Runtime(*contents)

@@ -1,5 +1,5 @@
 // Makes of any picture the pixels that the network takes, as the library does: Pillow's grey, and
-// Pillow's bilinear filter to the last bit. A canvas would resize in a way of its own.
+// Pillow's bilinear filter to the last bit, rows first. A canvas would resize in a way of its own.
 
 const MOST_PIXELS = 2 ** 26;
 // Of fixed-point numbers, as in Pillow.
