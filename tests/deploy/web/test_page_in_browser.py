@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 import hashlib
 import json
 import pathlib
+import re
 import threading
 import time
 from typing import Any
@@ -96,6 +97,9 @@ def test_rings_make_the_running_page_better(driver: webdriver.Chrome, server: Se
   assert 'path_8.gzip' not in server.requested
   # At this point no image leaves before the last precision that is here.
   slide(driver, len(site.points) - 1)
+  wait_for(lambda: 'waits for more' in items(driver)[0].text, 'it does not wait')
+  first_run = re.findall(r'ran in [\d.]+ ms', text(driver, 'precisions'))
+  assert len(first_run) == 1
   driver.execute_script('window.isTheSamePage = true')
   image = np.asarray(Image.open(site.folder / 'images' / '000.png'))[None]
   for b, following in ((4, 'path_8.gzip'), (8, None)):
@@ -107,6 +111,8 @@ def test_rings_make_the_running_page_better(driver: webdriver.Chrome, server: Se
     size = (site.folder / f'path_{b}.gzip').stat().st_size
     assert f'ring: {size:,} bytes in ' in text(driver, 'precisions')
   assert driver.execute_script('return window.isTheSamePage')
+  # What was run before was not run again: its time is the same.
+  assert first_run[0] in items(driver)[0].text
   assert errors(driver) == []
 
 

@@ -4,7 +4,8 @@ const byId = (id) => document.getElementById(id);
 export const percent = (share) => `${(100 * share).toFixed(1)} %`;
 export const time = (milliseconds) =>
   milliseconds < 1000 ? `${milliseconds.toFixed(1)} ms` : `${(milliseconds / 1000).toFixed(1)} s`;
-const size = (bytes) => `${bytes.toLocaleString('en')} bytes`;
+const count = (number) => number.toLocaleString('en');
+const size = (bytes) => `${count(bytes)} bytes`;
 
 function element(tag, className, ...children) {
   const made = document.createElement(tag);
@@ -58,7 +59,7 @@ export function showStatus(text, isWrong = false) {
 
 export function showRuntime({ name, bytes }, { here, milliseconds, error }) {
   byId('runtime').textContent = `Runtime: ${name}, ` + (error ??
-    (milliseconds === undefined ? `${size(here ?? 0)} of ${size(bytes)}`
+    (milliseconds === undefined ? `${count(here ?? 0)} of ${size(bytes)}`
       : `${size(bytes)} in ${time(milliseconds)}`) + '. One thread.');
   byId('runtime').classList.toggle('wrong', Boolean(error));
 }
@@ -75,8 +76,12 @@ export function showPrecisions({ rings }, loads, answer, point, most) {
     const isLast = index === most || index === rings.length - 1;
     const share = ran ? ran.confidence : load.milliseconds === undefined
       ? (load.here ?? 0) / ring.bytes : 0;
+    // It would move on if a further ring were here.
+    const waits = isExit && !isLast && ran.confidence < threshold;
+    const where = waits ? 'waits for more' : isExit ? 'left here'
+      : state(load, ran, index, most, answer);
     item.append(
-      head(`${ring.precision} bits`, isExit ? 'left here' : state(load, ran, index, most, answer)),
+      head(`${ring.precision} bits`, where),
       bar(share, load.milliseconds === undefined || isLast ? 0 : threshold),
     );
     if (ran) {
@@ -86,7 +91,7 @@ export function showPrecisions({ rings }, loads, answer, point, most) {
         `ran in ${time(ran.milliseconds)}`));
     }
     item.append(load.error ? note(load.error, 'wrong') : note(load.milliseconds === undefined
-      ? `ring: ${size(load.here ?? 0)} of ${size(ring.bytes)}`
+      ? `ring: ${count(load.here ?? 0)} of ${size(ring.bytes)}`
       : `ring: ${size(ring.bytes)} in ${time(load.milliseconds)}`));
     return item;
   }));
@@ -140,7 +145,7 @@ export function showPixels(pixels, [height, width, channels], name) {
 export function showPoint(point, isCurrent) {
   const { reported } = point;
   const text = reported
-    ? `On ${reported.examples.toLocaleString('en')} test images: accuracy ` +
+    ? `On ${count(reported.examples)} test images: accuracy ` +
       `${percent(reported.accuracy)}, ${reported.average_bits.toFixed(2)} bits on average, ` +
       `${reported.relative_cost.toFixed(2)} times the cost of the lowest precision`
     : `An image leaves at a confidence of ${percent(Object.values(point.thresholds)[0])}`;
