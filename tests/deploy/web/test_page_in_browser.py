@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import hashlib
 import json
+import math
 import pathlib
 import re
 import threading
@@ -19,7 +20,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from dpoq_jax.deploy.onnx import image_files
+from dpoq_jax.deploy.onnx import graph_network, image_files
 from tests import browser as browser_lib
 from tests.deploy.web.conftest import HOSTILE, Server, Site, in_page
 
@@ -237,6 +238,25 @@ def test_it_needs_no_network_once_it_is_loaded(
   assert errors(opened) == []
 
 
+def test_a_picture_can_be_dropped_anywhere(
+  opened: webdriver.Chrome, server: Server, photo: pathlib.Path
+):
+  server.changed['photo.png'] = photo.read_bytes()
+  code = """
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([await (await fetch('/photo.png')).blob()], 'dropped.png'));
+    for (const type of ['dragover', 'drop']) {
+      const event = new DragEvent(type, {dataTransfer: transfer, bubbles: true, cancelable: true});
+      document.querySelector('h1').dispatchEvent(event);
+      if (!event.defaultPrevented) throw new Error(`${type}: the browser would open the file`);
+    }
+  """
+  in_page(opened, code)
+  wait_for_text(opened, 'name', 'dropped.png')
+  assert not opened.find_elements(By.CSS_SELECTOR, '#thumbs [aria-pressed=true]')
+  assert errors(opened) == []
+
+
 def test_what_is_no_image_is_named(opened: webdriver.Chrome, tmp_path: pathlib.Path):
   path = tmp_path / 'letter.png'
   path.write_text('no picture')
@@ -282,6 +302,37 @@ def modules(driver: webdriver.Chrome, server: Server) -> webdriver.Chrome:
   """The browser where modules of the page can be imported, but the page itself does not run."""
   driver.get(f'{server.address}/style.css')
   return driver
+
+
+def test_exits_are_decided_as_in_the_library(modules: webdriver.Chrome):
+  rng = np.random.default_rng(1)
+  logits: np.ndarray = rng.normal(0, 3, (7, 5)).astype(np.float32)
+  logits[3, 2], logits[4, 0], logits[5] = np.nan, np.inf, 2.0
+  code = """
+    const { combined, label, leaves, probabilities } = await import('/exit_rule.js');
+    const special = {nan: NaN, inf: Infinity};
+    const rows = given[0].map((row) => Float32Array.from(row, (each) => special[each] ?? each));
+    const run = rows.map((row, k) => probabilities(row, given[1][k]));
+    const most = run.map((each) => Math.max(...each));
+    return {
+      run, combined: combined(run.slice(0, 3), given[2]), labels: run.map(label),
+      at: run.map((each, k) => leaves(each, {thresholds: {4: most[k]}}, 4)),
+      above: run.map((each, k) => leaves(each, {thresholds: {4: most[k] * (1 + 2 ** -52)}}, 4)),
+    };
+  """
+  temperatures, weights = rng.uniform(0.3, 3, 7).tolist(), [0.2, 0.0, 1.7]
+  sent = [[each if math.isfinite(each) else str(each) for each in row] for row in logits.tolist()]
+  found = in_page(modules, code, sent, temperatures, weights)
+  wanted = [graph_network.probabilities(*each) for each in zip(logits, temperatures, strict=True)]
+  np.testing.assert_allclose(found['run'], wanted, rtol=1e-13)
+  np.testing.assert_array_equal(found['run'][3:6], np.full((3, 5), 0.2))
+  np.testing.assert_allclose(
+    found['combined'], graph_network.combined(wanted[:3], weights), rtol=1e-13
+  )
+  assert found['labels'] == np.argmax(wanted, axis=-1).tolist()
+  # A threshold that falls on a confidence lets the image leave.
+  assert found['at'] == [True] * 7
+  assert found['above'] == [False] * 7
 
 
 def test_digests_are_those_of_sha256(modules: webdriver.Chrome):
