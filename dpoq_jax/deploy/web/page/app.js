@@ -236,6 +236,7 @@ addEventListener('drop', (event) => {
   chooseFile(event.dataTransfer.files[0]);
 });
 
+view.showStatus('The runtime is arriving.');
 view.showNetwork(description);
 slider.value = description.current;
 view.showTests({ ...description, images: tests }, chooseTest);
