@@ -1,7 +1,8 @@
 """Writes a trained network as files for devices.
 
-    dpoq export --workdir=DIR --output=FOLDER [--format=onion|onnx|stablehlo]
+    dpoq export --workdir=DIR --output=FOLDER [--format=onion|onnx|stablehlo|web]
         [--operating-point=FILE] [--step=N|best] [--calibration-images=512] [--data-dir=D]
+        [--runtime=DIR] [--test-images=24]
 
 `onion`: a manifest and one file per ring, of which a device holds as many as it has room for.
 `onnx`: a graph per path, one per precision, one of the whole cascade, which stops by itself, and a
@@ -9,6 +10,9 @@
 images. Beside them are graphs and settings in the layout that optimum and transformers.js read
 (docs/onnx.md).
 `stablehlo`: the same graphs for JAX and other readers of StableHLO, on CPU, CUDA and TPU.
+`web`: a page for any static server, which runs the ONNX graphs of the paths as they arrive. Its
+runtime, onnxruntime-web, is brought by npm, or read from a folder that has it. A few images of the
+test split go with it, as PNG: with --test-images=0 none.
 
 The operating point of the workdir goes with it, if there is one, or another file's.
 
@@ -18,6 +22,7 @@ The operating point of the workdir goes with it, if there is one, or another fil
 import dataclasses
 import json
 import pathlib
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from dpoq_jax.cli import flags as shared
@@ -40,9 +45,13 @@ def define_flags(flags: shared.FlagValues) -> None:
   shared.define_data_dir(flags)
   shared.DEFINE_enum('format', 'onion', list(_WRITE), 'kind of files', flag_values=flags)
   shared.DEFINE_integer(
-    'calibration_images', 512, 'training images that ranges are chosen on, with --format=onnx',
+    'calibration_images', 512, 'training images that ranges are chosen on, with --format=onnx|web',
     flag_values=flags,
   )  # fmt: skip
+  shared.define_path('runtime', 'folder with onnxruntime-web, for --format=web without npm', flags)
+  shared.DEFINE_integer(
+    'test_images', 24, 'test images that go with --format=web', lower_bound=0, flag_values=flags
+  )
 
 
 def main(flags: shared.FlagValues) -> None:
@@ -130,6 +139,48 @@ def _write_stablehlo(
   )
 
 
+def _write_web(
+  output: pathlib.Path, trained: 'Trained[Onion]', flags: shared.FlagValues, known: dict[str, Any]
+) -> None:
+  """Writes the page, with operating points along the curve of the run's own."""
+  from dpoq_jax import from_run
+  from dpoq_jax.deploy.web import folder, runtime
+  from dpoq_jax.inference import operating_point
+  from dpoq_jax.reporting import choices
+
+  given = shared.optional_path(flags, 'runtime')
+  brought = runtime.from_npm() if given is None else runtime.read(given)
+  point, seed = None, 0
+  for shipped in known['operating_points']:
+    point = operating_point.from_json(json.dumps(shipped))
+    seed = (point.data and point.data.split_seed) or 0
+  held_out = from_run.held_out(trained, flags.data_dir, seed)
+  if point is None:
+    point = from_run.default_operating_point(trained, held_out)
+  evaluated = choices.evaluated_exits(point, held_out.calibration, held_out.reported)
+  offered = choices.choices_of_order(
+    point, point.order, held_out.calibration, evaluated, _POINTS_OF_A_PAGE
+  )
+  count = min(flags.test_images, len(held_out.reported))
+  dataset = _dataset_name(trained.config.data.name)
+  with tempfile.TemporaryDirectory() as temporary:
+    graphs = pathlib.Path(temporary) / 'graphs'
+    _write_onnx(graphs, trained, flags, known)
+    folder.write(
+      output,
+      graphs,
+      brought,
+      title=f'{trained.config.model.label} on {dataset}',
+      points=[_to_ship(each) for each in offered.points],
+      current=offered.current or 0,
+      examples=folder.Examples(
+        [held_out.images[index] for index in range(count)],
+        held_out.reported.labels[:count],
+        f'The first of those in {dataset} that had no part in choosing the operating point.',
+      ),
+    )
+
+
 def _source(trained: 'Trained[Onion]') -> dict[str, Any]:
   """Returns where a network comes from, as manifests have it."""
   return {'dataset': _dataset_name(trained.config.data.name), 'step': trained.step}
@@ -155,7 +206,14 @@ def _dataset_name(name: str) -> str:
   return '/'.join(path.parts[-2:]) if path.is_absolute() else name
 
 
-_WRITE = {'onion': _write_onion, 'onnx': _write_onnx, 'stablehlo': _write_stablehlo}
+_WRITE = {
+  'onion': _write_onion,
+  'onnx': _write_onnx,
+  'stablehlo': _write_stablehlo,
+  'web': _write_web,
+}
+# More than anyone tells apart on a slider.
+_POINTS_OF_A_PAGE = 60
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ import numpy as np
 
 from dpoq_jax.data import corrupt_records
 from dpoq_jax.data.examples import ExampleSet
+from dpoq_jax.inference import calibration as calibration_lib
 from dpoq_jax.inference import operating_point
 from dpoq_jax.inference.calibration import Examples, split
 from dpoq_jax.inference.operating_point import OperatingPoint
@@ -145,6 +146,25 @@ def held_out(trained: Trained[Onion], data_dir: str | None = None, split_seed: i
     split_seed,
     test_set.take(intact[second]).images,
   )
+
+
+def default_operating_point(trained: Trained[Onion], examples: HeldOut) -> OperatingPoint:
+  """Returns the operating point that `calibrate` would choose for a run that has none.
+
+  Args:
+    trained: the network.
+    examples: result of `held_out`.
+  """
+  return calibration_lib.choose(
+    examples.calibration,
+    examples.reported,
+    trained.network.bits,
+    calibration_lib.Settings(),
+    dataset=trained.config.data.name,
+    step=trained.step,
+    bitops=bitops(trained.network, trained.facts.image_shape),
+    split_seed=examples.split_seed,
+  )[0]
 
 
 def _examples(trained: Trained[Onion], image_set: ExampleSet) -> tuple[Examples, np.ndarray]:

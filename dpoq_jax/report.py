@@ -31,7 +31,6 @@ def main(flags: shared.FlagValues) -> None:
   with user_errors(data_flag=shared.DATA_DIR):
     # Imported once there is something to do, since JAX takes seconds.
     from dpoq_jax import from_run
-    from dpoq_jax.inference import calibration
     from dpoq_jax.reporting import page
     from dpoq_jax.training import metrics
 
@@ -48,16 +47,7 @@ def main(flags: shared.FlagValues) -> None:
         f'{examples.calibration.name}: reported examples may have had a part in the choice.'
       )
     if point is None:
-      point = calibration.choose(
-        examples.calibration,
-        examples.reported,
-        trained.network.bits,
-        calibration.Settings(),
-        dataset=config.data.name,
-        step=trained.step,
-        bitops=from_run.bitops(trained.network, trained.facts.image_shape),
-        split_seed=examples.split_seed,
-      )[0]
+      point = from_run.default_operating_point(trained, examples)
     written = page.write(
       shared.optional_path(flags, 'output') or directory / 'report',
       title=f'{config.model.label} on {config.data.name}',

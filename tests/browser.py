@@ -11,8 +11,12 @@ from selenium.webdriver.chrome.service import Service
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[webdriver.Chrome]:
-  """A browser that logs what its console and its network say; skips where there is none."""
+def opened(*flags: str) -> Iterator[webdriver.Chrome]:
+  """A browser that logs what its console and its network say; skips where there is none.
+
+  Args:
+    *flags: further flags of Chromium.
+  """
   commands = [shutil.which(name) for name in ('chromium', 'chromedriver')]
   if not all(commands):
     (pytest.fail if os.environ.get('CI') else pytest.skip)(
@@ -21,7 +25,7 @@ def opened() -> Iterator[webdriver.Chrome]:
   options = webdriver.ChromeOptions()
   options.binary_location = commands[0] or ''
   # Containers run it as root and have little shared memory.
-  for flag in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage'):
+  for flag in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', *flags):
     options.add_argument(flag)
   options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
   with pytest.MonkeyPatch.context() as patch:

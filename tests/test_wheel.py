@@ -82,6 +82,10 @@ def test_it_holds_configs_networks_and_what_pages_are_made_of(wheel: pathlib.Pat
   assert {
     f'dpoq_jax/reporting/{path.name}' for path in (ROOT / 'dpoq_jax/reporting').glob('page.*')
   } <= names
+  assert {
+    f'dpoq_jax/deploy/web/page/{path.name}'
+    for path in (ROOT / 'dpoq_jax/deploy/web/page').iterdir()
+  } <= names
   assert 'dpoq_jax/py.typed' in names
   own = {name for name in names if not name.startswith(('dpoq_jax/', 'dpoq_jax-'))}
   assert not own, 'it would install more than the package'

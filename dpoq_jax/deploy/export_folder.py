@@ -74,13 +74,16 @@ def write_graph(file: pathlib.Path, precision: int, content: bytes, **known: Any
     content: what the file is to hold.
     **known: further fields of the entry.
   """
+  return {'precision': precision, **write_file(file, content), **known}
+
+
+def write_file(file: pathlib.Path, content: bytes) -> dict[str, Any]:
+  """Writes a file; returns its name, size and digest, by which its reader checks it."""
   file.write_bytes(content)
   return {
-    'precision': precision,
     'file': file.name,
     'bytes': len(content),
     'sha256': hashlib.sha256(content).hexdigest(),
-    **known,
   }
 
 

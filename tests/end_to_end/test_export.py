@@ -8,13 +8,16 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 
+from dpoq_jax import from_run
 from dpoq_jax.data import in_memory
 from dpoq_jax.deploy import stablehlo
 from dpoq_jax.deploy.artifact import in_jax, rings
 from dpoq_jax.inference import operating_point
 from dpoq_jax.training import trained_network
+from tests import npm
 from tests.end_to_end import runs
 from tests.tiny_model import TinyNet
 
@@ -92,6 +95,32 @@ def test_a_run_is_exported_as_graphs(form: str, resnet_run: pathlib.Path, tmp_pa
   files = {entry['file'] for kind in ('paths', 'precisions') for entry in manifest[kind]}
   assert files == {f'{kind}_{b}.{form}' for kind in ('path', 'precision') for b in (2, 4)}
   assert files <= {path.name for path in folder.iterdir()}
+
+
+def test_a_run_is_exported_as_a_page(
+  resnet_run: pathlib.Path, tmp_path: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+):
+  flags = (f'--workdir={resnet_run}', f'--output={tmp_path / "page"}', '--format=web')
+  status, err = runs.refused('export', *flags, f'--runtime={tmp_path}')
+  assert status == 2
+  assert err.startswith(f'error: {tmp_path}')
+  assert len(err.splitlines()) == 1
+  assert not (tmp_path / 'page').exists()
+  runtime = npm.runtime_folder(tmp_path_factory)
+  done = runs.call('export', *flags, f'--runtime={runtime}', '--test-images=5')
+  assert done.returncode == 0, done.stderr
+  content = json.loads((tmp_path / 'page' / 'network.json').read_text())
+  assert (content['bits'], content['image_shape']) == ([2, 4], [8, 8, 1])
+  assert content['title'] == 'resnet8 on digits'
+  costs = [point['reported']['relative_cost'] for point in content['points']]
+  assert len(costs) > 2
+  assert costs[0] < costs[-1]
+  held_out = from_run.held_out(from_run.open_network(resnet_run))
+  for index, entry in enumerate(content['images']):
+    image = np.asarray(Image.open(tmp_path / 'page' / entry['file']))
+    np.testing.assert_array_equal(image, held_out.images[index][..., 0])
+    assert entry['label'] == held_out.reported.labels[index]
+  assert len(content['images']) == 5
 
 
 def test_summed_logits_and_companions_through_all_commands(tmp_path: pathlib.Path):

@@ -1,0 +1,1 @@
+"""Writes a folder that shows a network in a browser."""
