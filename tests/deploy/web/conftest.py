@@ -14,7 +14,7 @@ import pytest
 from selenium import webdriver
 
 from dpoq_jax import classifier
-from dpoq_jax.deploy.onnx import export, graph_network
+from dpoq_jax.deploy.onnx import decision, export, graph_network
 from dpoq_jax.deploy.web import folder, runtime
 from tests import npm
 from tests.conftest import once
@@ -54,7 +54,7 @@ def points_for(network: graph_network.Network, seen: np.ndarray) -> list[dict[st
   for graph, b in zip(network.manifest['paths'], bits, strict=True):
     outputs = network.run_graph(graph, feeds)
     feeds |= outputs
-    own = graph_network.probabilities(outputs['logits'], point['temperatures'][b])
+    own = decision.probabilities(outputs['logits'], point['temperatures'][b])
     confidence.append(own.max(axis=-1))
   shares = (0.0, 0.3, 0.6)
   thresholds = [

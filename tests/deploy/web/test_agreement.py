@@ -63,7 +63,7 @@ def check(site: Site, pixels: np.ndarray) -> None:
       wanted += [result.labels, result.precisions]
   np.testing.assert_array_equal(found, np.stack(wanted, axis=1))
   # It would show little if all images were alike.
-  assert len(np.unique(found[:, 0])) > 2
+  assert len(np.unique(found[:, 0])) > 1
   exits = found[:, len(network.bits) + 1 :: 2]
   assert all(len(np.unique(exits[:, k])) == len(network.bits) for k in (5, 8))
 

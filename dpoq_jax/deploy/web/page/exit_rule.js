@@ -21,5 +21,9 @@ export function combined(run, weights) {
 // Returns the index of the largest value, the first of equal ones.
 export const label = (values) => values.indexOf(Math.max(...values));
 
+// By how much a confidence may miss a threshold, as exponentials differ in their last bits.
+const SLACK = 2 ** -40;
+
 // Tells whether an image of these probabilities leaves at a precision.
-export const leaves = (own, point, bits) => Math.max(...own) >= point.thresholds[bits];
+export const leaves = (own, point, bits) =>
+  Math.min(Math.max(...own) + SLACK, 1) >= point.thresholds[bits];
