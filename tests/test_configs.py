@@ -5,6 +5,7 @@ A file added to `dpoq_jax/configs/` is covered without a change here, unless its
 """
 
 import pathlib
+import re
 from typing import Any
 
 from absl import flags
@@ -35,9 +36,11 @@ DATA = {
 }
 """By the name of a data set: the fixture that is a data directory with it; None if embedded."""
 
+# Which take up to a minute to compile.
+_DEEP = re.compile('mobilenet|vgg|imagenet')
+
 SMOKE = [
-  # Of 50 layers, which take half a minute to compile.
-  pytest.param(path, id=path.stem, marks=[pytest.mark.nightly] if 'mobilenet' in path.stem else [])
+  pytest.param(path, id=path.stem, marks=[pytest.mark.nightly] if _DEEP.search(path.stem) else [])
   for path in CONFIGS
 ]
 

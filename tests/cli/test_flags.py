@@ -109,6 +109,7 @@ OPTIONAL = [
   ('data.image_size', 224), ('data.dir', '/x'), ('data.test_split', 'x'), ('model.width', 8),
   ('quantization.clip_init', 0.5), ('optimizer.clip_weight_decay', 1e-4), ('init_from', 'x'),
   ('optimizer.latent_weight_decay', 0.0), ('checkpoint_every', 7), ('steps_per_dispatch', 3),
+  ('objective.companion_rings', 2),
 ]  # fmt: skip
 
 

@@ -49,7 +49,7 @@ SMALL = {
   'bottlenecks': ({'depth': 50, 'width': 4}, 32),
 }
 # Of 18 to 53 layers, which take long to compile: nightly.
-DEEP = ('mobilenet', 'imagenet_resnet', 'bottlenecks')
+DEEP = ('mobilenet', 'vgg', 'imagenet_resnet', 'bottlenecks')
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
@@ -139,6 +139,7 @@ def test_what_is_no_model_is_refused(name: str, sizes: dict, message: str):
     models.build(name, 3, sizes)
 
 
+@pytest.mark.nightly
 def test_unsigned_codes_are_pooled_and_linear_bottlenecks_are_signed():
   network, variables, images = small('mobilenet', bits=(2,))
 
