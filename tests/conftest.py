@@ -91,9 +91,11 @@ def once(
   path, done = root / name, root / f'{name}.done'
   with (root / f'{name}.lock').open('w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
+    maker = f'{make.__module__}.{make.__qualname__}'
     if not done.exists():
       make(path)
-      done.touch()
+      done.write_text(maker)
+    assert done.read_text() == maker, f'{name}: two fixtures have directories of this name'
   return path
 
 

@@ -97,7 +97,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, runtime_folder: pathlib.Path)
   """The page, with ranges measured on generated images."""
   ranges, seen = images(64, (32, 32, 3)), images(64, (32, 32, 3), seed=1)
   return read_site(
-    once(tmp_path_factory, 'site', lambda path: write_site(path, ranges, seen, runtime_folder))
+    once(tmp_path_factory, 'web_page', lambda path: write_site(path, ranges, seen, runtime_folder))
   )
 
 

@@ -92,7 +92,7 @@ def cifar_site(
     train = in_memory.load('cifar10', 'train', str(cifar10_data_dir)).images
     write_site(path, np.asarray(train[:512]), test[:500], runtime_folder)
 
-  return read_site(once(tmp_path_factory, 'cifar_site', make)), test
+  return read_site(once(tmp_path_factory, 'web_page_of_cifar', make)), test
 
 
 @pytest.mark.nightly
