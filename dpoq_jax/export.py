@@ -36,6 +36,14 @@ if TYPE_CHECKING:
   from dpoq_jax.training.trained_network import Trained
 
 
+# Flags that say nothing to other formats.
+_ONLY_WITH = {
+  'calibration_images': ('onnx', 'web'),
+  'runtime': ('web',),
+  'test_images': ('web',),
+}
+
+
 def define_flags(flags: shared.FlagValues) -> None:
   """Defines the flags of the command."""
   shared.define_workdir(flags)
@@ -59,6 +67,7 @@ def main(flags: shared.FlagValues) -> None:
   directory = shared.required_path(flags, 'workdir')
   output = shared.required_path(flags, 'output')
   with user_errors(data_flag=shared.DATA_DIR):
+    _check_of_use(flags)
     # Imported once there is something to do, since JAX takes seconds.
     import jax
 
@@ -79,6 +88,16 @@ def main(flags: shared.FlagValues) -> None:
     with export_folder.emptied_on_failure(output):
       _WRITE[flags.format](output, trained, flags, known)
   Console().print(f'written to {output}', soft_wrap=True)
+
+
+def _check_of_use(flags: shared.FlagValues) -> None:
+  """Refuses flags that the format has no use for."""
+  for name, formats in _ONLY_WITH.items():
+    if flags[name].present and flags.format not in formats:
+      raise ValueError(
+        f'--{name.replace("_", "-")} is of no use with --format={flags.format}: it is for '
+        f'{" and ".join(formats)}.'
+      )
 
 
 def _write_onion(

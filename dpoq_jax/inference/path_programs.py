@@ -1,8 +1,8 @@
 """Defines the programs that a cascade runs on the device.
 
-There is one that runs a path on a batch, one that runs all paths on a single input, and two that
-copy inputs between batches. Each is compiled once for a network and a batch size, whichever cascade
-runs it.
+There is one that runs a path on a batch, and two that copy inputs between batches; that of a small
+batch, all paths in one, is in `small_batch`. Each is compiled once for a network and a batch size,
+whichever cascade runs it.
 """
 
 from collections.abc import Mapping

@@ -97,6 +97,25 @@ def test_a_run_is_exported_as_graphs(form: str, resnet_run: pathlib.Path, tmp_pa
   assert files <= {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.parametrize(
+  ('given', 'formats'),
+  [
+    ('--runtime=there', ('onion', 'onnx', 'stablehlo')),
+    ('--test-images=5', ('onion', 'onnx', 'stablehlo')),
+    ('--calibration-images=8', ('onion', 'stablehlo')),
+  ],
+)
+def test_flags_of_other_formats_are_refused(
+  tmp_path: pathlib.Path, given: str, formats: tuple[str, ...]
+):
+  for kind in formats:
+    flags = (f'--workdir={tmp_path}', f'--output={tmp_path / "to"}', f'--format={kind}', given)
+    status, err = runs.refused('export', *flags)
+    assert status == 2
+    assert err.startswith(f'error: {given.partition("=")[0]} is of no use with --format={kind}: ')
+    assert len(err.splitlines()) == 1
+
+
 def test_a_run_is_exported_as_a_page(
   resnet_run: pathlib.Path, tmp_path: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ):
