@@ -144,7 +144,7 @@ def load_pretrained(name: str, *, max_bits: int | None = None) -> Classifier:
   """Opens a network that comes with the library.
 
   Args:
-    name: one of `dpoq_jax.pretrained.names()`, such as `cifar10_resnet8`.
+    name: one of `dpoq_jax.pretrained.names()`, such as `cifar10_resnet20`.
     max_bits: most bits of a precision that is kept; all are by default.
 
   Raises:

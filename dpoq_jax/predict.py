@@ -19,7 +19,7 @@ In CSV every field is quoted, and one that a spreadsheet would take for a formul
 --shard=I/N, I from 1 to N, labels one of N parts, for several machines to share a set: their
 outputs one after the other are the whole one, as the first alone has the CSV header.
 
-    dpoq predict --pretrained=cifar10_resnet8 photos
+    dpoq predict --pretrained=cifar10_resnet20 photos
     dpoq predict --workdir=runs/mine 'photos/*.jpg' --top=5 --output=labels.csv
 """
 

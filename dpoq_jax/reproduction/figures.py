@@ -3,7 +3,7 @@
 Figure 3 is of Table 1's system. Figure 5 is of the paper's onion and the recipe's, side by side.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import pathlib
 
 from dpoq_jax import from_run
@@ -27,6 +27,8 @@ _PAPER_FIGURE_3 = {1.0: 65.3, 2.0: 70.0, 8.0: 71.8}
 def runs_of(figure: str, scale: Scale) -> tuple[dict[str, Run], str]:
   """Returns the runs that a figure is about, by network, and the name of their network and data.
 
+  Of a scale that has several architectures it is the last, which is the largest.
+
   Raises:
     ValueError: if the figure is not made at this scale.
   """
@@ -34,13 +36,14 @@ def runs_of(figure: str, scale: Scale) -> tuple[dict[str, Run], str]:
   table, systems = 'table1', ('scaled gradients + PSBN',)
   if figure == average_bits.FIGURE:
     table, systems = 'recipe', average_bits.NETWORKS
-  first = [_first(table, system, scale) for system in systems]
-  return {cell.system: cell.run for cell in first}, first[0].part
+  cells = tables.cells(table, scale)
+  part = cells[-1].part
+  return {system: _first(cells, part, system).run for system in systems}, part
 
 
-def _first(table: str, system: str, scale: Scale) -> Cell:
-  """Returns the first cell of a system in a table, of its first seed."""
-  return next(cell for cell in tables.cells(table, scale) if cell.system == system)
+def _first(cells: Sequence[Cell], part: str, system: str) -> Cell:
+  """Returns the first cell of a system in a part of a table, of its first seed."""
+  return next(cell for cell in cells if (cell.part, cell.system) == (part, system))
 
 
 def measure(

@@ -21,6 +21,9 @@ from dpoq_jax.reproduction.cells import (
 )
 from dpoq_jax.reproduction.runs import Run
 
+# What is made at scale `long`, too.
+_LONG = ('recipe', 'figure5')
+
 
 def cells(table: str, scale: Scale) -> list[Cell]:
   """Returns all cells of a table at a scale, in the order of its rows.
@@ -40,7 +43,7 @@ def check_scale(name: str, scale: Scale) -> None:
   Raises:
     ValueError: if it is not.
   """
-  scales = [each for each in SCALES if each != 'long' or name == 'recipe']
+  scales = [each for each in SCALES if each != 'long' or name in _LONG]
   if scale.name not in scales:
     raise ValueError(f'{name} is not made at scale {scale.name}: give {", ".join(scales)}.')
 

@@ -106,7 +106,7 @@ def test_the_ablation(tmp_path: pathlib.Path):
     ('table4', ['--scale=smoke'], 'table4: there are table1, '),
     ('table1', [], '--scale=smoke|cpu|long|paper is required'),
     ('table1', ['--scale=huge'], '--scale'),
-    ('figure5', ['--scale=long'], 'figure5 is not made at scale long: give smoke, cpu, paper.'),
+    ('figure3', ['--scale=long'], 'figure3 is not made at scale long: give smoke, cpu, paper.'),
     ('ablation', ['--scale=long'], 'ablation is not made at scale long: give smoke, cpu, paper.'),
     ('figure3', ['--scale=smoke', '--notrain'], 'none of the 1 networks of figure3 is in'),
     ('table1', ['--scale=smoke', '--notrain'], 'none of the 11 results of table1 is in'),

@@ -15,7 +15,7 @@ from dpoq_jax.core.names import path_name
 from dpoq_jax.core.spec import LayerOptions, Merge, PathSpec
 from dpoq_jax.network import from_config
 from dpoq_jax.network.companions import Companions
-from dpoq_jax.network.gradient_scale import bit_ratio, whole_gradient
+from dpoq_jax.network.gradient_scale import bit_ratio, no_gradient, whole_gradient
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.training import objective
 from tests.tiny_model import TinyNet
@@ -221,6 +221,25 @@ def test_what_a_companion_received_is_scaled_as_for_its_path():
     half = jax.tree.map(lambda leaf: leaf / 2, whole[row]['path_2'])
     chex.assert_trees_all_close(scaled[row]['path_2'], half, rtol=1e-4, atol=1e-7)
     chex.assert_trees_all_close(scaled[row]['path_4'], whole[row]['path_4'], rtol=1e-4, atol=1e-7)
+
+
+def test_without_gradients_from_above_the_lowest_ring_is_trained_as_a_network_of_its_own():
+  """Which is what results of `mode=separate` are explained by."""
+  _, variables = trained()
+  alone = Companions(onion((2,)), (4, 8), 1)
+  mine = [name for name in variables['params'] if '_2' in name]
+  assert sorted(mine) == ['companion_2_4', 'companion_2_8', 'path_2']
+  own = {name: variables['params'][name] for name in mine}
+  statistics = {'psbn_2': variables['psbn_2']}
+
+  def loss(params: Any) -> jax.Array:
+    logits, _ = alone.apply_and_update({'params': params, **statistics}, IMAGES)
+    return objective.cross_entropy(logits, LABELS).sum()
+
+  within = jax.tree.map(lambda *rows: sum(rows), *gradients(no_gradient))
+  chex.assert_trees_all_close(
+    {name: within[name] for name in mine}, jax.grad(loss)(own), rtol=1e-5, atol=1e-7
+  )
 
 
 @pytest.mark.parametrize('fixed', [1, 2, 3])

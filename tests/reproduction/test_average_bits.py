@@ -113,6 +113,12 @@ def test_limits_are_kept_on_the_half_they_are_chosen_on():
   assert bits[-1] <= 8
 
 
+def test_figure_5_is_of_the_largest_network_of_a_scale():
+  wanted, part = figures.runs_of('figure5', SCALES['long'])
+  assert part.startswith('ResNet-20')
+  assert [run.expected_config().model.depth for run in wanted.values()] == [20, 20]
+
+
 @pytest.mark.parametrize('scale', ['smoke', 'cpu', 'paper'])
 def test_the_networks_of_figure_5_differ_by_the_recipe(scale: str):
   wanted, part = figures.runs_of('figure5', SCALES[scale])
