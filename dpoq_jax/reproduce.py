@@ -14,8 +14,8 @@ Results that RESULTS has, such as those that come with the repository, count as 
 says how many they are. --fresh trains all anew: it takes and keeps results in DIR/SCALE/results
 alone, and leaves RESULTS as it is.
 
-`figure5` is of the paper's onion and the recipe's, of the largest network of the scale; it shows the
-one that there is, if the other is missing.
+`figure5` is of the paper's onion and the recipe's, of the largest network of the scale; it shows
+the one that there is, if the other is missing.
 
 `ablation` is what each change to the training of an onion gains alone, `recipe` the onion with
 those that gain against the paper's, individual networks and shared kernels, `noise` how far apart
@@ -23,8 +23,8 @@ the same onion comes out over seeds, and over roundings of one seed. Each has a 
 ABLATION.md, RECIPE.md or NOISE.md, which names the runs that are missing.
 
 `smoke` takes minutes (the embedded digits), `cpu` hours on two cores (CIFAR-10, ResNet-8), `paper`
-is the paper's schedule in full, for a GPU. `long`, for `recipe` and `figure5` alone, is between them:
-30 epochs of ResNet-8, 20 of ResNet-20.
+is the paper's schedule in full, for a GPU. `long`, for `recipe` and `figure5` alone, is between
+them: 30 epochs of ResNet-8, 20 of ResNet-20.
 """
 
 import pathlib
