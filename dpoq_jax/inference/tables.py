@@ -10,7 +10,7 @@ from dpoq_jax.inference.operating_point import OperatingPoint
 from dpoq_jax.inference.records import Outcome, Target
 
 # The column of what a target limits, where no other column shows it.
-_LIMITED = {'max_accuracy_drop': 'drop, points', 'relative_cost': 'cost'}
+_LIMITED = {'max_accuracy_drop': 'drop', 'relative_cost': 'cost'}
 
 
 def comparison(
@@ -27,10 +27,11 @@ def comparison(
   assert target is not None
   limited = [_LIMITED[target.kind]] if target.kind in _LIMITED else []
   columns = ['top-1 %', 'bits', *limited, *(['met'] if target.kind != 'key' else [])]
+  units = '; drops in points' if target.kind == 'max_accuracy_drop' else ''
   table = _table(
-    f'Target: {target.kind} = {target.value:g}',
+    f'Target: {target.kind} = {target.value:g}{units}',
     [
-      'combination',
+      'combine',
       *(f'chosen on: {columns[0]}', *columns[1:]),
       *(f'reported: {columns[0]}', *columns[1:]),
     ],
@@ -69,7 +70,7 @@ def promise(
     f'Confidence {found.confidence:g}: a drop of {100 * found.drop:.2f} points on '
     f'{found.bounded_on} calibration examples, on new data {kept} {100 * found.bound:.2f}',
     (
-      *('', 'combination', 'chosen on: top-1 %', 'bits'),
+      *('', 'combine', 'chosen on: top-1 %', 'bits'),
       *('reported: top-1 %', 'bits', 'drop, points', 'cost'),
     ),
   )
@@ -162,5 +163,6 @@ def _limited(target: Target, value: float) -> str:
 def _table(title: str, columns: Iterable[str]) -> rich.table.Table:
   table = rich.table.Table(title=title)
   for column in columns:
-    table.add_column(column, justify='right')
+    # Where a terminal is narrow heads are wrapped, but not inside a word.
+    table.add_column(column, justify='right', min_width=max(map(len, column.split()), default=0))
   return table

@@ -1,10 +1,13 @@
 import dataclasses
+import io
+import re
 from typing import Any
 
 import numpy as np
 
 from dpoq_jax.inference import calibration, curve, tables
 from dpoq_jax.inference.operating_point import Target
+from dpoq_jax.runtime.console import Console
 from tests.inference import problems
 
 CALIBRATION, REPORTED = problems.examples(300, seed=1), problems.examples(500, seed=2)
@@ -57,7 +60,8 @@ def test_comparison_shows_what_the_target_limits_and_whether_that_holds_on_both_
   for value in (0.0, 0.01, 0.02, 0.05):
     compared = choose(Target(kind='max_accuracy_drop', value=value))
     table = tables.comparison(compared, CALIBRATION, REPORTED)
-    assert headers(table)[3:5] == ['drop, points', 'met']
+    assert headers(table)[3:5] == ['drop', 'met']
+    assert str(table.title).endswith('; drops in points')
     for line, point in zip(cells(table), compared, strict=True):
       drops = [
         reference - outcome.accuracy
@@ -140,6 +144,27 @@ def test_a_promise_is_shown_beside_what_is_hoped_for():
   assert 'on new data perhaps' in str(unmet.title)
   assert cells(unmet)[1][0] == 'not promised'
   assert tables.best(promised, 1).title == f'Kept: {promised.combine}, as promised'
+
+
+def test_no_head_is_broken_inside_a_word_in_a_terminal_of_80_columns():
+  dropped = choose(Target(kind='max_accuracy_drop', value=0.05), confidence=0.8)
+  for compared in (choose(), choose(Target(kind='max_accuracy_drop', value=0.05))):
+    point = compared[0]
+    equal = calibration.equal_bits(point, CALIBRATION, REPORTED, problems.BITS)
+    for table in (
+      tables.comparison(compared, CALIBRATION, REPORTED),
+      tables.promise(point, dropped[0], REPORTED),
+      tables.equal_bits(point, equal, problems.examples(600, seed=3)),
+      tables.best(point.model_copy(update={'temperatures': {2: 0.5, 4: 1.5, 8: 2.0}}), 1),
+    ):
+      console = Console(width=80, file=io.StringIO())
+      console.print(table)
+      assert isinstance(console.file, io.StringIO)
+      # All of it: the right border, too.
+      assert '┓' in console.file.getvalue()
+      shown = re.split(r'[^\w,:.%-]+', console.file.getvalue())
+      for head in headers(table):
+        assert set(re.sub('[()]', ' ', head).split()) <= set(shown), head
 
 
 def test_best_has_a_line_per_precision():
