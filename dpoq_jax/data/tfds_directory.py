@@ -94,8 +94,14 @@ def check_directory(name: str, path: pathlib.Path, *, repair: str, convert: str)
 
   Raises:
     FileNotFoundError: if files are missing.
-    ValueError: if the records are stored in another format than array_record.
+    ValueError: if the records are stored in another format than array_record, or something in it
+      is no file that can be read.
   """
+  # What TFDS opens cannot be interrupted, and a pipe in place of a file may have no end.
+  if strange := [each for each in path.glob('*') if not (each.is_file() or each.is_dir())]:
+    raise ValueError(
+      f'data set {name} in {path} is damaged: {repair} ({strange[0].name} is no regular file)'
+    )
   try:
     info = json.loads((path / 'dataset_info.json').read_text())
     prefix = info.get('name', name)

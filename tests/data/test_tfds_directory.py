@@ -1,7 +1,9 @@
 """Tests of `dpoq_jax.data.tfds_directory`, most of them by way of `in_memory.load`."""
 
 import json
+import os
 import pathlib
+import re
 import shlex
 
 import pytest
@@ -109,6 +111,21 @@ class TestPrepared:
     info.write_text(json.dumps(json.loads(info.read_text()) | {'name': name}))
     with pytest.raises(FileNotFoundError, match='lacks train files: delete that directory'):
       in_memory.load('cifar10', 'train', tmp_path)
+
+  def test_a_pipe_is_not_waited_for(self, tiny_cifar10: TinyCifar, tmp_path: pathlib.Path):
+    version = prepared(tiny_cifar10, tmp_path)
+    names = [path.name for path in version.iterdir()]
+    assert {'dataset_info.json', 'features.json', 'label.labels.txt'} < set(names)
+    options, tally = streamed.Options(32, 36), corrupt_records.Tally(0)
+    for name in names:
+      (version / name).rename(tmp_path / 'kept')
+      os.mkfifo(version / name)
+      message = f'damaged: .*{re.escape(name)} is no regular file'
+      with pytest.raises(ValueError, match=message):
+        in_memory.load('cifar10', 'train', tmp_path)
+      with pytest.raises(ValueError, match=message):
+        streamed.load('cifar10/3.0.2', 'train', tmp_path, options, tally)
+      (tmp_path / 'kept').rename(version / name)
 
   @pytest.mark.parametrize('found', [19, 21])
   def test_files_of_more_or_fewer_records_than_described_are_refused(
