@@ -155,8 +155,9 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
   repair = tfds_directory.how_to_repair(name, path)
   builder = tfds_directory.open_builder(name, path, repair=repair)
   tfds_directory.check_counts(name, path, builder.info, split, repair=repair)
-  sources = [pathlib.Path(each) for each in builder.info.splits[split].filepaths]
   try:
+    # TFDS raises what it happens to where there is no such split.
+    sources = [pathlib.Path(each) for each in builder.info.splits[split].filepaths]
     images, labels = decoded.decoded(path, split, sources, lambda: _read_records(builder, split))
     return ImageSet(images, labels, tuple(builder.info.features['label'].names), split)
   except MemoryError:

@@ -94,8 +94,14 @@ def check_directory(name: str, path: pathlib.Path, *, repair: str, convert: str)
 
   Raises:
     FileNotFoundError: if files are missing.
-    ValueError: if the records are stored in another format than array_record.
+    ValueError: if the records are stored in another format than array_record, or something in it
+      is no file that can be read.
   """
+  # What TFDS opens cannot be interrupted, and a pipe in place of a file may have no end.
+  if strange := [each for each in path.glob('*') if not (each.is_file() or each.is_dir())]:
+    raise ValueError(
+      f'data set {name} in {path} is damaged: {repair} ({strange[0].name} is no regular file)'
+    )
   try:
     info = json.loads((path / 'dataset_info.json').read_text())
     prefix = info.get('name', name)
@@ -112,7 +118,7 @@ def check_directory(name: str, path: pathlib.Path, *, repair: str, convert: str)
       f'data set {name} in {path} is stored as {formats[0]}, which only TensorFlow reads: {convert}'
     )
   for split, count in shards.items():
-    if len(list(path.glob(f'{prefix}-{split}.array_record-*'))) != count:
+    if len(_record_files(path, prefix, split)) != count:
       raise FileNotFoundError(f'data set {name} in {path} lacks {split} files: {repair}')
 
 
@@ -160,7 +166,7 @@ def check_counts(name: str, path: pathlib.Path, info: Any, split: str, *, repair
   for each in info.splits.values():
     if each.name not in split:
       continue
-    paths = sorted(path.glob(f'{info.name}-{each.name}.array_record-*'))
+    paths = _record_files(path, info.name, each.name)
     try:
       with concurrent.futures.ThreadPoolExecutor() as pool:
         found = list(pool.map(_records, paths))
@@ -231,6 +237,13 @@ def _classes(features: Any) -> Iterator[str]:
   elif isinstance(features, list):
     for value in cast(list[Any], features):
       yield from _classes(value)
+
+
+def _record_files(path: pathlib.Path, prefix: str, split: str) -> list[pathlib.Path]:
+  """Returns the record files of a split, sorted."""
+  # Not by a pattern of names: both come from a file, and not all text is one.
+  start = f'{prefix}-{split}.array_record-'
+  return sorted(each for each in path.iterdir() if each.name.startswith(start))
 
 
 def _records(path: pathlib.Path) -> int:

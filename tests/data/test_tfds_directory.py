@@ -1,7 +1,9 @@
 """Tests of `dpoq_jax.data.tfds_directory`, most of them by way of `in_memory.load`."""
 
 import json
+import os
 import pathlib
+import re
 import shlex
 
 import pytest
@@ -83,6 +85,47 @@ class TestPrepared:
     shard.unlink()
     with pytest.raises(FileNotFoundError, match='lacks test files: delete that directory'):
       in_memory.load('cifar10', 'train', tmp_path)
+
+  @pytest.mark.parametrize('names', [[], ['test'], ['training', 'test'], ['', 'test']])
+  def test_a_split_that_is_not_described_is_noticed(
+    self, tiny_cifar10: TinyCifar, tmp_path: pathlib.Path, names: list[str]
+  ):
+    version = prepared(tiny_cifar10, tmp_path)
+    info = version / 'dataset_info.json'
+    content = json.loads(info.read_text())
+    (test,) = (each for each in content['splits'] if each['name'] == 'test')
+    others = [{**test, 'name': name, 'shardLengths': []} for name in names if name != 'test']
+    content['splits'] = [*others, *([test] if 'test' in names else [])]
+    info.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f'data set cifar10 in {version} is damaged: delete'):
+      in_memory.load('cifar10', 'train', tmp_path)
+    options, tally = streamed.Options(32, 36), corrupt_records.Tally(0)
+    with pytest.raises(ValueError, match=r"^data set cifar10/3.0.2 .*(no split 'train'|damaged)"):
+      streamed.load('cifar10/3.0.2', 'train', tmp_path, options, tally)
+
+  @pytest.mark.parametrize('name', ['/cifar10', '**x', '../cifar10', '[c]ifar10', 'cifar*', '\0'])
+  def test_a_name_that_is_no_start_of_a_file_is_noticed(
+    self, tiny_cifar10: TinyCifar, tmp_path: pathlib.Path, name: str
+  ):
+    info = prepared(tiny_cifar10, tmp_path) / 'dataset_info.json'
+    info.write_text(json.dumps(json.loads(info.read_text()) | {'name': name}))
+    with pytest.raises(FileNotFoundError, match='lacks train files: delete that directory'):
+      in_memory.load('cifar10', 'train', tmp_path)
+
+  def test_a_pipe_is_not_waited_for(self, tiny_cifar10: TinyCifar, tmp_path: pathlib.Path):
+    version = prepared(tiny_cifar10, tmp_path)
+    names = [path.name for path in version.iterdir()]
+    assert {'dataset_info.json', 'features.json', 'label.labels.txt'} < set(names)
+    options, tally = streamed.Options(32, 36), corrupt_records.Tally(0)
+    for name in names:
+      (version / name).rename(tmp_path / 'kept')
+      os.mkfifo(version / name)
+      message = f'damaged: .*{re.escape(name)} is no regular file'
+      with pytest.raises(ValueError, match=message):
+        in_memory.load('cifar10', 'train', tmp_path)
+      with pytest.raises(ValueError, match=message):
+        streamed.load('cifar10/3.0.2', 'train', tmp_path, options, tally)
+      (tmp_path / 'kept').rename(version / name)
 
   @pytest.mark.parametrize('found', [19, 21])
   def test_files_of_more_or_fewer_records_than_described_are_refused(

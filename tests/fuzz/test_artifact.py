@@ -69,26 +69,25 @@ def test_artifacts(count: int, written: Any, tmp_path: pathlib.Path, capsys):
   inspect = importlib.import_module('dpoq_jax.inspect.__main__')
   expected, rng = jax.tree.leaves(example.variables), np.random.default_rng(7)
   refused: list[str] = []
-  with mutations.little_memory():
-    for number in range(count):
-      changed, agrees = damaged(rng, files)
-      for name, content in changed.items():
-        (tmp_path / name).write_bytes(content)
-      with mutations.no_hang():
-        try:
-          artifact = rings.load(tmp_path)
-          inspect.main(None, str(tmp_path))
-          shown = capsys.readouterr().out
-          assert shown.replace('\n', '').isprintable(), number
-          # Tracing a network takes a hundred times as long as all else.
-          if agrees and number % 10 == 0:
-            in_jax.network_of(artifact)
-        except ArtifactError as error:
-          refused.append(str(error))
-          continue
-      if not agrees:
-        for a, b in zip(jax.tree.leaves(artifact.variables), expected, strict=True):
-          np.testing.assert_array_equal(a, b, strict=True, err_msg=str(number))
+  for number in range(count):
+    changed, agrees = damaged(rng, files)
+    for name, content in changed.items():
+      (tmp_path / name).write_bytes(content)
+    with mutations.no_hang():
+      try:
+        artifact = rings.load(tmp_path)
+        inspect.main(None, str(tmp_path))
+        shown = capsys.readouterr().out
+        assert shown.replace('\n', '').isprintable(), number
+        # Tracing a network takes a hundred times as long as all else.
+        if agrees and number % 10 == 0:
+          in_jax.network_of(artifact)
+      except ArtifactError as error:
+        refused.append(str(error))
+        continue
+    if not agrees:
+      for a, b in zip(jax.tree.leaves(artifact.variables), expected, strict=True):
+        np.testing.assert_array_equal(a, b, strict=True, err_msg=str(number))
   # Some change nothing that matters: an accuracy, a class name, a float.
   assert count / 2 < len(refused) < count
   assert all(len(message) < 3000 and len(message.splitlines()) == 1 for message in refused)

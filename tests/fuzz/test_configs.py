@@ -37,6 +37,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 @mutations.counts
+@mutations.no_hang(200)
 def test_json(count: int):
   rng, taken = np.random.default_rng(0), 0
   refusals: list[Exception] = []
@@ -56,6 +57,7 @@ def test_json(count: int):
 
 
 @mutations.counts
+@mutations.no_hang(200)
 def test_flags(count: int):
   rng, taken = np.random.default_rng(1), 0
   found: list[config_lib.Config] = []
@@ -84,6 +86,7 @@ def test_flags(count: int):
 
 
 @mutations.counts
+@mutations.no_hang(200)
 def test_variants(count: int):
   rng, refusals = np.random.default_rng(2), list[Exception]()
   parts = ('bits=2-4', 'system=joint', 'width=8', 'smoke', 'merge=psbn', 'activations=match', ',')

@@ -8,6 +8,7 @@ import sys
 from unittest import mock
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from dpoq_jax.deploy.onnx import export, graph_network, predict
@@ -16,6 +17,15 @@ from tests.conftest import once
 from tests.deploy.conftest import IMAGES, frozen
 from tests.fuzz import mutations
 from tests.fuzz.test_artifact import with_digest
+
+FLAGS = (
+  [],
+  ['--max-bits=2'],
+  ['--precision=4'],
+  # By the graph of the whole cascade.
+  ['--batch-size=1'],
+  ['--batch-size=1', '--max-bits=2'],
+)
 
 
 @pytest.fixture(scope='module')
@@ -59,42 +69,49 @@ def damaged(rng: np.random.Generator, files: dict[str, bytes]) -> dict[str, byte
 def test_onnx_folders(
   count: int, files: dict[str, bytes], tmp_path: pathlib.Path, monkeypatch, capsys
 ):
+  opened: set[bytes] = set()
+
   # Opened anew for every input, the same graphs would take most of the time.
-  opened = functools.cache(graph_network.session)
-  monkeypatch.setattr(graph_network, 'session', opened)
+  @functools.cache
+  def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
+    opened.add(model)
+    return original(model, threads)
+
+  original = graph_network.session
+  monkeypatch.setattr(graph_network, 'session', session)
   monkeypatch.setattr(predict, '__file__', str(tmp_path / 'predict.py'))
   rng, predicted = np.random.default_rng(7), 0
-  with mutations.little_memory():
-    for number in range(count):
-      changed = damaged(rng, files)
-      for name, content in changed.items():
-        if (tmp_path / name).is_file() and (tmp_path / name).read_bytes() == content:
-          continue
-        (tmp_path / name).write_bytes(content)
-      output = tmp_path / f'found{rng.choice([".csv", ".npz"])}'
-      flags = [[], ['--max-bits=2'], ['--precision=4']][rng.integers(3)]
-      arguments = ['predict.py', str(tmp_path / 'images.npy'), f'--output={output}', *flags]
-      monkeypatch.setattr(sys, 'argv', arguments)
-      stdout = io.TextIOWrapper(io.BytesIO(), 'utf-8')
-      with mutations.no_hang(), mock.patch.object(sys, 'stdout', stdout):
-        status = predict.main()
-      err = capsys.readouterr().err
-      if status:
-        assert status == 2, number
-        assert len(err.splitlines()) == 1, number
-        assert err[:-1].isprintable(), number
-        assert len(err) < 1500, number
-        assert not output.exists(), number
+  for number in range(count):
+    changed = damaged(rng, files)
+    for name, content in changed.items():
+      if (tmp_path / name).is_file() and (tmp_path / name).read_bytes() == content:
         continue
-      predicted += 1
-      assert not err, number
-      stdout.seek(0)
-      lines = stdout.read()[:-1].split('\n')
-      probabilities = [float(line.split('\t')[2]) for line in lines]
-      assert all(0 <= each <= 1 for each in probabilities), number
-      assert all(line.replace('\t', '').isprintable() for line in lines), number
-      assert output.stat().st_size
-      output.unlink()
+      (tmp_path / name).write_bytes(content)
+    output = tmp_path / f'found{rng.choice([".csv", ".npz"])}'
+    flags = FLAGS[rng.integers(len(FLAGS))]
+    arguments = ['predict.py', str(tmp_path / 'images.npy'), f'--output={output}', *flags]
+    monkeypatch.setattr(sys, 'argv', arguments)
+    stdout = io.TextIOWrapper(io.BytesIO(), 'utf-8')
+    with mutations.no_hang(), mock.patch.object(sys, 'stdout', stdout):
+      status = predict.main()
+    err = capsys.readouterr().err
+    if status:
+      assert status == 2, number
+      assert len(err.splitlines()) == 1, number
+      assert err[:-1].isprintable(), number
+      assert len(err) < 1500, number
+      assert not output.exists(), number
+      continue
+    predicted += 1
+    assert not err, number
+    stdout.seek(0)
+    lines = stdout.read()[:-1].split('\n')
+    probabilities = [float(line.split('\t')[2]) for line in lines]
+    assert all(0 <= each <= 1 for each in probabilities), number
+    assert all(line.replace('\t', '').isprintable() for line in lines), number
+    assert output.stat().st_size
+    output.unlink()
   assert 0 < predicted < count
   # No graph that is not one of those written came to the runtime.
-  assert opened.cache_info().currsize <= sum('onnx' in name for name in files)
+  assert opened <= {content for name, content in files.items() if name.endswith('.onnx')}
+  assert files['cascade.onnx'] in opened

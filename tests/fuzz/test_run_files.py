@@ -49,6 +49,7 @@ def refusal(read: Callable[[pathlib.Path], Any], folder: pathlib.Path) -> str | 
 
 @mutations.counts
 @pytest.mark.parametrize('name', FILES)
+@mutations.no_hang(200)
 def test_objects(name: str, count: int, tmp_path: pathlib.Path):
   text, read = FILES[name]
   rng, taken = np.random.default_rng(0), 0
@@ -66,6 +67,7 @@ def test_objects(name: str, count: int, tmp_path: pathlib.Path):
 
 
 @mutations.counts
+@mutations.no_hang(200)
 def test_metrics(count: int, tmp_path: pathlib.Path):
   lines = [json.dumps(row) for row in ROWS]
   text = '\n'.join(lines) + '\n'
