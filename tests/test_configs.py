@@ -19,6 +19,7 @@ from dpoq_jax import configs
 from dpoq_jax.network import from_config
 from dpoq_jax.training import experiment
 from dpoq_jax.training.train_step import make_train_step
+from tests.fast import jit
 
 # How ml_collections loads a config file.
 pytestmark = pytest.mark.filterwarnings(
@@ -93,11 +94,7 @@ def test_a_step_of_the_smoke_variant_trains(path: pathlib.Path, request: pytest.
     'image': rng.integers(0, 256, (size, *facts.image_shape), np.uint8),
     'label': rng.integers(0, len(facts.class_names), size, np.int32),
   }
-  # Run once: compiled fast rather than to something fast.
-  step = jax.jit(
-    make_train_step(setup.network, setup.optimizer, setup.config),
-    compiler_options={'xla_backend_optimization_level': 0},
-  )
+  step = jit(make_train_step(setup.network, setup.optimizer, setup.config))
   # Optax's schedules compare integer steps with floats.
   with jax.numpy_dtype_promotion('standard'):
     after, losses = step(state, jax.device_put(batch, setup.batch_sharding))

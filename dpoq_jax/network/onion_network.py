@@ -24,7 +24,7 @@ from dpoq_jax.core.names import (
   statistics_collection,
 )
 from dpoq_jax.core.spec import LayerOptions, PathSpec
-from dpoq_jax.network import checks, trees
+from dpoq_jax.network import checks, fresh, trees
 from dpoq_jax.network.gradient_scale import GradientScale, whole_gradient
 from dpoq_jax.network.trainable import Laterals, PathOutput, Variables
 
@@ -95,23 +95,7 @@ class Onion:
       key: a PRNG key; path k uses `fold_in(key, k)`, so lower paths do not depend on higher ones.
       images: uint8 [batch, height, width, channels]; only the shape matters.
     """
-    params: dict[str, Any] = {}
-    statistics: dict[str, Any] = {}
-    laterals: dict[str, Any] = {}
-    for index, precision in enumerate(self.bits):
-      written, handed_up = statistics_collection(precision), lateral_collection(precision)
-      _, created = self.path(index).apply(
-        laterals,
-        images,
-        rngs={'params': jax.random.fold_in(key, index)},
-        mutable=['params', written, handed_up],
-      )
-      params[path_name(precision)] = created['params']
-      if self.sum_logits and index > 0:
-        params[path_name(precision)][LOGIT_SCALE] = jnp.zeros((), self.options.parameter_dtype)
-      statistics[written] = created[written]
-      laterals[handed_up] = created[handed_up]
-    return {'params': params, **statistics}
+    return fresh.variables(self, key, images)
 
   def run_path(
     self,

@@ -12,6 +12,8 @@ import os
 from typing import Any
 
 import jax
+from jax import core
+import jax.numpy as jnp
 
 _RUN_OFTEN: dict[str, dict[str, Any]] = {
   # XLA hands convolutions to YNNPACK by default. On two cores of an Intel Xeon XLA's own are faster
@@ -52,24 +54,30 @@ def is_known(name: str, value: Any) -> bool:
 
 
 class Jitted:
-  """Compiles a function of a module as `jax.jit` does, with `options`.
+  """Compiles a function of a module as `jax.jit` does, with `options` or `once_options`.
 
   The options are looked up at the first call, since importing a module must not start JAX's
-  backend. Inside another `jit`, call the plain function instead.
+  backend. Inside another `jit` the function becomes a part of that program, whose options hold.
   """
 
-  def __init__(self, function: Callable[..., Any], **arguments: Any) -> None:
-    """Takes the function, and the arguments of `jax.jit`."""
+  def __init__(
+    self, function: Callable[..., Any], *, runs_once: bool = False, **arguments: Any
+  ) -> None:
+    """Takes the function, whether it runs once or often, and the arguments of `jax.jit`."""
     self._function, self._arguments = function, arguments
+    self._options = once_options if runs_once else options
     functools.update_wrapper(self, function)
 
   @functools.cached_property
   def jitted(self) -> Any:
     """Returns the result of `jax.jit`."""
-    return jax.jit(self._function, compiler_options=options(), **self._arguments)
+    return jax.jit(self._function, compiler_options=self._options(), **self._arguments)
 
   def __call__(self, *arguments: Any) -> Any:
     """Runs the compiled function."""
+    # While `jit` traces, whatever is made becomes a part of its program.
+    if isinstance(jnp.zeros(()), core.Tracer):
+      return self._function(*arguments)
     return self.jitted(*arguments)
 
 

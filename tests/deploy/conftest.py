@@ -1,6 +1,5 @@
 """A small network, frozen and written as an artifact."""
 
-import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from dpoq_jax.deploy.artifact import rings
 from dpoq_jax.deploy.artifact.manifest import Source
 from dpoq_jax.network import from_config, onion_network
 from tests.conftest import once
+from tests.fast import jit
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 
@@ -46,8 +46,6 @@ def frozen(
   assert isinstance(network, onion_network.Onion)
   trainable = from_config.build_trainable(config, 5)
   images = jnp.asarray(IMAGES)
-  # Programs that run once should be compiled fast.
-  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
   variables = jit(trainable.init)(jax.random.key(0), images)
   for params in variables['params'].values():
     if LOGIT_SCALE in params:

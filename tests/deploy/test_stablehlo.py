@@ -15,6 +15,7 @@ from dpoq_jax.deploy import stablehlo
 from tests.conftest import REPOSITORY, once
 from tests.deploy.conftest import IMAGES, TINY_NET, Frozen, frozen
 from tests.deploy.rewriting import rewritten
+from tests.fast import jit
 from tests.test_docs import run_blocks
 
 
@@ -30,7 +31,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory, trained: Frozen) -> pathl
 def test_programs_read_back_are_the_network(trained: Frozen, exported: pathlib.Path):
   programs = stablehlo.read(exported)
   assert programs.manifest['bits'] == [2, 4, 8]
-  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
   expected = jit(trained.network.apply)(trained.variables, IMAGES)
   close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 
@@ -61,7 +61,6 @@ def test_summed_logits_are_handed_up(tmp_path: pathlib.Path):
     tmp_path, example.network, example.variables, (8, 8, 3), class_names=tuple('abcde')
   )
   programs = stablehlo.read(tmp_path)
-  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
   expected = jit(example.network.apply)(example.variables, IMAGES)
   close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
   lowest, laterals = jit(programs.paths[0].call)(IMAGES, {})

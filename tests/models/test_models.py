@@ -1,6 +1,5 @@
 """Every model: size as published, and the onion's promises."""
 
-import functools
 from typing import Any
 
 import chex
@@ -18,6 +17,7 @@ from dpoq_jax.network import costs
 from dpoq_jax.network.gradient_scale import scale_of_mode
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.training import objective
+from tests.fast import jit
 
 # (model, its arguments, image size, classes, parameters, their tolerance, multiply-accumulates)
 PUBLISHED = {
@@ -38,8 +38,6 @@ PUBLISHED = {
 }
 
 # Small enough to run: (model, its arguments, image size).
-# Compiled fast rather than to something fast.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 SMALL = {
   'resnet': ({'depth': 8, 'width': 4}, 8),

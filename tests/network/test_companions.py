@@ -18,6 +18,7 @@ from dpoq_jax.network.companions import Companions
 from dpoq_jax.network.gradient_scale import bit_ratio, no_gradient, whole_gradient
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.training import objective
+from tests.fast import jit
 from tests.tiny_model import TinyNet
 
 BITS = (2, 4, 8)
@@ -69,7 +70,7 @@ def gradients(scale: Any = whole_gradient) -> list[Any]:
     )
     return objective.cross_entropy(logits, LABELS)
 
-  rows = jax.jit(jax.jacrev(losses), compiler_options={'xla_backend_optimization_level': 0})
+  rows = jit(jax.jacrev(losses))
   found = rows(params)
   return [jax.tree.map(lambda leaf, k=k: np.asarray(leaf[k]), found) for k in range(7)]
 
@@ -207,7 +208,7 @@ def test_gradients_of_a_companion_s_loss_equal_the_hand_written_ones():
       logits = plain_logits(network, given, index, width, laterals)
       return objective.cross_entropy(logits[None], LABELS)[0]
 
-    expected = jax.jit(jax.grad(loss), compiler_options={'xla_backend_optimization_level': 0})
+    expected = jit(jax.grad(loss))
     chex.assert_trees_all_close(gradients()[row], expected(params), rtol=1e-4, atol=1e-6)
     for name, tree in gradients()[row].items():
       reached = name in (*map(path_name, BITS[: index + 1]), names(BITS[index], width)[1])

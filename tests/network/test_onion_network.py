@@ -14,6 +14,7 @@ from dpoq_jax.core.spec import LayerOptions, Merge, PathSpec
 from dpoq_jax.network import onion_network
 from dpoq_jax.network.gradient_scale import scale_of_mode, whole_gradient
 from dpoq_jax.training import objective
+from tests.fast import jit
 from tests.tiny_model import TinyNet
 
 BITS = (2, 4, 8)
@@ -22,19 +23,30 @@ IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dty
 LABELS = jnp.asarray(np.random.default_rng(1).integers(0, CLASSES, 8), jnp.int32)
 
 
-def build(bits=BITS, merge=Merge.PSBN, dtype: Any = jnp.float32) -> onion_network.Onion:
+# What holds for one model holds for another, which takes ten times as long to compile.
+MODELS: dict[str, Any] = {
+  'tiny': TinyNet(num_classes=CLASSES),
+  'resnet': models.CifarResNet(num_classes=CLASSES, depth=8, width=4),
+}
+each_model = pytest.mark.parametrize(
+  'model', ['tiny', pytest.param('resnet', marks=pytest.mark.nightly)]
+)
+
+
+def build(
+  bits=BITS, merge=Merge.PSBN, dtype: Any = jnp.float32, model: str = 'tiny'
+) -> onion_network.Onion:
   # Shifts that are not zero, so that gradients cross between paths and logits depend on laterals.
   options = LayerOptions(shift_init=0.3, merge=merge, compute_dtype=dtype)
-  model = models.CifarResNet(num_classes=CLASSES, depth=8, width=4)
-  return onion_network.Onion(model, bits=bits, options=options)
+  return onion_network.Onion(MODELS[model], bits=bits, options=options)
 
 
 @functools.lru_cache
-def trained(merge: Merge = Merge.PSBN) -> tuple[onion_network.Onion, Any]:
+def trained(merge: Merge = Merge.PSBN, model: str = 'tiny') -> tuple[onion_network.Onion, Any]:
   """A network whose running statistics have seen a batch."""
-  network = build(merge=merge)
+  network = build(merge=merge, model=model)
   variables = network.init(jax.random.key(0), IMAGES)
-  update = jax.jit(lambda v: network.apply_and_update(v, IMAGES)[1])
+  update = jit(lambda v: network.apply_and_update(v, IMAGES)[1])
   return network, {**variables, **update(variables)}
 
 
@@ -53,14 +65,15 @@ def test_variables_are_laid_out_as_promised():
   )
 
 
+@each_model
 @pytest.mark.parametrize('merge', Merge)
 @pytest.mark.parametrize(
   ('dtype', 'tolerance'),
   [pytest.param(jnp.float32, 1e-5, marks=pytest.mark.nightly), (jnp.float64, 1e-12)],
 )
-def test_one_backward_pass_gives_equation_6(merge: Merge, dtype: Any, tolerance: float):
+def test_one_backward_pass_gives_equation_6(model: str, merge: Merge, dtype: Any, tolerance: float):
   with jax.enable_x64(dtype == jnp.float64):
-    network = build(merge=merge, dtype=dtype)
+    network = build(merge=merge, dtype=dtype, model=model)
     variables = network.init(jax.random.key(0), IMAGES)
     params = variables.pop('params')
 
@@ -69,11 +82,12 @@ def test_one_backward_pass_gives_equation_6(merge: Merge, dtype: Any, tolerance:
       logits, _ = network.apply_and_update(variables_, IMAGES, gradient_scale=scale)
       return objective.cross_entropy(logits, LABELS)
 
-    # Every dL_k/dtheta_j apart. Not jitted: compiling these programs takes longer than running.
-    rows = [jax.grad(lambda p, k=k: losses(p, whole_gradient)[k])(params) for k in range(len(BITS))]
+    # Every dL_k/dtheta_j apart.
+    together = jit(jax.jacrev(lambda p: losses(p, whole_gradient)))(params)
+    rows = [jax.tree.map(lambda leaf, k=k: leaf[k], together) for k in range(len(BITS))]
     for mode in get_args(config.GradientMode):
       scale = scale_of_mode(mode)
-      one_pass = jax.grad(lambda p, scale=scale: jnp.sum(losses(p, scale)))(params)
+      one_pass = jit(jax.grad(lambda p, scale=scale: jnp.sum(losses(p, scale))))(params)
       for j, lower in enumerate(BITS):
         factors = [0.0] * j + [1.0] + [scale(lower, higher) for higher in BITS[j + 1 :]]
         path = path_name(lower)
@@ -103,8 +117,9 @@ def test_one_backward_pass_gives_equation_6(merge: Merge, dtype: Any, tolerance:
       assert np.any(row['path_2']['stem']['conv']['latent'] != 0)
 
 
-def test_separate_sends_exactly_nothing_down():
-  network, variables = trained()
+@each_model
+def test_separate_sends_exactly_nothing_down(model: str):
+  network, variables = trained(model=model)
   collections = {name: tree for name, tree in variables.items() if name != 'params'}
 
   def loss(params, k):
@@ -116,7 +131,7 @@ def test_separate_sends_exactly_nothing_down():
     return objective.cross_entropy(logits, LABELS)[k]
 
   for k in range(len(BITS)):
-    gradients = jax.grad(functools.partial(loss, k=k))(variables['params'])
+    gradients = jit(jax.grad(functools.partial(loss, k=k)))(variables['params'])
     for j, precision in enumerate(BITS):
       largest = max(
         float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradients[path_name(precision)])
@@ -124,9 +139,10 @@ def test_separate_sends_exactly_nothing_down():
       assert (largest > 0) == (j == k)
 
 
+@each_model
 @pytest.mark.parametrize('merge', Merge)
-def test_frozen_logits_equal_unfrozen_ones(merge: Merge):
-  network, variables = trained(merge)
+def test_frozen_logits_equal_unfrozen_ones(model: str, merge: Merge):
+  network, variables = trained(merge, model)
   logits = jax.jit(network.apply)(variables, IMAGES)
   chex.assert_shape(logits, (len(BITS), len(IMAGES), CLASSES))
   frozen = network.freeze(variables)
@@ -134,9 +150,10 @@ def test_frozen_logits_equal_unfrozen_ones(merge: Merge):
   chex.assert_trees_all_equal(jax.jit(network.apply)(frozen, IMAGES), logits)
 
 
+@each_model
 @pytest.mark.parametrize('merge', Merge)
-def test_cutting_leaves_lower_logits_as_they_were(merge: Merge):
-  network, variables = trained(merge)
+def test_cutting_leaves_lower_logits_as_they_were(model: str, merge: Merge):
+  network, variables = trained(merge, model)
   frozen = network.freeze(variables)
   logits = jax.jit(network.apply)(frozen, IMAGES)
   for kept in range(1, len(BITS) + 1):
@@ -298,9 +315,10 @@ def test_stored_bytes_grow_by_a_ring_and_a_path():
     assert sizes[precision] == weights // 8 * precision // 8 + floats
 
 
+@each_model
 @pytest.mark.parametrize('merge', Merge)
-def test_cutting_leaves_the_lower_precisions_as_they_were(merge):
-  network, variables = trained(merge)
+def test_cutting_leaves_the_lower_precisions_as_they_were(model: str, merge: Merge):
+  network, variables = trained(merge, model)
   frozen = network.freeze(variables)
   whole = network.apply(frozen, IMAGES)
   sizes = network.stored_bytes(frozen)

@@ -16,14 +16,12 @@ from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.network import onion_network, shared_kernels
 from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.training import objective
+from tests.fast import jit
 
 BITS = (2, 4, 8)
 CLASSES = 5
 IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8))
 LABELS = jnp.asarray(np.random.default_rng(1).integers(0, CLASSES, 8), jnp.int32)
-
-# For what runs once: compiling it fast is all that counts.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def individual(bits: int, quantizer: Any = quantizers.dorefa) -> onion_network.Onion:

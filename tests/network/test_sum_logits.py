@@ -14,6 +14,7 @@ from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.network.gradient_scale import scale_of_mode, whole_gradient
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.training import objective
+from tests.fast import jit
 from tests.tiny_model import TinyNet
 
 BITS = (2, 4, 8)
@@ -21,8 +22,6 @@ CLASSES = 5
 SCALES = (0.5, -1.5)
 IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8))
 LABELS = jnp.asarray(np.random.default_rng(1).integers(0, CLASSES, 6), jnp.int32)
-# For what runs once: compiling it fast is all that counts.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def build(sum_logits: bool, dtype: Any = jnp.float32) -> tuple[Onion, Any]:

@@ -41,3 +41,12 @@ def test_a_module_can_be_imported_before_the_backend_starts(monkeypatch: pytest.
     jitted = compiler.Jitted(lambda x, double: 2 * x if double else x, static_argnums=1)
   assert (jitted(3, True), jitted(3, False)) == (6, 3)
   assert jitted.jitted._cache_size() == 2
+
+
+def test_inside_another_program_it_becomes_a_part_of_that():
+  often, once = (compiler.Jitted(lambda x: 2 * x, runs_once=each) for each in (False, True))
+  number = jax.numpy.int32(3)
+  # Also of what was made outside.
+  assert jax.jit(lambda x: often(x) + once(number))(number) == 12
+  assert jax.eval_shape(once, number).dtype == number.dtype
+  assert jax.vmap(once)(number[None]) == 6

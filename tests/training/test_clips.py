@@ -17,10 +17,9 @@ from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.network.companions import Companions
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.training import clips, experiment, warm_start
+from tests.fast import jit
 from tests.tiny_model import TinyNet
 
-# For what runs once: compiling it fast is all that counts.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), dtype=np.uint8))
 
 

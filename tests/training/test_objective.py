@@ -17,6 +17,7 @@ from dpoq_jax.network.companions import Companions
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.training import objective
 from dpoq_jax.training.train_step import create_state, make_train_step
+from tests.fast import jit
 from tests.tiny_model import TinyNet
 
 CLASSES = 3
@@ -28,7 +29,6 @@ BATCH = {
 # Shifts that are not zero, so that gradients cross.
 ONION = Onion(TinyNet(num_classes=CLASSES, width=2), (2, 4), options=LayerOptions(shift_init=0.3))
 BOTH_RINGS = Companions(ONION, (8,), rings=2)
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def config_of(seed: int = 0, **fields: Any) -> config_lib.Config:

@@ -12,6 +12,7 @@ from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.network import from_config, onion_network
 from dpoq_jax.training import optimizer
 from dpoq_jax.training.train_step import create_state, make_train_step
+from tests.fast import jit
 from tests.tiny_model import TinyNet
 
 BATCH = 8
@@ -90,7 +91,6 @@ def test_parts_normalised_apart_are_steps_of_their_own(fixed: int):
     'image': jnp.asarray(rng.integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)),
     'label': jnp.asarray(rng.integers(0, 3, 12), jnp.int32),
   }
-  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
   create = functools.partial(create_state, network, transform)
   state = jit(create)(jax.random.key(0), batch['image'])
 
@@ -131,10 +131,7 @@ def test_a_skipped_step_delays_no_schedule(transition_rate: float):
   }
   with jax.numpy_dtype_promotion('standard'):
     state = create_state(network, transform, jax.random.key(0), batch['image'])
-    step = jax.jit(
-      make_train_step(network, transform, config),
-      compiler_options={'xla_backend_optimization_level': 0},
-    )
+    step = jit(make_train_step(network, transform, config))
     state, _ = step(state, batch)
     clip = state.params['path_4']['stem_pact']['clip']
     skipped, _ = step(poisoned(state, np.nan), batch)

@@ -26,6 +26,7 @@ from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.inference import operating_point
 from dpoq_jax.models import mobilenet
 from dpoq_jax.network import onion_network
+from tests.fast import jit
 
 SIZES = {'resnet': {'depth': 8, 'width': 8}, 'vgg': {'width': 8}, 'mobilenet': {'width': 8}}
 SHAPES = {'resnet': (16, 16, 3), 'vgg': (16, 16, 3), 'mobilenet': (8, 8, 3)}
@@ -73,7 +74,6 @@ def made(
     sum_logits=sum_logits,
   )
   seen = images(64, SHAPES[name])
-  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
   variables = jit(network.init)(jax.random.key(0), jnp.asarray(seen))
   update = jit(lambda variables: network.apply_and_update(variables, jnp.asarray(seen))[1])
   variables |= update(variables)
@@ -118,7 +118,6 @@ def chain(source: source_lib.Source, pixels: np.ndarray) -> np.ndarray:
 
 def expected(made: Made) -> np.ndarray:
   """Returns the logits [precisions, batch, classes] of the network."""
-  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
   return np.asarray(jit(made.network.apply)(made.variables, made.images))
 
 
