@@ -29,8 +29,8 @@ class TinyNet(nn.Module):
     x = quantizers.image_codes(images, dtype)
     x = layers.ConvNorm(self.spec, self.width, name='stem')(x, train)
     x = layers.PACT(self.spec, name='stem_pact')(x)
-    x = layers.ConvNorm(self.spec, 2 * self.width, strides=(2, 2), name='conv')(x, train)
-    x = layers.PACT(self.spec, name='pact')(x)
+    conv = layers.ConvNorm(self.spec, 2 * self.width, strides=(2, 2), ends_block=True, name='conv')
+    x = layers.PACT(self.spec, name='pact')(conv(x, train))
     # Not averaged over positions, from which so few layers would learn too little.
     features = x.value.reshape(images.shape[0], -1)
     return nn.Dense(self.num_classes, param_dtype=dtype, name='head')(features)

@@ -21,7 +21,7 @@ from dpoq_jax.config.sections import Data, Model, Objective, Optimizer, Quantiza
 # Fields that the files of earlier versions do not have.
 _ADDED = frozenset({
   'rounding_seed', 'steps_per_dispatch', 'data.dir', 'data.memory_gb', 'data.train_split',
-  'quantization.calibrate_clips', 'quantization.sum_logits',
+  'quantization.calibrate_clips', 'quantization.laterals', 'quantization.sum_logits',
   'objective.gradient_exponent', 'objective.companion_bits', 'objective.companion_rings',
   'objective.companion_weight', 'objective.draw_companion', 'objective.distillation',
   'objective.teacher', 'objective.teacher_start', 'optimizer.latent_weight_decay',
@@ -174,9 +174,9 @@ def ineffective(config: Config) -> list[str]:
     ('quantization.clip_init', not quantization.calibrate_clips,
      'quantization.calibrate_clips=False'),
     ('quantization.shift_init', quantization.merge == 'psbn', 'quantization.merge=psbn'),
-    ('quantization.merge quantization.shift_init quantization.sum_logits objective.mode '
-     'objective.gradient_exponent', is_joint, 'several quantization.bits'),
-    ('quantization.merge quantization.shift_init quantization.sum_logits',
+    ('quantization.merge quantization.laterals quantization.shift_init quantization.sum_logits '
+     'objective.mode objective.gradient_exponent', is_joint, 'several quantization.bits'),
+    ('quantization.merge quantization.laterals quantization.shift_init quantization.sum_logits',
      quantization.sharing == 'rings', 'quantization.sharing=rings'),
     ('objective.gradient_exponent', objective.mode == 'scaled', 'objective.mode=scaled'),
     ('objective.companion_rings objective.companion_weight objective.draw_companion',

@@ -36,6 +36,7 @@ WeightQuantizer = Literal[
   'dorefa', 'standardised', 'standardised_least_error', 'standardised_per_channel'
 ]
 MergeName = Literal['psbn', 'vanilla']
+LateralsName = Literal['every_layer', 'block_ends']
 Sharing = Literal['rings', 'rounded', 'floored']
 GradientMode = Literal['scaled', 'joint', 'separate']
 Teacher = Literal['highest', 'companion']
@@ -175,6 +176,8 @@ class Quantization(Section):
     weight_quantizer: quantizer of the weights; the paper's is `dorefa`. The others standardise each
       kernel (or output channel) and clip it: see `core.quantizers`.
     merge: how lower paths' features are merged: `psbn` or `vanilla`.
+    laterals: where paths hand features up: at `every_layer`, as in the paper, or, ours and cheaper,
+      at `block_ends` alone: the last convolution of each residual block, in VGG of each stage.
     clip_init: PACT's alpha before training; None is what suits the activation bits.
     calibrate_clips: whether training starts from clips that quantize the first batch with the least
       mean squared error, in place of `clip_init`.
@@ -190,6 +193,7 @@ class Quantization(Section):
   activation_bits: int | tuple[int, ...] = 8
   weight_quantizer: WeightQuantizer = 'dorefa'
   merge: MergeName = 'psbn'
+  laterals: LateralsName = 'every_layer'
   clip_init: Positive | None = None
   calibrate_clips: bool = False
   shift_init: Annotated[float, Field(ge=-GREATEST, le=GREATEST)] = 0.0

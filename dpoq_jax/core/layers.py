@@ -95,6 +95,8 @@ class ConvNorm(nn.Module):
     kernel_size: (height, width).
     strides: (vertical, horizontal).
     groups: groups of channels that are convolved apart.
+    ends_block: whether it is the last one of a residual block or, in a model without these, of a
+      stage; decides where paths hand up if they do so at `Laterals.BLOCK_ENDS` alone.
   """
 
   spec: PathSpec
@@ -102,6 +104,7 @@ class ConvNorm(nn.Module):
   kernel_size: tuple[int, int] = (3, 3)
   strides: tuple[int, int] = (1, 1)
   groups: int = 1
+  ends_block: bool = False
 
   @nn.compact
   def __call__(self, x: Activation, train: bool) -> jax.Array:
@@ -114,4 +117,5 @@ class ConvNorm(nn.Module):
     conv = OnionConv(
       self.spec, self.features, self.kernel_size, self.strides, self.groups, name='conv'
     )
-    return normalisation(self.spec, name='norm')(conv(x), train)
+    norm = normalisation(self.spec, name='norm', ends_block=self.ends_block)
+    return norm(conv(x), train)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from dpoq_jax import onion
 from dpoq_jax.core.names import lateral_collection, shift_name, statistics_collection
 from dpoq_jax.core.quantizers import Activation
-from dpoq_jax.core.spec import Merge, PathSpec
+from dpoq_jax.core.spec import Laterals, Merge, PathSpec
 
 _ALL_BUT_CHANNELS = (0, 1, 2)
 
@@ -53,9 +53,14 @@ class _BatchNorm(nn.Module):
   `(y - mean) / sqrt(var + eps)` per channel. The statistics are those of the batch in training, the
   running averages of the collection `psbn_B` (`mean` and `var`, both [channels]; the variance is
   the biased one) in evaluation. With a batch sharded over devices they are global.
+
+  Attributes:
+    spec: the path.
+    has_laterals: whether paths hand up at this layer; if not, it is an ordinary batch norm.
   """
 
   spec: PathSpec
+  has_laterals: bool = True
 
   def normalise(self, y: Activation, train: bool) -> Normalised:
     """Returns `z` for the output of a convolution, multiplied out in evaluation only."""
@@ -78,12 +83,17 @@ class _BatchNorm(nn.Module):
   def hand_up(self, features: jax.Array | Normalised) -> None:
     """Offers `features` to the paths above; kept only if the caller collects laterals."""
     collection = lateral_collection(self.spec.precision)
-    if self.is_mutable_collection(collection):
+    if self.has_laterals and self.is_mutable_collection(collection):
       self.put_variable(collection, 'z', features)
 
-  def handed_up(self, index: int) -> Any:
-    """Returns what path `index` handed up at this layer."""
-    return self.get_variable(lateral_collection(self.spec.bits[index]), 'z')
+  @property
+  def lower(self) -> tuple[int, ...]:
+    """Returns the precisions of the lower paths that hand up at this layer."""
+    return self.spec.bits[: self.spec.index] if self.has_laterals else ()
+
+  def handed_up(self, precision: int) -> Any:
+    """Returns what the path of a lower precision handed up at this layer."""
+    return self.get_variable(lateral_collection(precision), 'z')
 
   def channel_parameter(self, name: str, start: float, channels: int) -> jax.Array:
     """Returns a parameter of one number per channel, [channels]."""
@@ -105,9 +115,9 @@ class PrecisionShiftBatchNorm(_BatchNorm):
     z = self.normalise(y, train)
     self.hand_up(z if train else z.tensor)
     terms, weights = [z], [self.channel_parameter('scale', 1.0, channels)]
-    for j, precision in enumerate(self.spec.bits[: self.spec.index]):
-      lower = self.handed_up(j)
-      terms.append(lower if isinstance(lower, Normalised) else Normalised(lower))
+    for precision in self.lower:
+      features = self.handed_up(precision)
+      terms.append(features if isinstance(features, Normalised) else Normalised(features))
       weights.append(self.channel_parameter(shift_name(precision), shift_init, channels))
     return merge(terms, weights, self.channel_parameter('bias', 0.0, channels))
 
@@ -122,10 +132,10 @@ class VanillaMergeBatchNorm(_BatchNorm):
   @nn.compact
   def __call__(self, y: Activation, train: bool) -> jax.Array:
     """Maps [batch, height, width, channels] to the same shape."""
-    index, bits = self.spec.index, self.spec.bits
-    if index > 0:
-      lower, own = onion.merge_factors(bits[index - 1], self.spec.ring_width)
-      merged = lower * self.handed_up(index - 1) + own * y.value
+    if self.lower:
+      below = self.lower[-1]
+      lower, own = onion.merge_factors(below, self.spec.ring_width)
+      merged = lower * self.handed_up(below) + own * y.value
       y = Activation(merged, jnp.ones((), merged.dtype))
     self.hand_up(y.value)
     z, channels = self.normalise(y, train), y.code.shape[-1]
@@ -136,13 +146,26 @@ class VanillaMergeBatchNorm(_BatchNorm):
 NORMALISATIONS = (PrecisionShiftBatchNorm, VanillaMergeBatchNorm)
 
 
-def normalisation(spec: PathSpec, name: str) -> PrecisionShiftBatchNorm | VanillaMergeBatchNorm:
-  """Returns the normalisation that the options of a path ask for, as a submodule `name`."""
+def normalisation(
+  spec: PathSpec, name: str, *, ends_block: bool
+) -> PrecisionShiftBatchNorm | VanillaMergeBatchNorm:
+  """Returns the normalisation that the options of a path ask for, as a submodule `name`.
+
+  Args:
+    spec: the path.
+    name: of the submodule.
+    ends_block: whether the layer ends a block.
+  """
+  match spec.options.laterals:
+    case Laterals.EVERY_LAYER:
+      has_laterals = True
+    case Laterals.BLOCK_ENDS:
+      has_laterals = ends_block
   match spec.options.merge:
     case Merge.PSBN:
-      return PrecisionShiftBatchNorm(spec, name=name)
+      return PrecisionShiftBatchNorm(spec, has_laterals, name=name)
     case Merge.VANILLA:
-      return VanillaMergeBatchNorm(spec, name=name)
+      return VanillaMergeBatchNorm(spec, has_laterals, name=name)
 
 
 def merge(terms: Sequence[Normalised], weights: Sequence[jax.Array], bias: jax.Array) -> jax.Array:

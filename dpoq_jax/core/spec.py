@@ -19,6 +19,15 @@ class Merge(enum.Enum):
   """The nesting identity on convolution outputs (Figure 2a), for the ablation."""
 
 
+class Laterals(enum.Enum):
+  """Names the layers at which paths hand features up."""
+
+  EVERY_LAYER = 'every_layer'
+  """All layers with a normalisation, as in the paper."""
+  BLOCK_ENDS = 'block_ends'
+  """Those alone that end a block of the model; all others are a path's own."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerOptions:
   """Holds the choices that all paths and layers of an onion share.
@@ -26,6 +35,7 @@ class LayerOptions:
   Attributes:
     weight_quantizer: maps latents to codes; `quantizers.dorefa` or another `WeightQuantizer`.
     merge: how a path takes in what lower paths hand up.
+    laterals: the layers at which paths hand up.
     clip_init: PACT's alpha at the start, in units of its input; None is what suits the activation
       bits of each path.
     shift_init: the precision shifts gamma_{j->k} at the start.
@@ -37,6 +47,7 @@ class LayerOptions:
 
   weight_quantizer: quantizers.WeightQuantizer = quantizers.dorefa
   merge: Merge = Merge.PSBN
+  laterals: Laterals = Laterals.EVERY_LAYER
   clip_init: float | None = None
   shift_init: float = 0.0
   momentum: float = 0.9

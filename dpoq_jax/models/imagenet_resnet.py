@@ -41,9 +41,11 @@ class Block(nn.Module):
       convolutions = ((self.features, (3, 3), strides), (out, (3, 3), (1, 1)))
     y, normalised = x, x.code
     for number, (features, kernel_size, step) in enumerate(convolutions, start=1):
-      conv = layers.ConvNorm(self.spec, features, kernel_size, step, name=f'conv{number}')
-      normalised = conv(y, train)
-      if number < len(convolutions):
+      is_last = number == len(convolutions)
+      normalised = layers.ConvNorm(
+        self.spec, features, kernel_size, step, ends_block=is_last, name=f'conv{number}'
+      )(y, train)
+      if not is_last:
         y = layers.PACT(self.spec, name=f'pact{number}')(normalised)
     shortcut = x.value
     if self.stride > 1 or x.code.shape[-1] != out:

@@ -45,7 +45,8 @@ class InvertedResidual(nn.Module):
     strides = (self.stride, self.stride)
     depthwise = layers.ConvNorm(self.spec, hidden, strides=strides, groups=hidden, name='depthwise')
     y = layers.PACT(self.spec, name='depthwise_pact')(depthwise(y, train))
-    y = layers.ConvNorm(self.spec, self.features, (1, 1), name='project')(y, train)
+    project = layers.ConvNorm(self.spec, self.features, (1, 1), ends_block=True, name='project')
+    y = project(y, train)
     if self.stride == 1 and channels == self.features:
       y = y + x.value
     return layers.PACT(self.spec, signed=True, name='project_pact')(y)

@@ -22,7 +22,7 @@ class BasicBlock(nn.Module):
     strides = (self.stride, self.stride)
     y = layers.ConvNorm(self.spec, self.features, strides=strides, name='conv1')(x, train)
     y = layers.PACT(self.spec, name='pact1')(y)
-    y = layers.ConvNorm(self.spec, self.features, name='conv2')(y, train)
+    y = layers.ConvNorm(self.spec, self.features, ends_block=True, name='conv2')(y, train)
     shortcut = x.value[:, :: self.stride, :: self.stride]
     missing = self.features - shortcut.shape[-1]
     shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))

@@ -40,7 +40,9 @@ class Vgg(nn.Module):
     for stage, channels in enumerate(STAGES[self.depth], start=1):
       for number, features in enumerate(channels, start=1):
         name = f'stage{stage}_conv{number}'
-        y = layers.ConvNorm(self.spec, features * self.width // 64, name=name)(x, train)
+        y = layers.ConvNorm(
+          self.spec, features * self.width // 64, ends_block=number == len(channels), name=name
+        )(x, train)
         x = layers.PACT(self.spec, name=f'{name}_pact')(y)
       if min(x.code.shape[1:3]) > 1:
         # Codes keep the order of values.

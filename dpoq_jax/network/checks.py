@@ -1,6 +1,6 @@
 """Checks what a network is made of, and what it is asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -59,6 +59,22 @@ def check_latents(variables: Variables) -> None:
   """Raises a ValueError if variables are frozen already, so that they hold no latents."""
   if ONION in variables:
     raise ValueError('these variables are frozen already: they hold no latents.')
+
+
+def check_handed_up(
+  features: Mapping[str, Any] | None, model: nn.Module, bits: tuple[int, ...]
+) -> Mapping[str, Any]:
+  """Returns what a path hands up.
+
+  Raises:
+    ValueError: for nothing, if there are several paths.
+  """
+  if not features and len(bits) > 1:
+    raise ValueError(
+      f'laterals=block_ends: no ConvNorm of {type(model).__name__} has ends_block=True, so its '
+      'paths would share nothing; mark the last one of every block, or give every_layer.'
+    )
+  return features or {}
 
 
 def check_model(model: object) -> None:

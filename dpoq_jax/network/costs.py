@@ -57,7 +57,7 @@ class Convolution:
 
 @dataclasses.dataclass(frozen=True)
 class PathCost:
-  """Holds the cost of the lowest path; others add a vector for each layer and lower path.
+  """Holds the cost of the lowest path; others add a vector for each layer and path handing up.
 
   Attributes:
     parameters: kernels, scale and bias of normalisations, classifier; PACT clips are not counted,
@@ -139,7 +139,7 @@ def path_cost(network: Onion, image_shape: Sequence[int], *, batch_size: int = 1
       )
     if is_call and isinstance(module, layers.PACT):
       of_pixels = False
-    if is_call and isinstance(module, normalisation.NORMALISATIONS):
+    if is_call and isinstance(module, normalisation.NORMALISATIONS) and module.has_laterals:
       handed_up += args[0].code.size
     if is_call and isinstance(module, nn.Dense):
       classifier += args[0].shape[-1] * module.features

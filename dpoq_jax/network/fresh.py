@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dpoq_jax.core.names import LOGIT_SCALE, lateral_collection, path_name, statistics_collection
+from dpoq_jax.network import checks
 from dpoq_jax.runtime import compiler
 
 if TYPE_CHECKING:
@@ -33,5 +34,6 @@ def variables(network: 'Onion', key: jax.Array, images: jax.Array) -> dict[str, 
     if network.sum_logits and index > 0:
       params[path_name(precision)][LOGIT_SCALE] = jnp.zeros((), network.options.parameter_dtype)
     statistics[written] = created[written]
-    laterals[handed_up] = created[handed_up]
+    found = created.get(handed_up)
+    laterals[handed_up] = checks.check_handed_up(found, network.model, network.bits)
   return {'params': params, **statistics}

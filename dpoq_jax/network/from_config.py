@@ -12,7 +12,7 @@ from dpoq_jax import config as config_lib
 from dpoq_jax import models, onion
 from dpoq_jax.core import quantizers
 from dpoq_jax.core.names import path_name
-from dpoq_jax.core.spec import LayerOptions, Merge
+from dpoq_jax.core.spec import Laterals, LayerOptions, Merge
 from dpoq_jax.network.companions import Companions
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.network.shared_kernels import SharedNetwork
@@ -44,6 +44,7 @@ def build(
     options=LayerOptions(
       weight_quantizer=weight_quantizer(quantization.weight_quantizer),
       merge=Merge(quantization.merge),
+      laterals=Laterals(quantization.laterals),
       clip_init=quantization.clip_init,
       shift_init=quantization.shift_init,
       compute_dtype=jnp.dtype(quantization.compute_dtype),

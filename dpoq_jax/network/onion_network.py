@@ -94,6 +94,9 @@ class Onion:
     Args:
       key: a PRNG key; path k uses `fold_in(key, k)`, so lower paths do not depend on higher ones.
       images: uint8 [batch, height, width, channels]; only the shape matters.
+
+    Raises:
+      ValueError: for several paths that would hand nothing up.
     """
     return fresh.variables(self, key, images)
 
@@ -317,8 +320,7 @@ class Onion:
       statistic of the paths up to that precision.
     """
     weights = sum(kernel.size for kernel in jax.tree.leaves(frozen[ONION]))
-    sizes: dict[int, int] = {}
-    floats = 0
+    sizes, floats = dict[int, int](), 0
     for precision in self.bits:
       own = (frozen['params'][path_name(precision)], frozen[statistics_collection(precision)])
       floats += sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(own))
@@ -328,6 +330,5 @@ class Onion:
   def _pack(self, latents: list[jax.Array]) -> jax.Array:
     if self.bits == (quantizers.FLOAT_WIDTH,):
       return latents[0]
-    widths = onion.ring_widths(self.bits)
-    quantize = self.options.weight_quantizer
+    quantize, widths = self.options.weight_quantizer, onion.ring_widths(self.bits)
     return onion.pack([quantize(w, r) for w, r in zip(latents, widths, strict=True)], self.bits)

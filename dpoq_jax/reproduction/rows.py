@@ -100,6 +100,7 @@ def ablation_rows(base: config_lib.Config) -> list[Row]:
     _recipe_but('companions at 4 and 8 bits', base, companion_bits=(4, 8)),
     _recipe_but('no gradient to lower paths', base, mode='separate'),
     _recipe_but('gradient exponent 2', base, gradient_exponent=2.0),
+    _recipe_but('laterals at block ends', base, laterals='block_ends'),
     _recipe_but(
       'companions of rings 1 and 2, quantizer of least error',
       base,

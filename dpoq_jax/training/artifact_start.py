@@ -30,7 +30,7 @@ PREFIX = 'pretrained:'
 # Few kernels need any; of 8-bit rings, which need most, some fifty were seen.
 _MOST_MOVES = 200
 # Fields that decide what tensors there are, and what they mean.
-_FIELDS = ('weight_quantizer', 'merge', 'sum_logits')
+_FIELDS = ('weight_quantizer', 'merge', 'laterals', 'sum_logits')
 
 
 class Start(NamedTuple):

@@ -68,9 +68,9 @@ def check(experiment: Experiment) -> None:
     of_kept_paths = experiment.config.quantization.activation_widths[: len(bits)]
     if theirs.quantization.activation_widths != of_kept_paths:
       fields += ('quantization.activation_bits',)
-    # A single path has no logits below it.
+    # A single path has no logits below it, and hands nothing up.
     if len(bits) > 1:
-      fields += ('quantization.sum_logits',)
+      fields += ('quantization.laterals', 'quantization.sum_logits')
   differences = config_lib.differences(
     theirs, experiment.config, apart=workdir_lib.MAY_CHANGE_ON_RESUME
   )

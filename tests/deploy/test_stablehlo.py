@@ -55,6 +55,21 @@ def test_programs_read_back_are_the_network(trained: Frozen, exported: pathlib.P
     close(jit(precision.call)(IMAGES), wanted)
 
 
+def test_laterals_at_the_ends_of_blocks_are_all_that_programs_exchange(tmp_path: pathlib.Path):
+  example = frozen((2, 4), TINY_NET, laterals='block_ends')
+  stablehlo.write(
+    tmp_path, example.network, example.variables, (8, 8, 3), class_names=tuple('abcde')
+  )
+  programs = stablehlo.read(tmp_path)
+  jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+  expected = jit(example.network.apply)(example.variables, IMAGES)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+  lowest, laterals = jit(programs.paths[0].call)(IMAGES, {})
+  close(lowest, expected[0])
+  assert set(laterals['lateral_2']) == {'conv'}
+  close(jit(programs.paths[1].call)(IMAGES, laterals)[0], expected[1])
+
+
 def test_summed_logits_are_handed_up(tmp_path: pathlib.Path):
   example = frozen((2, 4), TINY_NET, sum_logits=True)
   stablehlo.write(

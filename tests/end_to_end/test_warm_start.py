@@ -85,6 +85,11 @@ def test_all_paths_start_from_a_float_network(tmp_path):
     ),
     (
       '2,4,8',
+      ('--config.quantization.laterals=block_ends',),
+      'holds another network (quantization.laterals: every_layer -> block_ends)',
+    ),
+    (
+      '2,4,8',
       ('--config.quantization.activation_bits=(8, 4, 8)',),
       'holds another network (quantization.activation_bits: 8 -> (8, 4, 8))',
     ),

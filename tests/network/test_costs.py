@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from dpoq_jax import models
-from dpoq_jax.core.spec import LayerOptions, Merge
+from dpoq_jax.core.spec import Laterals, LayerOptions, Merge
 from dpoq_jax.network import costs
 from dpoq_jax.network.companions import Companions
 from dpoq_jax.network.onion_network import Onion
@@ -102,13 +102,22 @@ def test_laterals_of_resnet_20():
   # Each of 4 paths reads all below it: 0 + 1 + 2 + 3.
   assert highest.laterals == 6 * handed_up * 8 * 8
   assert highest.laterals / highest.convolutions == pytest.approx(0.014, abs=0.0005)
+  # At the ends of the nine blocks alone.
+  ends = Onion(model, (2, 4), options=LayerOptions(laterals=Laterals.BLOCK_ENDS))
+  assert costs.path_cost(ends, shape).handed_up == 3 * (16_384 + 8_192 + 4_096)
   # As JAX merges, in float32.
   assert 16 * highest.laterals / highest.convolutions == pytest.approx(0.22, abs=0.005)
 
 
-def test_a_path_hands_up_what_running_it_gives():
-  network = onion((2, 4))
+@pytest.mark.parametrize(
+  ('laterals', 'expected'), [(Laterals.EVERY_LAYER, LATERAL), (Laterals.BLOCK_ENDS, 128)]
+)
+def test_a_path_hands_up_what_running_it_gives(laterals: Laterals, expected: int):
+  network = onion((2, 4), laterals=laterals)
+  assert costs.path_cost(network, SHAPE).handed_up == expected
   images = jnp.zeros((2, *SHAPE), jnp.uint8)
   variables = network.init(jax.random.key(0), images)
-  laterals = network.run_path(variables, 0, images).laterals
-  assert sum(leaf.size for leaf in jax.tree.leaves(laterals)) == 2 * LATERAL
+  handed_up = network.run_path(variables, 0, images).laterals
+  assert sum(leaf.size for leaf in jax.tree.leaves(handed_up)) == 2 * expected
+  # 8 x 8 bits for each number of the one lower path.
+  assert costs.bitops(network, SHAPE)[1].laterals == 64 * expected

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from dpoq_jax import config, models
+from dpoq_jax.core import layers, quantizers
 from dpoq_jax.core.names import path_name
-from dpoq_jax.core.spec import LayerOptions, Merge, PathSpec
+from dpoq_jax.core.spec import Laterals, LayerOptions, Merge, PathSpec
 from dpoq_jax.network import onion_network
 from dpoq_jax.network.gradient_scale import scale_of_mode, whole_gradient
 from dpoq_jax.training import objective
@@ -31,20 +32,26 @@ MODELS: dict[str, Any] = {
 each_model = pytest.mark.parametrize(
   'model', ['tiny', pytest.param('resnet', marks=pytest.mark.nightly)]
 )
+# All ways in which paths meet.
+each_meeting = pytest.mark.parametrize(
+  'meeting',
+  [{'merge': merge, 'laterals': laterals} for merge in Merge for laterals in Laterals],
+  ids=lambda meeting: '-'.join(each.value for each in meeting.values()),
+)
 
 
 def build(
-  bits=BITS, merge=Merge.PSBN, dtype: Any = jnp.float32, model: str = 'tiny'
+  bits=BITS, dtype: Any = jnp.float32, model: str = 'tiny', **meeting: Any
 ) -> onion_network.Onion:
   # Shifts that are not zero, so that gradients cross between paths and logits depend on laterals.
-  options = LayerOptions(shift_init=0.3, merge=merge, compute_dtype=dtype)
+  options = LayerOptions(shift_init=0.3, compute_dtype=dtype, **meeting)
   return onion_network.Onion(MODELS[model], bits=bits, options=options)
 
 
 @functools.lru_cache
-def trained(merge: Merge = Merge.PSBN, model: str = 'tiny') -> tuple[onion_network.Onion, Any]:
+def trained(model: str = 'tiny', **meeting: Any) -> tuple[onion_network.Onion, Any]:
   """A network whose running statistics have seen a batch."""
-  network = build(merge=merge, model=model)
+  network = build(model=model, **meeting)
   variables = network.init(jax.random.key(0), IMAGES)
   update = jit(lambda v: network.apply_and_update(v, IMAGES)[1])
   return network, {**variables, **update(variables)}
@@ -66,14 +73,14 @@ def test_variables_are_laid_out_as_promised():
 
 
 @each_model
-@pytest.mark.parametrize('merge', Merge)
+@each_meeting
 @pytest.mark.parametrize(
   ('dtype', 'tolerance'),
   [pytest.param(jnp.float32, 1e-5, marks=pytest.mark.nightly), (jnp.float64, 1e-12)],
 )
-def test_one_backward_pass_gives_equation_6(model: str, merge: Merge, dtype: Any, tolerance: float):
+def test_one_backward_pass_gives_equation_6(model: str, meeting: Any, dtype: Any, tolerance: float):
   with jax.enable_x64(dtype == jnp.float64):
-    network = build(merge=merge, dtype=dtype, model=model)
+    network = build(dtype=dtype, model=model, **meeting)
     variables = network.init(jax.random.key(0), IMAGES)
     params = variables.pop('params')
 
@@ -140,9 +147,9 @@ def test_separate_sends_exactly_nothing_down(model: str):
 
 
 @each_model
-@pytest.mark.parametrize('merge', Merge)
-def test_frozen_logits_equal_unfrozen_ones(model: str, merge: Merge):
-  network, variables = trained(merge, model)
+@each_meeting
+def test_frozen_logits_equal_unfrozen_ones(model: str, meeting: Any):
+  network, variables = trained(model, **meeting)
   logits = jax.jit(network.apply)(variables, IMAGES)
   chex.assert_shape(logits, (len(BITS), len(IMAGES), CLASSES))
   frozen = network.freeze(variables)
@@ -151,9 +158,9 @@ def test_frozen_logits_equal_unfrozen_ones(model: str, merge: Merge):
 
 
 @each_model
-@pytest.mark.parametrize('merge', Merge)
-def test_cutting_leaves_lower_logits_as_they_were(model: str, merge: Merge):
-  network, variables = trained(merge, model)
+@each_meeting
+def test_cutting_leaves_lower_logits_as_they_were(model: str, meeting: Any):
+  network, variables = trained(model, **meeting)
   frozen = network.freeze(variables)
   logits = jax.jit(network.apply)(frozen, IMAGES)
   for kept in range(1, len(BITS) + 1):
@@ -165,7 +172,7 @@ def test_cutting_leaves_lower_logits_as_they_were(model: str, merge: Merge):
     run = jax.jit(functools.partial(network.run_path, index=index))
     output = run(frozen, images=IMAGES, laterals=laterals)
     laterals |= output.laterals
-    if merge is Merge.PSBN:
+    if meeting['merge'] is Merge.PSBN:
       chex.assert_trees_all_equal(output.logits, logits[index])
     else:
       # XLA fuses the sum of two paths' convolutions otherwise in one program than in two.
@@ -183,8 +190,9 @@ def test_lower_paths_never_read_higher_ones():
   assert np.any(after[2] != before[2])
 
 
-def test_higher_paths_read_every_lower_one():
-  network, variables = trained()
+@each_meeting
+def test_higher_paths_read_every_lower_one(meeting: Any):
+  network, variables = trained(**meeting)
   logits = jax.jit(network.apply)(variables, IMAGES)
   for lower in ('path_2', 'path_4'):
     changed = {**variables['params']}
@@ -214,6 +222,37 @@ def test_any_precisions_of_the_network_can_be_asked_for():
     network.run_path(variables, 1, IMAGES)
   with pytest.raises(ValueError, match='frozen already'):
     network.freeze(network.freeze(variables))
+
+
+def test_paths_may_meet_at_the_ends_of_blocks_alone():
+  network, variables = trained('resnet', laterals=Laterals.BLOCK_ENDS)
+  handed_up = network.run_path(variables, 0, IMAGES).laterals['lateral_2']
+  assert set(handed_up) == {'stage1_block1', 'stage2_block1', 'stage3_block1'}
+  assert all(set(block) == {'conv2'} for block in handed_up.values())
+  highest = variables['params']['path_8']
+  shifts = {'shift_from_2', 'shift_from_4'}
+  for layer in (highest['stem'], highest['stage2_block1']['conv1']):
+    assert set(layer['norm']) == {'scale', 'bias'}
+  assert set(highest['stage2_block1']['conv2']['norm']) == {'scale', 'bias', *shifts}
+
+
+class Unmarked(flax.linen.Module):
+  """Describes a path of one convolution, which does not say where its blocks end."""
+
+  spec: PathSpec = PathSpec()
+
+  @flax.linen.compact
+  def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    x = quantizers.image_codes(images, self.spec.options.parameter_dtype)
+    return jnp.mean(layers.ConvNorm(self.spec, CLASSES, name='conv')(x, train), axis=(1, 2))
+
+
+def test_a_model_without_an_end_of_a_block_is_refused():
+  options = LayerOptions(laterals=Laterals.BLOCK_ENDS)
+  with pytest.raises(ValueError, match='laterals=block_ends: no ConvNorm of Unmarked has ends_bl'):
+    onion_network.Onion(Unmarked(), (2, 4), options=options).init(jax.random.key(0), IMAGES)
+  # A single path shares nothing anyway.
+  onion_network.Onion(Unmarked(), (2,), options=options).init(jax.random.key(0), IMAGES)
 
 
 @pytest.mark.parametrize('bits', [(1,), (32,), (1, 2, 3), (4, 20)])
@@ -316,9 +355,9 @@ def test_stored_bytes_grow_by_a_ring_and_a_path():
 
 
 @each_model
-@pytest.mark.parametrize('merge', Merge)
-def test_cutting_leaves_the_lower_precisions_as_they_were(model: str, merge: Merge):
-  network, variables = trained(merge, model)
+@each_meeting
+def test_cutting_leaves_the_lower_precisions_as_they_were(model: str, meeting: Any):
+  network, variables = trained(model, **meeting)
   frozen = network.freeze(variables)
   whole = network.apply(frozen, IMAGES)
   sizes = network.stored_bytes(frozen)

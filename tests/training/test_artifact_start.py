@@ -115,6 +115,11 @@ def test_fewer_or_more_rings_start_from_those_there_are(variant: str, started: t
     ('bits=4-8', {}, r'its bits \(2, 4, 8\) do not begin \(4, 8\), nor the other way round'),
     ('', {'model.depth': 14}, r'holds another network \(model: resnet8 -> resnet14\)'),
     ('', {'quantization.merge': 'vanilla'}, r'\(quantization\.merge: psbn -> vanilla\)'),
+    (
+      '',
+      {'quantization.laterals': 'block_ends'},
+      r'\(quantization\.laterals: every_layer -> block_ends\)',
+    ),
     ('', {'quantization.activation_bits': 4}, r'\(quantization\.activation_bits: 8 -> 4\)'),
     ('', {'init_from': 'pretrained:cifar'}, 'no pretrained network cifar: '),
     ('', {'init_from': '/nowhere'}, '/nowhere: there is no such folder'),

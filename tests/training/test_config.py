@@ -281,6 +281,10 @@ def test_no_number_is_without_bounds(section: str, name: str):
       'config.quantization.clip_init=1.0 has no effect',
     ),
     ({'quantization__bits': (4,), 'quantization__sum_logits': True}, 'several quantization.bits'),
+    (
+      {'quantization__bits': (4,), 'quantization__laterals': 'block_ends'},
+      'config.quantization.laterals=block_ends has no effect: it needs several quantization.bits',
+    ),
   ],
 )
 def test_a_field_without_effect_is_warned_of(fields: dict, expected: str):

@@ -49,6 +49,7 @@ class Layer:
     beta: this path's bias.
     shifts: factor on `z` of each lower path that this path reads, by the index of that path.
     multiplier: factor on `z` where it is handed up.
+    readers: indices of the higher paths that read what this one hands up, if any do.
   """
 
   kernel: np.ndarray
@@ -59,6 +60,7 @@ class Layer:
   beta: np.ndarray
   shifts: dict[int, np.ndarray]
   multiplier: np.ndarray
+  readers: tuple[int, ...]
 
 
 def check(network: onion_network.Onion) -> None:
@@ -107,7 +109,8 @@ def layer(
   ]
   gamma = norms[index]['scale']
   shift = shift_name(network.bits[index])
-  read = [np.abs(norm[shift]) for norm in norms[index + 1 :] if shift in norm]
+  readers = tuple(higher for higher, norm in enumerate(norms) if shift in norm)
+  read = [np.abs(norms[higher][shift]) for higher in readers]
   least = np.max(read, axis=0) / LARGEST_RATIO if read else np.zeros_like(gamma)
   return Layer(
     kernel=stored,
@@ -122,6 +125,7 @@ def layer(
       if shift_name(bits) in norms[index]
     },
     multiplier=np.where(np.abs(gamma) < least, np.copysign(least, gamma), gamma),
+    readers=readers,
   )
 
 

@@ -146,7 +146,7 @@ class PathWriter:
       return _Term(x, gain * layer.step, bias, key, layer.kernel, options)
 
     terms: list[Tensor | _Term] = []
-    if self._hands_up:
+    if self._hands_up and layer.readers:
       key = ranges_lib.handed_up(index, step.name)
       scale = handed_up_scale(source, index, step.name)
       tensor = normalised(layer.multiplier, key).write(self._writer, scale)

@@ -264,8 +264,10 @@ def _terms(
 
   one = np.float32(1)
   mine = _per_channel(layer.gamma) * z + _per_channel(layer.beta)
-  reads = (_Read(own(index, step.name), mine, one), read_of(index, layer.gamma))
-  terms = [_Term(mine, reads)]
+  reads = [_Read(own(index, step.name), mine, one)]
+  if layer.readers:
+    reads.append(read_of(index, layer.gamma))
+  terms = [_Term(mine, tuple(reads))]
   for lower, shift in layer.shifts.items():
     term = _per_channel(shift) * normalised[lower, step.name]
     key = lateral(index, step.name, lower)

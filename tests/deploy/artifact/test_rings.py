@@ -58,6 +58,7 @@ def test_logits_are_those_of_the_network_after_every_upgrade(trained: Frozen, fo
     ((3,), {}),
     ((1, 4, 20), {'merge': 'vanilla', 'weight_quantizer': 'standardised'}),
     ((2, 4), {'activation_bits': (2, 4)}),
+    ((2, 4), {'laterals': 'block_ends'}),
     ((32,), {'activation_bits': 32}),
   ],
 )

@@ -20,7 +20,7 @@ import pytest
 
 from dpoq_jax import models
 from dpoq_jax.core.names import LOGIT_SCALE
-from dpoq_jax.core.spec import LayerOptions
+from dpoq_jax.core.spec import Laterals, LayerOptions
 from dpoq_jax.deploy.onnx import export, graphs, predict
 from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.inference import operating_point
@@ -64,13 +64,14 @@ def made(
   activation_bits: int | tuple[int, ...] = 8,
   gamma: float | None = None,
   sum_logits: bool = False,
+  laterals: Laterals = Laterals.EVERY_LAYER,
 ) -> Made:
   """Makes a frozen network whose statistics have seen a batch; `gamma` replaces some scales."""
   network = onion_network.Onion(
     models.build(name, 10, SIZES[name]),
     bits,
     activation_bits,
-    options=LayerOptions(shift_init=0.3, clip_init=2.5, momentum=0.0),
+    options=LayerOptions(shift_init=0.3, clip_init=2.5, momentum=0.0, laterals=laterals),
     sum_logits=sum_logits,
   )
   seen = images(64, SHAPES[name])

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from dpoq_jax.core.spec import Laterals
 from dpoq_jax.deploy.artifact import in_jax, rings
 from dpoq_jax.deploy.onnx import cascade_graph, decision, graphs
 from dpoq_jax.deploy.onnx import source as source_lib
@@ -98,6 +99,7 @@ def check(
     {'name': 'mobilenet'},
     {'bits': (2, 4), 'activation_bits': (4, 8)},
     {'bits': (2, 4), 'sum_logits': True},
+    {'laterals': Laterals.BLOCK_ENDS},
     {'gamma': 0.0},
     {'bits': (8,)},
     {'bits': (32,), 'activation_bits': 32},

@@ -9,18 +9,19 @@ import numpy as np
 import onnx
 import pytest
 
-from dpoq_jax.core.spec import LayerOptions, Merge
+from dpoq_jax.core.spec import Laterals, LayerOptions, Merge
 from dpoq_jax.deploy.onnx import graphs, integer_layers, operators, ranges
 from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.network import companions, onion_network
 from tests.deploy.onnx.conftest import Made, chain, expected, made, relative_error, session
 
 
+@pytest.mark.parametrize('laterals', Laterals)
 @pytest.mark.parametrize(
   ('name', 'limit', 'equal'), [('resnet', 0.08, 0.93), ('vgg', 0.12, 0.93), ('mobilenet', 0.3, 0.8)]
 )
-def test_logits_are_those_of_the_network(name: str, limit: float, equal: float):
-  example = made(name)
+def test_logits_are_those_of_the_network(name: str, limit: float, equal: float, laterals: Laterals):
+  example = made(name, laterals=laterals)
   wanted, found = expected(example), chain(example.source, example.images)
   assert relative_error(found, wanted) < limit
   assert (found.argmax(-1) == wanted.argmax(-1)).mean() > equal
@@ -101,8 +102,20 @@ def test_an_individual_network_of_eight_bits_and_a_float_one():
   )
 
 
-def test_the_graph_of_the_highest_precision_is_the_chain_of_paths():
-  source, pixels = made().source, made().images
+def test_what_paths_hand_up_at_the_ends_of_blocks_alone_is_all_they_read():
+  example = made(laterals=Laterals.BLOCK_ENDS)
+  ends = [f'stage{stage}_block1/conv2' for stage in (1, 2, 3)]
+  first, second, third = (graphs.path_graph(example.source, k).graph for k in range(3))
+  low, high = ([f'lateral_{bits}/{each}' for each in ends] for bits in (2, 4))
+  assert [each.name for each in first.output] == ['logits', *low]
+  assert {each.name for each in second.input} == {'images', *low}
+  assert [each.name for each in second.output] == ['logits', *high]
+  assert {each.name for each in third.input} == {'images', *low, *high}
+
+
+@pytest.mark.parametrize('laterals', Laterals)
+def test_the_graph_of_the_highest_precision_is_the_chain_of_paths(laterals: Laterals):
+  source, pixels = made(laterals=laterals).source, made().images
   whole = session(graphs.precision_graph(source, 2)).run(None, {'images': pixels})[0]
   np.testing.assert_array_equal(whole, chain(source, pixels)[-1])
 
