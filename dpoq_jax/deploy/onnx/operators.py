@@ -6,6 +6,7 @@ them (Transpose, Slice, Pad, MaxPool, Clip) take the integers themselves.
 
 from collections.abc import Iterator, Sequence
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,10 @@ LEVELS = 255
 
 TO_NCHW, TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 """Permutations between channels first, as ONNX has them, and last."""
+
+# Channels below which pixels of a row become one of more channels in a depthwise convolution, which
+# takes as long for a pixel of few.
+_WIDE = 64
 
 # How many neighbouring pixels of a row become one pixel of more channels, where channels are few.
 _BLOCK = 4
@@ -155,6 +160,7 @@ class Writer:
     *,
     shared: int = 1,
     size: Sequence[int] | None = None,
+    rows_apart: int | None = None,
   ) -> Tensor:
     """Adds `gain * conv(x, kernel) + bias`, padded by half the kernel.
 
@@ -174,6 +180,7 @@ class Writer:
       strides: (vertical, horizontal).
       shared: number of groups of channels.
       size: (height, width) of the result, if known.
+      rows_apart: how far apart in `x` the rows of a kernel are, which is not padded then.
     """
     plain = shared == 1 and tuple(strides) == (1, 1) and None not in (scale, x.scale)
     if plain and size and kernel.shape[2] < _BLOCK and not size[1] % _BLOCK:
@@ -181,12 +188,13 @@ class Writer:
       joined = self._rearranged(x, (size[0], size[1] // _BLOCK, blocks.shape[2]))
       y = self.convolution(joined, blocks, np.tile(gain, _BLOCK), np.tile(bias, _BLOCK), scale)
       return self._rearranged(y, (*size, kernel.shape[3]))
-    sides = [((k - 1) // 2, k // 2) for k in kernel.shape[:2]]
+    sides = [(0, 0) if rows_apart else ((k - 1) // 2, k // 2) for k in kernel.shape[:2]]
     attributes = {
       'kernel_shape': kernel.shape[:2],
       'strides': tuple(strides),
       'pads': tuple(side[end] for end in (0, 1) for side in sides),
       'group': shared,
+      **({'dilations': (rows_apart, 1)} if rows_apart else {}),
     }
     kernel = np.transpose(np.asarray(kernel, np.float64), (3, 2, 0, 1))
     if scale is None or x.scale is None:
@@ -225,11 +233,48 @@ class Writer:
     other = self.node('Reshape', channels_last, self.constant(np.array([-1, *shape], np.int64)))
     return x._replace(name=self.node('Transpose', other, perm=TO_NCHW))
 
-  def scaled(self, x: Tensor, factor: np.ndarray, bias: np.ndarray, scale: Scale) -> Tensor:
-    """Adds `factor * x + bias` for each channel: a depthwise convolution of one number."""
+  def weighted_sum(
+    self,
+    terms: Sequence[tuple[Tensor, np.ndarray]],
+    bias: np.ndarray,
+    scale: Scale,
+    size: Sequence[int],
+  ) -> Tensor:
+    """Adds `sum_j factor_j x_j + bias` for each channel as one operation, which is rounded once.
+
+    The integers are put one below the other, and a depthwise convolution takes a row of each: its
+    rows are as far apart as the tensors are high. What zero points differ by goes into the bias.
+
+    Args:
+      terms: tensors of one shape, (height, width) being `size`, each with its factor, [features].
+      bias: [features].
+      scale: scale of the result.
+      size: of the tensors.
+    """
+    (height, width), features = size, len(bias)
+    scales = [x.scale for x, _ in terms if x.scale]
+    first = scales[0]
+    weights = np.stack([each * s.step for (_, each), s in zip(terms, scales, strict=True)])
     # The largest integer there is, since the finer its step, the finer is that of the bias.
-    kernel = np.full((1, 1, 1, len(factor)), 127)
-    return self.convolution(x, kernel, factor / 127, bias, scale, shared=len(factor))
+    gain = np.maximum(np.abs(weights).max(axis=0), 1e-12) / (127 * first.step)
+    integers = np.rint(weights / (gain * first.step))
+    beside = first.zero - np.array([[s.zero] for s in scales])
+    bias = bias + gain * first.step * (integers * beside).sum(axis=0)
+    joined, block = terms[0][0], math.gcd(width, max(1, _WIDE // features))
+    if len(terms) > 1:
+      joined = Tensor(self.node('Concat', *(x.name for x, _ in terms), axis=2), first)
+    if block > 1:
+      joined = self._rearranged(joined, (len(terms) * height, width // block, block * features))
+    total = self.convolution(
+      joined,
+      np.tile(integers, block)[:, None, None],
+      np.tile(gain, block),
+      np.tile(bias, block),
+      scale,
+      shared=block * features,
+      rows_apart=height,
+    )
+    return self._rearranged(total, (height, width, features)) if block > 1 else total
 
   def sum(self, a: Tensor, b: Tensor, scale: Scale | None) -> Tensor:
     """Adds `a + b`, on a scale, None for floats."""

@@ -1,12 +1,14 @@
 """Writes the steps of a path as integer operations of an ONNX graph.
 
 A path's convolution, normalisation, gamma and beta are one integer convolution. Its result `t =
-multiplier * z + beta` is what is handed up; a higher path brings it to `shift * z` by a depthwise
-convolution of one number per channel and adds it, in integers all along. Where the last of these
-operations saturates at PACT's bounds, its result is PACT's codes and no further operation follows.
+multiplier * z + beta` is what is handed up. A higher path adds what all lower ones handed up, each
+times a number per channel that makes it `shift * z`, to its own and to a shortcut by one depthwise
+convolution of all of these. It saturates at PACT's bounds, so that its result is PACT's codes and
+no further operation follows.
 """
 
 from collections.abc import Sequence
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,36 +30,45 @@ def handed_up_scale(source: Source, index: int, layer: str) -> Scale:
   return scale_of(*source.ranges[ranges_lib.handed_up(index, layer)])
 
 
-class _Term(NamedTuple):
-  """Describes a summand of a pre-activation that is not yet rounded to a scale.
-
-  It is `gain * conv(x, kernel) + bias`, or `gain * x + bias`, for each channel.
+class _Convolution(NamedTuple):
+  """Describes a summand of a pre-activation, `gain * conv(x, kernel) + bias`, not yet written.
 
   Attributes:
     x: the input.
+    kernel: the convolution's kernel.
     gain: [features].
     bias: [features].
-    key: key of its range.
-    kernel: the convolution's kernel; None for `gain * x + bias`.
+    key: key of its range, if it is rounded before it is added up.
     options: further arguments of `Writer.convolution`.
+  """
+
+  x: Tensor
+  kernel: np.ndarray
+  gain: np.ndarray
+  bias: np.ndarray
+  key: str
+  options: dict[str, Any]
+
+  def write(self, writer: Writer, scale: Scale | None) -> Tensor:
+    """Adds the convolution to a graph; returns its result on a scale, None for floats."""
+    return writer.convolution(self.x, self.kernel, self.gain, self.bias, scale, **self.options)
+
+
+class _Scaled(NamedTuple):
+  """Describes a summand of a pre-activation, `gain * x + bias` for each channel, not yet written.
+
+  Attributes:
+    x: the tensor, which is integer.
+    gain: [features].
+    bias: [features].
   """
 
   x: Tensor
   gain: np.ndarray
   bias: np.ndarray
-  key: str
-  kernel: np.ndarray | None = None
-  options: dict[str, Any] = {}  # noqa: RUF012 (never written)
-
-  def write(self, writer: Writer, scale: Scale | None) -> Tensor:
-    """Adds the operation to a graph; returns its result on a scale, None for floats."""
-    if self.kernel is None:
-      assert scale is not None
-      return writer.scaled(self.x, self.gain, self.bias, scale)
-    return writer.convolution(self.x, self.kernel, self.gain, self.bias, scale, **self.options)
 
 
-_Summands = Sequence[Tensor | _Term]
+_Summands = Sequence[Tensor | _Convolution | _Scaled]
 """What adds up to the result of a step: a pre-activation is added up only where its scale is
 known, which is where it is read."""
 
@@ -129,7 +140,7 @@ class PathWriter:
     centred = w.node('Sub', pixels, w.constant(np.float32(offset)))
     return Tensor(w.node('Mul', centred, w.constant(np.float32(factor))), None)
 
-  def _conv(self, step: steps_lib.Step, x: Tensor) -> list[Tensor | _Term]:
+  def _conv(self, step: steps_lib.Step, x: Tensor) -> list[Tensor | _Convolution | _Scaled]:
     """Returns the terms of a pre-activation, this path's own first; hands up what is read above."""
     index, source = self._index, self._source
     layer = integer_layers.layer(source.network, source.variables, index, step.name)
@@ -139,13 +150,13 @@ class PathWriter:
       'size': step.shape[:2],
     }
 
-    def normalised(multiplier: np.ndarray, key: str) -> _Term:
+    def normalised(multiplier: np.ndarray, key: str) -> _Convolution:
       """Returns `multiplier * z + beta`."""
       gain = multiplier / layer.deviation
       bias = layer.beta - gain * layer.mean
-      return _Term(x, gain * layer.step, bias, key, layer.kernel, options)
+      return _Convolution(x, layer.kernel, gain * layer.step, bias, key, options)
 
-    terms: list[Tensor | _Term] = []
+    terms: list[Tensor | _Convolution | _Scaled] = []
     if self._hands_up and layer.readers:
       key = ranges_lib.handed_up(index, step.name)
       scale = handed_up_scale(source, index, step.name)
@@ -155,15 +166,13 @@ class PathWriter:
         terms.append(tensor)
       else:
         ratio = integer_layers.ratio(layer.gamma, layer.multiplier)
-        key = ranges_lib.own(index, step.name)
-        terms.append(_Term(tensor, ratio, layer.beta * (1 - ratio), key))
+        terms.append(_Scaled(tensor, ratio, layer.beta * (1 - ratio)))
     else:
       terms.append(normalised(layer.gamma, ranges_lib.own(index, step.name)))
     for lower, shift in layer.shifts.items():
       below = integer_layers.layer(source.network, source.variables, lower, step.name)
       ratio = integer_layers.ratio(shift, below.multiplier)
-      key = ranges_lib.lateral(index, step.name, lower)
-      terms.append(_Term(self._laterals[lower, step.name], ratio, -ratio * below.beta, key))
+      terms.append(_Scaled(self._laterals[lower, step.name], ratio, -ratio * below.beta))
     return terms
 
   def _pact(self, step: steps_lib.Step, terms: _Summands) -> Tensor:
@@ -189,29 +198,28 @@ class PathWriter:
 
   def _added(self, step: steps_lib.Step, terms: _Summands, scale: Scale | None) -> Tensor:
     """Writes the sum of terms; returns it on a scale, None for floats."""
-    w, ranges = self._writer, self._source.ranges
-    if len(terms) == 1:
-      (only,) = terms
-      if isinstance(only, _Term):
+    w, ones = self._writer, np.ones(step.shape[-1])
+    match terms:
+      case [_Convolution() as only]:
         return only.write(w, scale)
-      if scale is None:
-        return only
-      ones = np.ones(step.shape[-1])
-      return w.scaled(only, ones, 0 * ones, scale)
-
-    def written(term: Tensor | _Term) -> Tensor:
-      """Returns a term on the scale of its own range."""
-      if isinstance(term, Tensor):
-        return term
-      return term.write(w, None if scale is None else scale_of(*ranges[term.key]))
-
-    total = written(terms[0])
-    for count, term in enumerate(terms[1:], start=2):
-      between = scale
-      if scale is not None and count < len(terms):
-        between = scale_of(*ranges[ranges_lib.partial(self._index, step.name, count)])
-      total = w.sum(total, written(term), between)
-    return total
+      case _:
+        pass
+    weighted: list[tuple[Tensor, np.ndarray]] = []
+    bias, is_plain = 0 * ones, True
+    for term in terms:
+      match term:
+        case _Convolution():
+          own = None if scale is None else scale_of(*self._source.ranges[term.key])
+          weighted.append((term.write(w, own), ones))
+        case _Scaled():
+          weighted.append((term.x, term.gain))
+          bias, is_plain = bias + term.bias, False
+        case _:
+          weighted.append((term, ones))
+    # Floats, which single networks alone have, and a shortcut without laterals.
+    if scale is None or (is_plain and len(terms) == 2):
+      return functools.reduce(lambda a, b: w.sum(a, b, scale), (x for x, _ in weighted))
+    return w.weighted_sum(weighted, bias, scale, step.shape[:2])
 
   def _plain(self, step: steps_lib.Step, x: Tensor) -> Tensor:
     """Writes a step that leaves integers as they are, or one of the float end of a network."""

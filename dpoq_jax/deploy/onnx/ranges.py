@@ -1,11 +1,13 @@
 """Measures the ranges of the tensors of an integer graph on images.
 
 A path is run from its steps, in JAX, with pre-activations kept as the terms that an integer runtime
-adds up one by one; each term and each partial sum has a range of its own.
+adds up. What it computes before the sum has a range of its own: a path's own features, and what it
+hands up. The sum itself is on the scale of the activation that reads it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -45,16 +47,6 @@ def handed_up(index: int, conv: str) -> str:
   return f'{index}/{conv}/handed_up'
 
 
-def lateral(index: int, conv: str, lower: int) -> str:
-  """Returns the key of `shift_j z_j`, which layer `conv` of path `index` adds from path `lower`."""
-  return f'{index}/{conv}/from_{lower}'
-
-
-def partial(index: int, pact: str, count: int) -> str:
-  """Returns the key of the sum of the first `count` terms that `pact` of path `index` clips."""
-  return f'{index}/{pact}/sum_{count}'
-
-
 class Use(NamedTuple):
   """Holds samples of a tensor, and what becomes of them at one place where it is read.
 
@@ -80,7 +72,7 @@ Uses = dict[str, list[Use]]
 def ranges(
   network: onion_network.Onion, variables: Mapping[str, Any], paths: Paths, images: np.ndarray
 ) -> dict[str, Range]:
-  """Returns the ranges of all terms and partial sums of all paths, by key.
+  """Returns the ranges of what all paths add up, by key.
 
   Args:
     network: the network.
@@ -227,13 +219,9 @@ def _clipped(
   """Returns PACT's codes of a sum of terms; adds what it reads to `uses`."""
   signed, is_float = step.options['signed'], integer_layers.is_float(network)
   alpha = 0.0 if is_float else integer_layers.clip(network, variables, index, step.name)
-  total = terms[0].value
-  sums: list[_Read] = []
-  for count, term in enumerate(terms[1:], start=2):
-    total = total + term.value
-    sums.append(_Read(partial(index, step.name, count), total, np.float32(1)))
+  total = functools.reduce(operator.add, (term.value for term in terms))
   clip, low = _f32(alpha), _f32(-alpha if signed else 0.0)
-  for key, value, factor in (*(read for term in terms for read in term.reads), *sums):
+  for key, value, factor in (read for term in terms for read in term.reads):
     samples = map(_sample, (value, jnp.broadcast_to(factor, value.shape), total))
     uses.setdefault(key, []).append(Use(*samples, clip=clip, low=low))
   bound = jnp.asarray(alpha, total.dtype)
@@ -270,8 +258,7 @@ def _terms(
   terms = [_Term(mine, tuple(reads))]
   for lower, shift in layer.shifts.items():
     term = _per_channel(shift) * normalised[lower, step.name]
-    key = lateral(index, step.name, lower)
-    terms.append(_Term(term, (_Read(key, term, one), read_of(lower, shift))))
+    terms.append(_Term(term, (read_of(lower, shift),)))
   return terms
 
 
