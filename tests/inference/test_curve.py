@@ -226,13 +226,15 @@ def test_thresholds_of_a_key_by_hand():
   assert curve.thresholds_of_key('normalised', 0.8, (8,)) == (0,)
 
 
-def test_temperatures_divide_the_logits_of_their_precision():
+@pytest.mark.parametrize('combine', ['mean', 'weighted'])
+def test_temperatures_divide_the_logits_of_their_precision(combine: str):
   rng = np.random.default_rng(0)
-  logits, labels = rng.normal(0, 2, (3, 20, 4)), rng.integers(0, 4, 20)
+  logits, labels = rng.normal(0, 2, (3, 300, 4)), rng.integers(0, 4, 300)
   temperatures = (0.5, 2.0, 3.0)
-  found = curve.rerun_curve(logits, labels, (2, 4, 8), 'normalised', temperatures=temperatures)
+  arguments: Any = (labels, (2, 4, 8), 'normalised', combine)
+  found = curve.rerun_curve(logits, *arguments, temperatures=temperatures)
   divided = logits / np.array(temperatures)[:, None, None]
-  expected = curve.rerun_curve(divided, labels, (2, 4, 8), 'normalised')
+  expected = curve.rerun_curve(divided, *arguments)
   np.testing.assert_allclose(found.confidence, expected.confidence, rtol=1e-12)
   np.testing.assert_array_equal(found.accuracy, expected.accuracy)
 
