@@ -1,6 +1,5 @@
 """`dpoq`: its list of commands, and that each is what `python -m` runs."""
 
-import os
 import pathlib
 import re
 import subprocess
@@ -17,7 +16,7 @@ def dpoq(*words: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
   return subprocess.run(
     [sys.executable, '-c', code, *words],
     cwd=cwd,
-    env={**os.environ, 'PYTHONPATH': str(runs.REPOSITORY)},
+    env=runs.environment() | {'PYTHONPATH': str(runs.REPOSITORY)},
     capture_output=True,
     text=True,
     check=False,
@@ -62,8 +61,7 @@ def test_an_unknown_command_gets_the_nearest(tmp_path: pathlib.Path):
 
 
 def test_a_command_runs_from_any_folder_with_the_caller_s_paths(tmp_path: pathlib.Path):
-  flags = ('--config=digits_resnet8:width=4,smoke', '--workdir=here/run')
-  done = dpoq('train', *flags, cwd=tmp_path)
+  done = dpoq('train', f'--config={runs.TINY_NET},smoke', '--workdir=here/run', cwd=tmp_path)
   assert done.returncode == 0, done.stderr
   assert (tmp_path / 'here' / 'run' / 'summary.json').is_file()
   done = dpoq('evaluate', '--workdir=here/run', cwd=tmp_path)

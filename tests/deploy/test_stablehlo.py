@@ -16,7 +16,7 @@ from tests.conftest import REPOSITORY, once
 from tests.deploy.conftest import IMAGES, TINY_NET, Frozen, frozen
 from tests.deploy.rewriting import rewritten
 from tests.fast import jit
-from tests.test_docs import run_blocks
+from tests.pages import run_blocks
 
 
 @pytest.fixture(scope='module')

@@ -129,7 +129,7 @@ def test_what_is_not_there_is_named(tmp_path: pathlib.Path):
 
 def test_a_shared_baseline_is_opened_at_one_precision(tmp_path: pathlib.Path):
   done = runs.command(
-    'train', '--config=digits_resnet8:system=shared,width=4,smoke', f'--workdir={tmp_path / "run"}'
+    'train', f'--config={runs.TINY_NET},system=shared,smoke', f'--workdir={tmp_path / "run"}'
   )
   assert done.returncode == 0, done.stderr
   np.save(tmp_path / 'x.npy', np.zeros((2, 8, 8, 1), np.uint8))

@@ -13,7 +13,8 @@ from tests.end_to_end import runs
 @pytest.mark.parametrize(
   ('signal', 'count'),
   [
-    ('KILL', 10),
+    ('KILL', 5),
+    pytest.param('KILL', 20, marks=pytest.mark.nightly),
     pytest.param('KILL', 1000, marks=pytest.mark.exhaustive),
     pytest.param('TERM', 200, marks=pytest.mark.exhaustive),
   ],

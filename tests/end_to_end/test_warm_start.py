@@ -45,21 +45,31 @@ def test_a_ring_is_added_and_the_old_precisions_stay(lower, tmp_path):
   chex.assert_tree_all_finite(cut['params'])
 
 
-def test_all_paths_start_from_a_float_network(tmp_path):
+@pytest.mark.parametrize(
+  ('model', 'layers'),
+  [
+    (runs.TINY_NET, ('stem', 'conv')),
+    pytest.param(runs.RESNET, ('stem', 'stage2_block1/conv2'), marks=pytest.mark.nightly),
+  ],
+  ids=['tiny', 'resnet'],
+)
+def test_all_paths_start_from_a_float_network(
+  model: str, layers: tuple[str, ...], tmp_path: pathlib.Path
+):
   floats = '--config.quantization.activation_bits=32'
-  status, _, err = runs.train(tmp_path / 'float', floats, bits='32', model=runs.RESNET)
+  status, _, err = runs.train(tmp_path / 'float', floats, bits='32', model=model)
   assert status == 0, err
   flags = (
     f'--config.init_from={tmp_path / "float"}',
     '--config.optimizer.learning_rate=1e-6',
     '--config.objective.companion_bits=(8,)',
   )
-  status, _, err = runs.train(tmp_path / 'run', *flags, model=runs.RESNET)
+  status, _, err = runs.train(tmp_path / 'run', *flags, model=model)
   assert status == 0, err
   source = trained_network.load_latents(tmp_path / 'float').variables['params']['path_32']
   ours = trained_network.load_latents(tmp_path / 'run').variables['params']
   for path in ('path_2', 'path_4'):
-    for layer in ('stem', 'stage2_block1/conv2'):
+    for layer in layers:
       one, other = ours[path], source
       for name in layer.split('/'):
         one, other = one[name], other[name]

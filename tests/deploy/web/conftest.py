@@ -16,7 +16,7 @@ from selenium import webdriver
 from dpoq_jax import classifier
 from dpoq_jax.deploy.onnx import decision, export, graph_network
 from dpoq_jax.deploy.web import folder, runtime
-from tests import npm
+from tests import browser, npm
 from tests.conftest import once
 from tests.deploy.onnx.conftest import images
 
@@ -190,3 +190,15 @@ def in_page(driver: webdriver.Chrome, code: str, *arguments: Any) -> Any:
   result = driver.execute_async_script(script, *arguments)
   assert not isinstance(result, dict) or 'error' not in result, result
   return result
+
+
+@pytest.fixture(scope='module')
+def driver() -> Iterator[webdriver.Chrome]:
+  """A browser with a camera, and a second name for this machine."""
+  flags = ('--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream')
+  hosts = ('--host-resolver-rules=MAP page.test 127.0.0.1', '--no-proxy-server')
+  with browser.opened(*flags, *hosts) as opened:
+    opened.set_script_timeout(600)
+    opened.execute_cdp_cmd('Network.enable', {})
+    opened.execute_cdp_cmd('Network.setCacheDisabled', {'cacheDisabled': True})
+    yield opened
