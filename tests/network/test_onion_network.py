@@ -2,14 +2,12 @@ import functools
 from typing import Any, get_args
 
 import chex
-import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dpoq_jax import config, models
-from dpoq_jax.core import layers, quantizers
 from dpoq_jax.core.names import path_name
 from dpoq_jax.core.spec import Laterals, LayerOptions, Merge, PathSpec
 from dpoq_jax.network import onion_network
@@ -236,25 +234,6 @@ def test_paths_may_meet_at_the_ends_of_blocks_alone():
   assert set(highest['stage2_block1']['conv2']['norm']) == {'scale', 'bias', *shifts}
 
 
-class Unmarked(flax.linen.Module):
-  """Describes a path of one convolution, which does not say where its blocks end."""
-
-  spec: PathSpec = PathSpec()
-
-  @flax.linen.compact
-  def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-    x = quantizers.image_codes(images, self.spec.options.parameter_dtype)
-    return jnp.mean(layers.ConvNorm(self.spec, CLASSES, name='conv')(x, train), axis=(1, 2))
-
-
-def test_a_model_without_an_end_of_a_block_is_refused():
-  options = LayerOptions(laterals=Laterals.BLOCK_ENDS)
-  with pytest.raises(ValueError, match='laterals=block_ends: no ConvNorm of Unmarked has ends_bl'):
-    onion_network.Onion(Unmarked(), (2, 4), options=options).init(jax.random.key(0), IMAGES)
-  # A single path shares nothing anyway.
-  onion_network.Onion(Unmarked(), (2,), options=options).init(jax.random.key(0), IMAGES)
-
-
 @pytest.mark.parametrize('bits', [(1,), (32,), (1, 2, 3), (4, 20)])
 def test_other_bit_lists_train_freeze_and_run(bits: tuple[int, ...]):
   network = build(bits)
@@ -265,24 +244,6 @@ def test_other_bit_lists_train_freeze_and_run(bits: tuple[int, ...]):
   )
   expected = {(32,): jnp.float32, (4, 20): jnp.uint32}.get(bits, jnp.uint16)
   assert frozen['onion']['stem']['conv']['kernel'].dtype == expected
-
-
-@pytest.mark.parametrize(
-  ('changes', 'message'),
-  [
-    ({'bits': (4, 2)}, r'bits=\(4, 2\)'),
-    ({'bits': (2, 20)}, r'ring 1 of bits=\(2, 20\)=18: give 1 to 16 bits, or 32'),
-    ({'activation_bits': 0}, 'activation_bits=0'),
-    (
-      {'activation_bits': (2, 8)},
-      r'activation_bits=\(2, 8\) needs one entry for each of bits=\(2,',
-    ),
-    ({'activation_bits': (17,)}, r'entry 0 of activation_bits=\(17,\)=17: give 1 to 16 bits'),
-  ],
-)
-def test_impossible_networks_are_refused(changes: dict, message: str):
-  with pytest.raises(ValueError, match=message):
-    onion_network.Onion(models.CifarResNet(), **{'bits': (2,), **changes})
 
 
 def test_paths_have_activations_of_their_own_width():
@@ -306,12 +267,6 @@ def test_paths_have_activations_of_their_own_width():
   )
 
 
-@pytest.mark.parametrize('model', [models.CifarResNet, flax.linen.Dense(3)])
-def test_what_is_no_instance_of_a_model_is_refused(model: Any):
-  with pytest.raises(TypeError, match=r'give an instance .* as CifarResNet\(depth=20\)'):
-    onion_network.Onion(model, bits=(2,))
-
-
 def test_equal_models_make_equal_networks():
   one, other = (onion_network.Onion(models.CifarResNet(depth=8), bits=(2, 4)) for _ in range(2))
   assert one == other
@@ -325,14 +280,6 @@ def test_a_model_alone_is_its_float_network():
   own = {**variables, 'params': variables['params']['path_32']}
   expected = network.apply(variables, IMAGES)[0]
   np.testing.assert_array_equal(model.apply(own, IMAGES), expected)
-
-
-def test_bfloat16_refuses_what_it_would_round():
-  options = LayerOptions(compute_dtype=jnp.bfloat16)
-  with pytest.raises(ValueError, match='=12: bfloat16 holds integers of up to 8 bits'):
-    onion_network.Onion(models.CifarResNet(), bits=(4, 16), options=options)
-  onion_network.Onion(models.CifarResNet(), bits=(4, 8, 16), options=options)
-  onion_network.Onion(models.CifarResNet(), bits=(32,), activation_bits=32, options=options)
 
 
 def test_stored_bytes_grow_by_a_ring_and_a_path():
