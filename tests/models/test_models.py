@@ -103,7 +103,8 @@ def test_a_model_is_an_onion(name):
   frozen = network.freeze(trained)
   chex.assert_trees_all_equal(apply(frozen, images), logits)
   smaller, cut = network.cut(frozen, 2)
-  chex.assert_trees_all_close(jit(smaller.apply)(cut, images), logits[:1], rtol=1e-5)
+  # Path by path, as the library runs them: in one program XLA may round a lower path otherwise.
+  chex.assert_trees_all_equal(smaller.apply(cut, images), network.apply(frozen, images)[:1])
 
 
 class OwnNet(models.CifarResNet):
