@@ -1,6 +1,7 @@
 """Compiles what a test runs once or twice, where compiling takes longer than running."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import functools
 from typing import Any
 
@@ -20,3 +21,14 @@ def _options() -> dict[str, Any]:
 def jit(function: Callable[..., Any], **arguments: Any) -> Any:
   """Returns what `jax.jit` does, compiled fast rather than to something fast."""
   return jax.jit(function, compiler_options=_options(), **arguments)
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+  """Compiles fast whatever is compiled in this process meanwhile, by whom it may be."""
+  before = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', True)
+  try:
+    yield
+  finally:
+    jax.config.update('jax_disable_most_optimizations', before)

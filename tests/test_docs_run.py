@@ -1,5 +1,6 @@
 """The documents: their Python and commands run."""
 
+from collections.abc import Iterator
 import os
 import pathlib
 import re
@@ -11,10 +12,18 @@ from PIL import Image
 import pytest
 
 from dpoq_jax import from_run
-from tests import conftest
+from tests import conftest, fast
 from tests.data import tiny_cifar
 from tests.end_to_end import runs
 from tests.pages import OWN_MODEL, QUICK_START, README, ROOT, blocks, run_blocks, shell_lines
+
+
+@pytest.fixture(autouse=True)
+def _compiled_fast() -> Iterator[None]:
+  # What a page says is shown by programs that are compiled in a third of the time, too.
+  with fast.compiling():
+    yield
+
 
 # What makes a training of a page short: these flags come last.
 SHORTENED = {

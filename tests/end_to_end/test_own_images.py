@@ -12,7 +12,7 @@ import pytest
 
 from dpoq_jax import classifier
 from dpoq_jax.training import metrics
-from tests import conftest
+from tests import conftest, fast
 from tests.data import photographs
 from tests.end_to_end import runs
 
@@ -64,7 +64,7 @@ def in_folder(folder: pathlib.Path, line: str) -> list[str]:
 
 def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
   """Runs a command in this process, whose strict promotion Optax's schedules do not take."""
-  with jax.numpy_dtype_promotion('standard'):
+  with jax.numpy_dtype_promotion('standard'), fast.compiling():
     return runs.call(name, *arguments)
 
 
@@ -79,9 +79,8 @@ def test_a_folder_of_photographs_becomes_a_network(folder: pathlib.Path):
   assert len(list((folder / 'photos').rglob('*.*'))) == 300
   done: dict[str, subprocess.CompletedProcess[str]] = {}
   for name, line in COMMANDS:
-    # In a process: warnings of one in this process are not shown, and its training step would be
-    # compiled to something fast.
-    start = runs.command if name in ('prepare', 'train') else called
+    # In a process, as warnings of one in this process are not shown.
+    start = runs.command if name == 'prepare' else called
     found = start(name, *in_folder(folder, line))
     # A small split need not have a point that meets the target.
     assert found.returncode in ((0, 3) if name == 'calibrate' else (0,)), found.stderr
