@@ -36,7 +36,7 @@ def main(_: list[str]) -> None:
   """Exports the network, predicts by both, prints the table and writes the figures."""
   import onnxruntime
 
-  from dpoq_jax.deploy.onnx import export, graph_network
+  from dpoq_jax.deploy.onnx import export, graph_network, source
 
   logging.set_verbosity(logging.ERROR)
   workdir = required_path(flags.FLAGS, 'workdir')
@@ -50,9 +50,9 @@ def main(_: list[str]) -> None:
     path = pathlib.Path(folder) / 'export'
     export.write(
       path,
-      network,
-      jax.device_get(run.variables),
-      run.training_images(_RANGE_IMAGES.value),
+      source.prepare(
+        network, jax.device_get(run.variables), run.training_images(_RANGE_IMAGES.value)
+      ),
       class_names=run.facts.class_names,
       operating_points=(json.loads(point.to_json()),),
     )

@@ -64,7 +64,7 @@ def main(_: list[str]) -> None:
   """Times all graphs, prints the table and writes the figures."""
   import onnxruntime
 
-  from dpoq_jax.deploy.onnx import export, graph_network
+  from dpoq_jax.deploy.onnx import export, graph_network, source
 
   logging.set_verbosity(logging.ERROR)
   threads = _thread_counts(_THREADS.value)
@@ -77,9 +77,8 @@ def main(_: list[str]) -> None:
   }
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'export'
-    export.write(
-      path, network, timed.variables, timed.seen, class_names=names, operating_points=timed.points
-    )
+    prepared = source.prepare(network, timed.variables, timed.seen)
+    export.write(path, prepared, class_names=names, operating_points=timed.points)
     sides = {
       count: _Side(
         graph_network.Network(path, count),

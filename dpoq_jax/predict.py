@@ -33,7 +33,6 @@ from typing import TextIO
 
 import rich.progress
 
-from dpoq_jax import pretrained
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import fail, user_errors, warn
 from dpoq_jax.cli.run import run
@@ -43,14 +42,7 @@ from dpoq_jax.runtime.console import Console
 
 def define_flags(flags: shared.FlagValues) -> None:
   """Defines the flags of the command."""
-  shared.define_workdir(flags)
-  shared.define_path('artifact', 'folder of an artifact, in place of a run', flags)
-  shared.DEFINE_string(
-    'pretrained',
-    None,
-    f'network that comes with the library, in place of a run: {", ".join(pretrained.names())}',
-    flag_values=flags,
-  )
+  shared.define_network(flags)
   shared.define_output(flags, '.csv or .jsonl file; CSV on stdout by default')
   shared.define_operating_point(flags)
   shared.define_step(flags)
@@ -75,7 +67,7 @@ def main(flags: shared.FlagValues, *paths: str) -> None:
     fail('give the paths of images: a folder, files, a pattern or a .npy file.')
   output = shared.optional_path(flags, 'output')
   with user_errors():
-    source = _source(flags)
+    source = shared.network_folder(flags)
     if output and output.suffix not in ('.csv', '.jsonl'):
       raise ValueError(f'--output={output}: give a file that ends in .csv or .jsonl.')
     part, parts = _shard(flags.shard)
@@ -124,19 +116,6 @@ def main(flags: shared.FlagValues, *paths: str) -> None:
     f'{unreadable} could not be read{others}.',
     file=sys.stderr,
   )
-
-
-def _source(flags: shared.FlagValues) -> pathlib.Path:
-  """Returns where the network is."""
-  given = [name for name in ('workdir', 'artifact', 'pretrained') if flags[name].value]
-  if len(given) != 1:
-    raise ValueError(
-      'give one of --workdir=DIR, --artifact=FOLDER and --pretrained=NAME, one of '
-      f'{", ".join(pretrained.names())}.'
-    )
-  if flags.pretrained:
-    return pretrained.folder(flags.pretrained)
-  return shared.required_path(flags, given[0])
 
 
 def _shard(given: str) -> tuple[int, int]:

@@ -144,20 +144,19 @@ print(result, f'top-1 {np.mean(result.labels == test.labels):.1%}')
 # %% [markdown]
 # ## Without JAX: the cascade in ONNX Runtime
 #
-# Of a run, `dpoq export --format=onnx --workdir=RUN --output=FOLDER` writes the folder. Of an
-# artifact, this does. Ranges of activations are measured on training images.
+# Of a run, `dpoq export --format=onnx --workdir=RUN --output=FOLDER` writes the folder; of an
+# artifact that was exported with `--calibration-images`, `--artifact=FOLDER` in place of the run.
+# This does it by hand, with ranges of activations that are measured on training images.
 
 # %%
-from dpoq_jax.deploy.onnx import export
+from dpoq_jax.deploy.onnx import export, source
 
 folder = pathlib.Path('shipped_onnx')
 shutil.rmtree(folder, ignore_errors=True)
 whole = dpoq_jax.load(device)
 manifest = export.write(
   folder,
-  whole.network,
-  whole.variables,
-  in_memory.load('digits', 'train').images[:512],
+  source.prepare(whole.network, whole.variables, in_memory.load('digits', 'train').images[:512]),
   class_names=whole.class_names,
   operating_points=[json.loads(whole.operating_point.to_json())],
 )

@@ -20,7 +20,7 @@ from absl.flags import (
 from ml_collections import config_flags
 
 from dpoq_jax import config as config_lib
-from dpoq_jax import configs
+from dpoq_jax import configs, pretrained
 from dpoq_jax.cli import spelling
 from dpoq_jax.cli.errors import fail, user_errors
 
@@ -54,6 +54,35 @@ def define_path(name: str, what: str, flags: FlagValues) -> None:
 def define_workdir(flags: FlagValues, what: str = 'directory of the run') -> None:
   """Defines `--workdir=DIR`."""
   define_path('workdir', what, flags)
+
+
+def define_network(flags: FlagValues) -> None:
+  """Defines `--workdir=DIR`, `--artifact=FOLDER` and `--pretrained=NAME`, of which one is given."""
+  define_workdir(flags)
+  define_path('artifact', 'folder of an artifact, in place of a run', flags)
+  DEFINE_string(
+    'pretrained',
+    None,
+    f'network that comes with the library, in place of a run: {", ".join(pretrained.names())}',
+    flag_values=flags,
+  )
+
+
+def network_folder(flags: FlagValues) -> pathlib.Path:
+  """Returns where the network is that the flags of `define_network` name.
+
+  Raises:
+    ValueError: if none is named, several are, or there is no pretrained one of this name.
+  """
+  given = [name for name in ('workdir', 'artifact', 'pretrained') if flags[name].value]
+  if len(given) != 1:
+    raise ValueError(
+      'give one of --workdir=DIR, --artifact=FOLDER and --pretrained=NAME, one of '
+      f'{", ".join(pretrained.names())}.'
+    )
+  if flags.pretrained:
+    return pretrained.folder(flags.pretrained)
+  return required_path(flags, given[0])
 
 
 def define_step(flags: FlagValues) -> None:

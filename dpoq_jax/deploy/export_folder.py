@@ -26,12 +26,21 @@ def make_for_frozen(folder: pathlib.Path, variables: Mapping[str, Any]) -> None:
     FileExistsError: if there is something in the folder.
     ValueError: for variables that hold latents, or numbers that are not finite.
   """
+  check_frozen(variables)
+  make_empty(folder)
+
+
+def check_frozen(variables: Mapping[str, Any]) -> None:
+  """Refuses variables that cannot be exported.
+
+  Raises:
+    ValueError: for variables that hold latents, or numbers that are not finite.
+  """
   if ONION not in variables:
     raise ValueError('these variables hold latents: freeze them first (Onion.freeze).')
   for name, leaf in flattened(variables):
     if not np.isfinite(leaf).all():
       raise ValueError(f'{name} is not finite: a network that diverged cannot be exported.')
-  _make_empty(folder)
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, np.ndarray]]:
@@ -51,7 +60,7 @@ def emptied_on_failure(folder: pathlib.Path) -> Iterator[None]:
     FileExistsError: if there is something in the folder.
   """
   was_there = folder.is_dir()
-  _make_empty(folder)
+  make_empty(folder)
   try:
     yield
   except BaseException:
@@ -138,8 +147,12 @@ def write_manifest(
   return manifest
 
 
-def _make_empty(folder: pathlib.Path) -> None:
-  """Makes a folder; refuses one that is not empty."""
+def make_empty(folder: pathlib.Path) -> None:
+  """Makes a folder, unless an empty one is there.
+
+  Raises:
+    FileExistsError: if there is something in the folder.
+  """
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise FileExistsError(f'{folder} is there already: give another folder.')
   folder.mkdir(parents=True, exist_ok=True)

@@ -102,6 +102,34 @@ def choices_of_order(
   return Choices(rerun, points, index)
 
 
+def choices_by_key(point: OperatingPoint, count: int) -> tuple[list[OperatingPoint], int]:
+  """Returns points of an order by their keys, for a network whose examples are not at hand.
+
+  Args:
+    point: the current operating point, which is among them as it is. The others get its
+      combination, weights and temperatures; what they are worth is not known.
+    count: number of keys, at least 2: both ends are among them.
+
+  Returns:
+    The points, the cheapest first, and the index of the current one.
+  """
+  in_progress = point.bits[:-1] if point.order == 'precision_first' else (None,)
+  keys = (*np.linspace(0, 1, count - 1).tolist(), curve.NEVER)
+  weights, temperatures = tuple(point.weights.values()), tuple(point.temperatures.values())
+  points = [
+    operating_point.from_key(
+      point.bits, point.order, key, point.combine, weights, temperatures, precision=precision,
+      bitops=point.bitops, data=point.data,
+    )
+    for precision in in_progress
+    for key in keys
+    if (precision, key) != (point.precision, point.key)
+  ]  # fmt: skip
+  index = sum(_place(each) < _place(point) for each in points)
+  points.insert(index, point)
+  return points, index
+
+
 def hoped_for(
   point: OperatingPoint,
   rerun: curve.RerunCurve,
@@ -123,6 +151,11 @@ def hoped_for(
     data=point.data, target=point.target, met=met,
   )  # fmt: skip
   return with_outcomes(chosen, evaluated)
+
+
+def _place(point: OperatingPoint) -> tuple[int, float]:
+  """Returns what points of one order are sorted by."""
+  return point.precision or 0, point.key
 
 
 def _cost(point: OperatingPoint) -> float:

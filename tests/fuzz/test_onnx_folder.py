@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from dpoq_jax.deploy.onnx import export, graph_network, predict
+from dpoq_jax.deploy.onnx import export, graph_network, predict, source
 from dpoq_jax.inference import operating_point
 from tests.conftest import once
 from tests.deploy.conftest import IMAGES, frozen
@@ -38,7 +38,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     point = operating_point.from_key((2, 4), 'normalised', 0.5, 'weighted', weights, (1.5, 0.8))
     point = point.model_copy(update={'thresholds': {2: 0.3, 4: 0.0}})
     export.write(
-      path, example.network, example.variables, IMAGES, class_names=('a', 'b', 'c', 'd', 'e'),
+      path, source.prepare(example.network, example.variables, IMAGES),
+      class_names=('a', 'b', 'c', 'd', 'e'),
       operating_points=(json.loads(point.to_json()),), source={'dataset': 'digits', 'step': 7},
     )  # fmt: skip
     np.save(path / 'images.npy', IMAGES)

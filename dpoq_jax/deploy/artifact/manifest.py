@@ -52,9 +52,11 @@ def _is_name(name: str) -> str:
   return name
 
 
-KernelName = Annotated[str, AfterValidator(_is_name)]
+TensorName = Annotated[str, AfterValidator(_is_name)]
 FloatName = Annotated[str, Field(pattern='^(params|statistics)/.'), AfterValidator(_is_name)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Low = Annotated[float, Field(le=0, allow_inf_nan=False)]
+High = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ArtifactError(ValueError):
@@ -117,6 +119,18 @@ class Source(_Record):
   step: Annotated[int, Field(ge=0)]
 
 
+class Ranges(_Record):
+  """Holds the intervals that the integers of ONNX graphs cover, which take images to measure.
+
+  Attributes:
+    images: number of training images they were measured on.
+    ends: lowest and highest value of every tensor, by its key (`deploy.onnx.ranges`).
+  """
+
+  images: Annotated[int, Field(ge=0, le=2**40)]
+  ends: Annotated[dict[TensorName, tuple[Low, High]], Field(max_length=_MOST)]
+
+
 class Manifest(_Record):
   """Holds the content of `manifest.json`.
 
@@ -133,6 +147,7 @@ class Manifest(_Record):
     input_range: lowest and highest pixel, unsigned integers.
     kernels: shapes of the kernels, by name, in the order in which every ring has their codes.
     rings: the rings, from the lowest up.
+    ranges: what graphs of integers are made with, if it was measured.
     operating_points: operating points for dynamic inference, `inference.OperatingPoint` as JSON.
     source: data set and step that the network comes from.
   """
@@ -146,8 +161,9 @@ class Manifest(_Record):
   multiply_accumulates: Count | None = None
   bitops: tuple[BitOps, ...] | None = None
   input_range: tuple[Literal[0], Literal[255]] = (0, 255)
-  kernels: Annotated[dict[KernelName, Shape], Field(max_length=_MOST)]
+  kernels: Annotated[dict[TensorName, Shape], Field(max_length=_MOST)]
   rings: tuple[Ring, ...]
+  ranges: Ranges | None = None
   operating_points: tuple[dict[str, Any], ...] = ()
   source: Source
 

@@ -125,7 +125,7 @@ def write(
     variables: frozen variables.
     top1: accuracy of each precision, in [0, 1], if known.
     **known: fields of `Manifest`: model, quantization, class_names, image_shape,
-      multiply_accumulates, bitops, operating_points, source.
+      multiply_accumulates, bitops, ranges, operating_points, source.
 
   Returns:
     The manifest.

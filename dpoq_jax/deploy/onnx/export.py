@@ -9,7 +9,6 @@ import pathlib
 import shutil
 from typing import Any
 
-import numpy as np
 import onnx
 
 from dpoq_jax.core.names import path_name
@@ -18,7 +17,6 @@ from dpoq_jax.data import resize as resize_lib
 from dpoq_jax.deploy import export_folder, graph_folder
 from dpoq_jax.deploy.onnx import cascade_graph, graphs, hub_layout
 from dpoq_jax.deploy.onnx import source as source_lib
-from dpoq_jax.network import onion_network
 
 _BESIDE = pathlib.Path(__file__)
 # `predict.py`, and what it imports.
@@ -36,9 +34,7 @@ _PROGRAMS = (
 
 def write(
   folder: pathlib.Path,
-  network: onion_network.Onion,
-  variables: Mapping[str, Any],
-  range_images: np.ndarray,
+  prepared: source_lib.Source,
   *,
   class_names: Sequence[str],
   resize: int | None = None,
@@ -52,62 +48,56 @@ def write(
 
   Args:
     folder: the folder, which is made; it must not hold anything.
-    network: the network.
-    variables: frozen variables, NumPy arrays.
-    range_images: uint8 [examples, height, width, channels], on which ranges are measured.
+    prepared: what the graphs are made from, of `source.prepare`.
     class_names: a name for each class.
     resize: shorter side to which files are resized before their centre is taken, pixels; None
-      resizes them to the shape of `range_images`.
+      resizes them to the shape of the network's images.
     operating_points: operating points, as manifests have them; the first is the default of
       `cascade.onnx`.
-    **known: what `export_folder.write_manifest` takes: source.
+    **known: what else `export_folder.write_manifest` takes: source.
 
   Returns:
     The manifest.
 
   Raises:
     FileExistsError: if there is something in the folder.
-    ValueError: for variables that hold latents, or a network that cannot be exported.
+    ValueError: for a network whose numbers have no integers.
   """
-  export_folder.make_for_frozen(folder, variables)
-  try:
-    # A number that is lost here would be a wrong integer in a graph.
-    with np.errstate(divide='raise', over='raise', invalid='raise'):
-      source = source_lib.prepare(network, variables, range_images)
-      paths = [
-        _write_graph(folder / f'{path_name(bits)}.onnx', bits, graphs.path_graph(source, index))
-        for index, bits in enumerate(network.bits)
-      ]
-      precisions = [
-        _write_graph(folder / f'precision_{bits}.onnx', bits, graphs.precision_graph(source, index))
-        for index, bits in enumerate(network.bits)
-      ]
-      cascade = _write_graph(
-        folder / f'{cascade_graph.NAME}.onnx',
-        network.bits[-1],
-        cascade_graph.cascade_graph(source, next(iter(operating_points), None)),
+  export_folder.make_empty(folder)
+  all_bits = prepared.network.bits
+  with source_lib.refusing_lost_numbers():
+    paths = [
+      _write_graph(folder / f'{path_name(bits)}.onnx', bits, graphs.path_graph(prepared, index))
+      for index, bits in enumerate(all_bits)
+    ]
+    precisions = [
+      _write_graph(folder / f'precision_{bits}.onnx', bits, graphs.precision_graph(prepared, index))
+      for index, bits in enumerate(all_bits)
+    ]
+    cascade = _write_graph(
+      folder / f'{cascade_graph.NAME}.onnx',
+      all_bits[-1],
+      cascade_graph.cascade_graph(prepared, next(iter(operating_points), None)),
+    )
+    (folder / hub_layout.FOLDER).mkdir()
+    names = [(k, hub_layout.file_name(bits)) for k, bits in enumerate(all_bits)]
+    others = [
+      _write_graph(
+        folder / hub_layout.FOLDER / name,
+        all_bits[index],
+        graphs.pixel_values_graph(prepared, index),
       )
-      (folder / hub_layout.FOLDER).mkdir()
-      names = [(k, hub_layout.file_name(bits)) for k, bits in enumerate(network.bits)]
-      others = [
-        _write_graph(
-          folder / hub_layout.FOLDER / name,
-          network.bits[index],
-          graphs.pixel_values_graph(source, index),
-        )
-        for index, name in [*names, (len(names) - 1, hub_layout.HIGHEST)]
-      ]
-  except FloatingPointError as error:
-    raise ValueError(f'the numbers of this network have no integers ({error}).') from None
+      for index, name in [*names, (len(names) - 1, hub_layout.HIGHEST)]
+    ]
   for program in _PROGRAMS:
     shutil.copyfile(program, folder / program.name)
-  hub_layout.write(folder, source.image_shape, class_names, resize)
+  hub_layout.write(folder, prepared.image_shape, class_names, resize)
   return export_folder.write_manifest(
     folder,
-    network.bits,
-    source.image_shape,
-    classes=source.paths[0][-1].shape[-1],
-    calibration_images=len(range_images),
+    all_bits,
+    prepared.image_shape,
+    classes=prepared.paths[0][-1].shape[-1],
+    calibration_images=prepared.range_images,
     paths=paths,
     precisions=precisions,
     cascade=cascade,

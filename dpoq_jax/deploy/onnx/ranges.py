@@ -91,6 +91,24 @@ def ranges(
   }
 
 
+def keys(
+  network: onion_network.Onion,
+  variables: Mapping[str, Any],
+  paths: Paths,
+  image_shape: tuple[int, int, int],
+) -> set[str]:
+  """Returns the keys of the ranges of what all paths add up; nothing is run.
+
+  Args:
+    network: the network.
+    variables: frozen variables.
+    paths: the steps of every path, the lowest first.
+    image_shape: (height, width, channels).
+  """
+  run = functools.partial(_run, network, variables, paths)
+  return set(jax.eval_shape(run, jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8))[1])
+
+
 def best(uses: Sequence[Use]) -> Range:
   """Returns the range on which 255 steps change least, in mean square, what is read of a tensor.
 

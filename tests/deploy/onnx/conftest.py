@@ -131,7 +131,7 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
 @pytest.fixture(scope='session')
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   """Returns the export of `made()` with an operating point."""
-  network, variables, source, pixels = made()
+  network, _, source, pixels = made()
   point = operating_point.from_key(
     network.bits,
     'normalised',
@@ -148,9 +148,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   path = tmp_path_factory.mktemp('onnx') / 'export'
   export.write(
     path,
-    network,
-    variables,
-    images(64, SHAPES['resnet']),
+    source,
     class_names=tuple('abcdefghij'),
     operating_points=(json.loads(point.to_json()),),
   )

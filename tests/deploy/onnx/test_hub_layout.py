@@ -75,10 +75,8 @@ def test_a_network_of_grey_images_is_given_colours():
 @pytest.fixture(params=[None, 10])
 def folder(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> pathlib.Path:
   example = frozen((2, 4))
-  export.write(
-    tmp_path, example.network, example.variables, IMAGES, class_names=tuple('abcde'),
-    resize=request.param,
-  )  # fmt: skip
+  prepared = source_lib.prepare(example.network, example.variables, IMAGES)
+  export.write(tmp_path, prepared, class_names=tuple('abcde'), resize=request.param)
   return tmp_path
 
 

@@ -20,7 +20,7 @@ from dpoq_jax.data import to_predict
 from dpoq_jax.deploy.onnx import export, graph_network, predict
 from dpoq_jax.inference import operating_point
 from tests.conftest import REPOSITORY
-from tests.deploy.onnx.conftest import SHAPES, chain, images, made, photographs, refused
+from tests.deploy.onnx.conftest import SHAPES, chain, made, photographs, refused
 from tests.deploy.rewriting import rewritten
 
 
@@ -146,11 +146,9 @@ def test_the_graph_of_a_path_in_place_of_the_cascade_is_refused(copy: pathlib.Pa
 
 
 def test_summed_logits_go_from_path_to_path(tmp_path: pathlib.Path):
-  network, variables, source, pixels = made(bits=(2, 4), sum_logits=True)
+  network, _, source, pixels = made(bits=(2, 4), sum_logits=True)
   folder = tmp_path / 'export'
-  export.write(
-    folder, network, variables, images(64, SHAPES['resnet']), class_names=tuple('abcdefghij')
-  )
+  export.write(folder, source, class_names=tuple('abcdefghij'))
   logits = chain(source, pixels)
   point = operating_point.from_key(
     network.bits, 'confidence_first', 0.5, 'mean', ((1.0,), (1.0, 1.0)), (1.0, 1.0)

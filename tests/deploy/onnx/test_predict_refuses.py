@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from dpoq_jax.deploy.onnx import export, graph_network, predict
+from dpoq_jax.deploy.onnx import export, graph_network, predict, source
 from tests.deploy.onnx.conftest import made, photographs, refused
 from tests.deploy.rewriting import rewritten
 
@@ -31,9 +31,9 @@ def test_bad_input_and_altered_files_are_refused(folder: pathlib.Path, tmp_path:
   (tmp_path / 'path_2.onnx').unlink()
   assert len(predict.Network(tmp_path).predict_at(made().images[:2], 2).labels) == 2
   with pytest.raises(FileExistsError):
-    export.write(folder, made().network, made().variables, made().images, class_names=())
+    export.write(folder, made().source, class_names=())
   with pytest.raises(ValueError, match='freeze them first'):
-    export.write(tmp_path / 'new', made().network, {}, made().images, class_names=())
+    source.prepare(made().network, {}, made().images)
 
 
 @pytest.mark.parametrize(

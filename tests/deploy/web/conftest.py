@@ -15,6 +15,7 @@ from selenium import webdriver
 
 from dpoq_jax import classifier
 from dpoq_jax.deploy.onnx import decision, export, graph_network
+from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.deploy.web import folder, runtime
 from tests import browser, npm
 from tests.conftest import once
@@ -72,7 +73,8 @@ def write_site(path: pathlib.Path, ranges: np.ndarray, seen: np.ndarray, source:
   """Writes the export and the page of the bundled network; one of its classes has a bad name."""
   opened = classifier.load_pretrained('cifar10_resnet8')
   names = [*opened.class_names[:-1], HOSTILE]
-  export.write(path / 'exported', opened.network, opened.variables, ranges, class_names=names)
+  prepared = source_lib.prepare(opened.network, opened.variables, ranges)
+  export.write(path / 'exported', prepared, class_names=names)
   points = points_for(graph_network.Network(path / 'exported'), seen)
   examples = folder.Examples(list(seen[:6]), np.arange(6), 'Made up.')
   folder.write(

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dpoq_jax.deploy.onnx import export
+from dpoq_jax.deploy.onnx import export, source
 from dpoq_jax.deploy.web import folder, runtime
 from dpoq_jax.inference import operating_point
 from tests.deploy.conftest import IMAGES, frozen
@@ -31,9 +31,8 @@ def point(threshold: float, bits: tuple[int, ...] = (2, 4)) -> dict[str, object]
 def exported(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   path = tmp_path_factory.mktemp('exported') / 'graphs'
   example = frozen((2, 4))
-  export.write(
-    path, example.network, example.variables, IMAGES, class_names=tuple('abcde'), resize=10
-  )
+  prepared = source.prepare(example.network, example.variables, IMAGES)
+  export.write(path, prepared, class_names=tuple('abcde'), resize=10)
   return path
 
 
