@@ -14,10 +14,12 @@ import threading
 
 import pytest
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 import dpoq_jax
 from dpoq_jax import nn
-from tests import browser, conftest, executed_notebooks
+from dpoq_jax.deploy.web import runtime
+from tests import browser, conftest, executed_notebooks, npm
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -39,17 +41,33 @@ def test_figures_are_what_the_code_draws(name: str):
   assert (figures.FOLDER / f'{name}.svg').read_text() == figures.svg(name)
 
 
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+  """Returns the folder of the demo; where its runtime cannot be had, one that is not there."""
+  demo = executed_notebooks.script('demo')
+  try:
+    brought = runtime.read(npm.runtime_folder(tmp_path_factory))
+  except pytest.skip.Exception:
+    return str(tmp_path_factory.getbasetemp() / 'no_demo')
+  return str(conftest.once(tmp_path_factory, 'demo', lambda path: demo.write(path, brought)))
+
+
 @pytest.fixture(scope='session')
 def site(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   """Folder of the site, built as in continuous integration: warnings are errors."""
   # Of one notebook there are outputs to show.
   executed = executed_notebooks.folder('deploy', tmp_path_factory, short=False)
+  shown = demo_folder(tmp_path_factory)
 
   def make(folder: pathlib.Path) -> None:
     done = subprocess.run(
       [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', folder],
       cwd=ROOT,
-      env={**os.environ, 'NO_MKDOCS_2_WARNING': '1', 'EXECUTED_NOTEBOOKS': str(executed)},
+      env={
+        **os.environ,
+        'NO_MKDOCS_2_WARNING': '1',
+        'EXECUTED_NOTEBOOKS': str(executed),
+        'DEMO': shown,
+      },
       capture_output=True,
       text=True,
       check=False,
@@ -172,3 +190,20 @@ def test_browser_shows_pages_without_an_error(address: str, tmp_path: pathlib.Pa
   }
   assert f'{address}/index.html' in urls
   assert all(url.startswith((address, 'data:', 'blob:', 'chrome')) for url in urls), urls
+
+
+def test_the_demo_labels_an_image_within_its_page(
+  address: str, site: pathlib.Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: pathlib.Path
+):
+  npm.runtime_folder(tmp_path_factory)  # skips where there is none
+  first = json.loads((site / 'demo' / 'network.json').read_text())
+  name = first['class_names'][first['images'][0]['label']]
+  with browser.opened('--window-size=1280,1600') as driver:
+    driver.get(f'{address}/demo.html')
+    driver.switch_to.frame(driver.find_element(By.TAG_NAME, 'iframe'))
+    wait = WebDriverWait(driver, 60)
+    wait.until(lambda driver: 'All rings are here' in driver.find_element(By.ID, 'status').text)
+    driver.find_elements(By.CSS_SELECTOR, '#thumbs button')[0].click()
+    wait.until(lambda driver: name in driver.find_element(By.ID, 'answer').text)
+    assert driver.save_screenshot(str(tmp_path / 'demo.png'))
+    assert driver.get_log('browser') == []

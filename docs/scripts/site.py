@@ -8,6 +8,7 @@ import pathlib
 import posixpath
 import re
 
+import demo  # beside this file
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -26,6 +27,17 @@ _OUTSIDE = (
   'CITATION.cff',
 )
 _PAGES_OF_NOTEBOOKS = tuple(f'notebooks/{name}.md' for name in notebooks.NAMES)
+_DEMO, _PLACE_OF_DEMO = 'demo.md', '<!-- demo -->'
+_FRAME = """\
+<iframe src="demo/index.html" title="ResNet-20 in the browser" allow="camera"
+  style="width: 100%; height: 70rem; border: 0"></iframe>
+
+[The page alone](demo/index.html) fits a phone.
+"""
+_NO_DEMO = """\
+!!! note
+    The page was not made when this site was built: `python docs/scripts/demo.py` makes it.
+"""
 _LINK = re.compile(r'(?<=\]\()(?!\w+:|#)([^)#\s]+)')
 
 
@@ -35,6 +47,10 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     for path in filter(pathlib.Path.is_file, sorted(_ROOT.glob(pattern))):
       name = path.relative_to(_ROOT).as_posix()
       files.append(File(name, str(_ROOT), config.site_dir, config.use_directory_urls))
+  # What cannot be made without npm or its packages, so that it is made before, if at all.
+  for path in filter(pathlib.Path.is_file, sorted(demo.where().rglob('*'))):
+    name = f'demo/{path.relative_to(demo.where()).as_posix()}'
+    files.append(File.generated(config, name, abs_src_path=str(path)))
   for name, uri in zip(notebooks.NAMES, _PAGES_OF_NOTEBOOKS, strict=True):
     text, pictures = notebooks.page(name)
     files.append(File.generated(config, uri, content=text))
@@ -56,6 +72,9 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
       target = as_page
     return posixpath.relpath(target, posixpath.dirname(here) or '.')
 
+  if here == _DEMO:
+    shown = 'demo/index.html' in files.src_uris
+    markdown = markdown.replace(_PLACE_OF_DEMO, _FRAME if shown else _NO_DEMO)
   return _LINK.sub(moved, markdown)
 
 
