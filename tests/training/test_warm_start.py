@@ -51,6 +51,8 @@ def test_a_run_of_several_does_not(tmp_path: pathlib.Path, field: str):
 
 
 @pytest.mark.parametrize('bits', [(2,), (2, 4)])
-def test_what_each_path_is_made_of_stays(tmp_path: pathlib.Path, bits: tuple[int, ...]):
-  with pytest.raises(config_lib.ConfigError, match='weight_quantizer: dorefa -> standardised'):
-    start(config(bits), tmp_path / 'run', bits=(2, 4, 8), field='weight_quantizer=standardised')
+@pytest.mark.parametrize('field', ['weight_quantizer=standardised', 'compute_dtype=bfloat16'])
+def test_what_each_path_is_made_of_stays(tmp_path: pathlib.Path, bits: tuple[int, ...], field: str):
+  name, _, value = field.partition('=')
+  with pytest.raises(config_lib.ConfigError, match=f'quantization.{name}: \\w+ -> {value}'):
+    start(config(bits), tmp_path / 'run', bits=(2, 4, 8), field=field)
