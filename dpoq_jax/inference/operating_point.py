@@ -25,6 +25,7 @@ from dpoq_jax.inference.records import (
   Record,
   Target,
 )
+from dpoq_jax.runtime import files
 
 FILE = 'operating_point.json'
 
@@ -305,7 +306,7 @@ def from_json(text: str) -> OperatingPoint:
 def is_met(path: pathlib.Path) -> bool:
   """Tells whether a file holds an operating point that met its target."""
   try:
-    return from_json(path.read_text('utf-8')).met
+    return from_json(files.read_regular(path).decode()).met
   except (OSError, ValueError):
     return False
 
@@ -315,15 +316,17 @@ def read(path: pathlib.Path) -> OperatingPoint:
 
   Raises:
     FileNotFoundError: if the file does not exist.
-    ValueError: if the file is no operating point.
+    ValueError: if the file is no operating point, or no regular file.
   """
   path = path / FILE if path.is_dir() else path
   try:
-    return from_json(path.read_text('utf-8'))
+    content = files.read_regular(path)
   except FileNotFoundError:
     raise FileNotFoundError(
       f'there is no operating point {path}: choose one with dpoq calibrate.'
     ) from None
+  try:
+    return from_json(content.decode())
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from dpoq_jax import onion
 from dpoq_jax.core import quantizers
 from dpoq_jax.core.names import ONION
+from dpoq_jax.core.spec import Laterals
 from dpoq_jax.network.trainable import Variables
 
 
@@ -61,20 +62,40 @@ def check_latents(variables: Variables) -> None:
     raise ValueError('these variables are frozen already: they hold no latents.')
 
 
-def check_handed_up(
-  features: Mapping[str, Any] | None, model: nn.Module, bits: tuple[int, ...]
-) -> Mapping[str, Any]:
-  """Returns what a path hands up.
+def check_shared(
+  statistics: Mapping[str, Any] | None,
+  features: Mapping[str, Any] | None,
+  model: nn.Module,
+  bits: tuple[int, ...],
+  laterals: Laterals,
+) -> None:
+  """Raises a ValueError, which says why, if the paths of a model would share nothing.
 
-  Raises:
-    ValueError: for nothing, if there are several paths.
+  Args:
+    statistics: running statistics of a path.
+    features: what it hands up.
+    model: model of the path.
+    bits: bit list.
+    laterals: the layers at which paths are to hand up.
   """
-  if not features and len(bits) > 1:
+  name = type(model).__name__
+  if not statistics:
     raise ValueError(
-      f'laterals=block_ends: no ConvNorm of {type(model).__name__} has ends_block=True, so its '
-      'paths would share nothing; mark the last one of every block, or give every_layer.'
+      f'{name} has no ConvNorm, in whose normalisation paths meet: follow each of its convolutions '
+      'by one, as in docs/your_own_model.md.'
     )
-  return features or {}
+  if features or len(bits) == 1:
+    return
+  match laterals:
+    case Laterals.BLOCK_ENDS:
+      reason = f'no ConvNorm of {name} has ends_block=True'
+      remedy = 'mark the last one of every block, or give every_layer'
+    case Laterals.EVERY_LAYER:
+      reason = f'no normalisation of {name} has has_laterals=True'
+      remedy = 'leave it out where paths are to meet'
+  raise ValueError(
+    f'laterals={laterals.value}: {reason}, so its paths would share nothing; {remedy}.'
+  )
 
 
 def check_model(model: object) -> None:

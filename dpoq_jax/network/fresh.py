@@ -33,7 +33,10 @@ def variables(network: 'Onion', key: jax.Array, images: jax.Array) -> dict[str, 
     params[path_name(precision)] = created['params']
     if network.sum_logits and index > 0:
       params[path_name(precision)][LOGIT_SCALE] = jnp.zeros((), network.options.parameter_dtype)
+    checks.check_shared(
+      created.get(written), created.get(handed_up),
+      network.model, network.bits, network.options.laterals,
+    )  # fmt: skip
     statistics[written] = created[written]
-    found = created.get(handed_up)
-    laterals[handed_up] = checks.check_handed_up(found, network.model, network.bits)
+    laterals[handed_up] = created.get(handed_up, {})
   return {'params': params, **statistics}

@@ -261,7 +261,7 @@ class Trainer:
     target.mkdir(parents=True, exist_ok=True)
     # The summary last, since a run counts as done once it is there.
     for name in (workdir_lib.CONFIG_FILE, SUMMARY):
-      content = json.loads((source / name).read_text('utf-8'))
+      content = json.loads(files.read_regular(source / name))
       if name == workdir_lib.CONFIG_FILE:
         # A place on this machine, which is of no use in version control.
         del content['data']['dir']

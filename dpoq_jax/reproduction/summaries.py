@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import Field
 
+from dpoq_jax.runtime import files
+
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Bits = Annotated[str, Field(pattern='^([1-9]|[12][0-9]|3[0-2])$')]
 
@@ -53,9 +55,9 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: if there is none.
-    ValueError: if it is none that a run wrote, in one line that names the file.
+    ValueError: if it is none that a run wrote, or no regular file, in one line that names it.
   """
-  text = path.read_bytes()
+  text = files.read_regular(path)
   try:
     _Summary.model_validate_json(text)
   except pydantic.ValidationError as error:

@@ -67,6 +67,12 @@ def open_regular(path: pathlib.Path) -> BinaryIO:
   return file
 
 
+def read_regular(path: pathlib.Path) -> bytes:
+  """Returns the content of a regular file; refuses what `open_regular` does."""
+  with open_regular(path) as file:
+    return file.read()
+
+
 def _check_regular(path: pathlib.Path, found: os.stat_result) -> None:
   if not stat.S_ISREG(found.st_mode):
     kind = _KINDS.get(stat.S_IFMT(found.st_mode), 'something else')

@@ -11,7 +11,7 @@ from pydantic import Field
 import pydantic.dataclasses
 
 from dpoq_jax import config as config_lib
-from dpoq_jax.runtime.files import check_folder, lock, write_whole
+from dpoq_jax.runtime.files import check_folder, lock, read_regular, write_whole
 
 CONFIG_FILE = 'config.json'
 DATASET_FILE = 'dataset.json'
@@ -54,13 +54,15 @@ def read_config(workdir: pathlib.Path) -> config_lib.Config:
   Raises:
     FileNotFoundError: if there is no run in it.
     ConfigError: if the file is not a config of this version.
+    ValueError: if it is no regular file.
   """
   path = workdir / CONFIG_FILE
   check_folder(workdir)
-  if not path.is_file():
+  if not path.exists():
     raise FileNotFoundError(f'{workdir} holds no run: there is no {CONFIG_FILE} in it.')
+  content = read_regular(path)
   try:
-    return config_lib.from_json(path.read_text('utf-8'))
+    return config_lib.from_json(content.decode())
   except ValueError as error:
     raise config_lib.ConfigError(f'{path}: {error}') from None
 
@@ -75,17 +77,18 @@ def read_dataset(workdir: pathlib.Path) -> DatasetFacts:
 
   Raises:
     FileNotFoundError: if it was not noted.
-    ValueError: if the file is not what `write_dataset` writes.
+    ValueError: if it is not what `write_dataset` writes, or no regular file.
   """
   path = workdir / DATASET_FILE
   check_folder(workdir)
-  if not path.is_file():
+  if not path.exists():
     raise FileNotFoundError(
       f'{workdir} is no whole run: there is no {DATASET_FILE} in it, which training writes; the '
       'command that began it goes on with it, and writes the file.'
     )
+  content = read_regular(path)
   try:
-    return _FACTS.validate_json(path.read_text('utf-8'))
+    return _FACTS.validate_json(content.decode())
   except pydantic.ValidationError as error:
     first = error.errors()[0]
     reason = f'{".".join(map(str, first["loc"])) or "file"}: {first["msg"]}'
@@ -109,7 +112,7 @@ def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
     )
   if workdir.exists() and not workdir.is_dir():
     raise NotADirectoryError(f'--workdir={workdir} is a file; give a directory.')
-  if (workdir / CONFIG_FILE).is_file() and (
+  if (workdir / CONFIG_FILE).exists() and (
     changed := config_lib.differences(read_config(workdir), config, apart=MAY_CHANGE_ON_RESUME)
   ):
     raise config_lib.ConfigError(

@@ -29,8 +29,8 @@ PREFIX = 'pretrained:'
 
 # Few kernels need any; of 8-bit rings, which need most, some fifty were seen.
 _MOST_MOVES = 200
-# Fields that decide what tensors there are, and what they mean.
-_FIELDS = ('weight_quantizer', 'merge', 'laterals', 'sum_logits')
+BETWEEN_PATHS = ('merge', 'laterals', 'sum_logits')
+"""Fields of `config.quantization` that say what a path takes from those below, if there are any."""
 
 
 class Start(NamedTuple):
@@ -74,9 +74,11 @@ def check(experiment: Experiment, path: pathlib.Path) -> None:
       f'{given}: its bits {theirs} do not begin {ours}, nor the other way round.'
     )
   wanted, found = config.quantization, manifest.quantization
+  # Those that decide what tensors there are, and what they mean.
+  fields = ('weight_quantizer', *(BETWEEN_PATHS if count > 1 else ()))
   differences = [
     f'quantization.{name}: {getattr(found, name)} -> {getattr(wanted, name)}'
-    for name in _FIELDS
+    for name in fields
     if getattr(found, name) != getattr(wanted, name)
   ]
   if found.activation_widths[:count] != wanted.activation_widths[:count]:

@@ -14,7 +14,7 @@ from pydantic import Field
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-from dpoq_jax.runtime.files import write_whole
+from dpoq_jax.runtime.files import read_regular, write_whole
 
 METRICS_FILE = 'metrics.jsonl'
 
@@ -186,12 +186,13 @@ def read_rows(workdir: pathlib.Path, up_to: float = float('inf')) -> list[dict[s
 
   Raises:
     MetricsError: if any other line is no row of metrics, or not in its place.
+    ValueError: if it is no regular file.
   """
   path = workdir / METRICS_FILE
-  if not path.is_file():
+  if not path.exists():
     return []
   # Of bytes, since only a line feed ends a line.
-  *whole, torn = path.read_bytes().split(b'\n')
+  *whole, torn = read_regular(path).split(b'\n')
   rows = [_read_row(path, number, line) for number, line in enumerate(whole, start=1)]
   # A row is written with its line feed, and may have lost that alone.
   with contextlib.suppress(MetricsError):

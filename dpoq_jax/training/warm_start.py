@@ -29,14 +29,13 @@ _FLOAT_BITS = (quantizers.FLOAT_WIDTH,)
 _CALIBRATION_EXAMPLES = 512
 
 # Config fields that decide what a path is made of, and so must be those of the other run. A float
-# network has no quantized activations, no quantized weights and no merge.
+# network has no quantized activations and no quantized weights, a single path nothing below it.
 _FIELDS_OF_ANY_PATH = ('model.name', 'model.depth', 'model.width', 'quantization.sharing')
 _FIELDS_OF_QUANTIZED_PATHS = (
   'quantization.weight_quantizer',
-  'quantization.merge',
-  'quantization.sum_logits',
   'quantization.compute_dtype',
 )
+_FIELDS_OF_SEVERAL_PATHS = tuple(f'quantization.{name}' for name in artifact_start.BETWEEN_PATHS)
 
 
 def check(experiment: Experiment) -> None:
@@ -68,9 +67,8 @@ def check(experiment: Experiment) -> None:
     of_kept_paths = experiment.config.quantization.activation_widths[: len(bits)]
     if theirs.quantization.activation_widths != of_kept_paths:
       fields += ('quantization.activation_bits',)
-    # A single path has no logits below it, and hands nothing up.
     if len(bits) > 1:
-      fields += ('quantization.laterals', 'quantization.sum_logits')
+      fields += _FIELDS_OF_SEVERAL_PATHS
   differences = config_lib.differences(
     theirs, experiment.config, apart=workdir_lib.MAY_CHANGE_ON_RESUME
   )

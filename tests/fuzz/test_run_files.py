@@ -1,8 +1,11 @@
 """Files of a run of any content: damaged, cut short, of another run."""
 
 from collections.abc import Callable
+import contextlib
 import json
+import os
 import pathlib
+import socket
 from typing import Any
 
 import numpy as np
@@ -35,6 +38,20 @@ FILES: dict[str, tuple[str, Callable[[pathlib.Path], Any]]] = {
   'dataset.json': (json.dumps(FACTS), workdir.read_dataset),
   'summary.json': (json.dumps(SUMMARY), lambda folder: summaries.read(folder / 'summary.json')),
   'operating_point.json': (operating_point.static((2, 4), 2).to_json(), operating_point.read),
+}
+
+
+def bind(path: pathlib.Path) -> None:
+  # Paths of sockets are short.
+  with contextlib.closing(socket.socket(socket.AF_UNIX)) as bound, contextlib.chdir(path.parent):
+    bound.bind(path.name)
+
+
+IN_PLACE_OF_A_FILE: dict[str, Callable[[pathlib.Path], Any]] = {
+  'FIFO': os.mkfifo,
+  'socket': bind,
+  'device': lambda path: path.symlink_to('/dev/null'),
+  'folder': lambda path: (path / 'file').mkdir(parents=True),
 }
 
 
@@ -93,3 +110,20 @@ def test_metrics(count: int, tmp_path: pathlib.Path):
     metrics.mean_top1(rows)
     metrics.top1_at(rows, 3)
   assert 0 < taken < count
+
+
+@pytest.mark.parametrize('kind', IN_PLACE_OF_A_FILE)
+@pytest.mark.parametrize('name', [*FILES, metrics.METRICS_FILE])
+@mutations.no_hang(1)
+def test_what_is_no_regular_file_is_neither_waited_for_nor_taken_for_nothing(
+  name: str, kind: str, tmp_path: pathlib.Path
+):
+  IN_PLACE_OF_A_FILE[kind](tmp_path / name)
+  _, read = FILES.get(name, ('', metrics.read_rows))
+  assert refusal(read, tmp_path) == f'{tmp_path / name} is a {kind}, not a regular file.'
+
+
+@mutations.no_hang(1)
+def test_a_pipe_is_no_operating_point_that_met_its_target(tmp_path: pathlib.Path):
+  os.mkfifo(tmp_path / operating_point.FILE)
+  assert not operating_point.is_met(tmp_path / operating_point.FILE)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from dpoq_jax import models
-from dpoq_jax.core import layers, quantizers
+from dpoq_jax.core import layers, normalisation, quantizers
 from dpoq_jax.core.spec import Laterals, LayerOptions, PathSpec
 from dpoq_jax.network import onion_network
 
@@ -25,6 +25,42 @@ class Unmarked(flax.linen.Module):
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
     x = quantizers.image_codes(images, self.spec.options.parameter_dtype)
     return jnp.mean(layers.ConvNorm(self.spec, CLASSES, name='conv')(x, train), axis=(1, 2))
+
+
+class Unmerged(flax.linen.Module):
+  """Describes a path whose convolution is followed by a normalisation of this kind, or by none."""
+
+  normalise: type[normalisation.PrecisionShiftBatchNorm] | None
+  spec: PathSpec = PathSpec()
+
+  @flax.linen.compact
+  def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    x = quantizers.image_codes(images, self.spec.options.parameter_dtype)
+    y = layers.OnionConv(self.spec, CLASSES, name='conv')(x)
+    if self.normalise is None:
+      return jnp.mean(y.value, axis=(1, 2))
+    return jnp.mean(self.normalise(self.spec, has_laterals=False)(y, train), axis=(1, 2))
+
+
+@pytest.mark.parametrize(
+  ('normalise', 'bits', 'message'),
+  [
+    (None, (2, 4), '^Unmerged has no ConvNorm, in whose normalisation paths meet: follow each'),
+    (None, (2,), '^Unmerged has no ConvNorm'),
+    (
+      normalisation.PrecisionShiftBatchNorm,
+      (2, 4),
+      '^laterals=every_layer: no normalisation of Unmerged has has_laterals=True',
+    ),
+  ],
+)
+def test_paths_that_would_share_nothing_are_refused_with_the_reason(
+  normalise: type[normalisation.PrecisionShiftBatchNorm] | None,
+  bits: tuple[int, ...],
+  message: str,
+):
+  with pytest.raises(ValueError, match=message):
+    onion_network.Onion(Unmerged(normalise), bits).init(jax.random.key(0), IMAGES)
 
 
 def test_a_model_without_an_end_of_a_block_is_refused():

@@ -1,0 +1,58 @@
+"""Tests of `dpoq_jax.training.warm_start`: which runs a ring may be added to."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dpoq_jax import config as config_lib
+from dpoq_jax.data import corrupt_records, in_memory
+from dpoq_jax.runtime import workdir
+from dpoq_jax.training import experiment, warm_start
+
+BETWEEN_PATHS = ('merge=vanilla', 'laterals=block_ends', 'sum_logits=True')
+
+
+def config(bits: tuple[int, ...], field: str = '', **fields: Any) -> config_lib.Config:
+  """A config of the smallest network, with a field of `quantization` as a flag would set it."""
+  name, _, value = field.partition('=')
+  given: dict[str, Any] = {name: value == 'True' if name == 'sum_logits' else value}
+  return config_lib.Config(
+    model=config_lib.Model(depth=8, width=4),
+    quantization=config_lib.Quantization(bits=bits, **(given if name else {})),
+    **fields,
+  )
+
+
+def start(source: config_lib.Config, folder: pathlib.Path, **fields: Any) -> None:
+  """Checks that a run can start from one of the config `source`."""
+  images = np.zeros((64, 8, 8, 3), np.uint8)
+  data = in_memory.ImageSet(images, np.zeros(64, np.int32), ('a', 'b'), 'train')
+  folder.mkdir()
+  (folder / workdir.CONFIG_FILE).write_text(source.model_dump_json())
+  workdir.write_dataset(folder, workdir.DatasetFacts((8, 8, 3), ('a', 'b')))
+  started = config(**fields, init_from=str(folder))
+  none = data.take(np.arange(0))
+  warm_start.check(experiment.assemble(started, data, none, data, corrupt_records.Tally(0)))
+
+
+@pytest.mark.parametrize('field', BETWEEN_PATHS)
+def test_a_run_of_one_precision_leaves_open_how_paths_are_to_meet(
+  tmp_path: pathlib.Path, field: str
+):
+  start(config((2,)), tmp_path / 'run', bits=(2, 4), field=field)
+
+
+@pytest.mark.parametrize('field', BETWEEN_PATHS)
+def test_a_run_of_several_does_not(tmp_path: pathlib.Path, field: str):
+  with pytest.raises(config_lib.ConfigError, match=r'another network \(quantization\.\w+: [^;]*\)'):
+    start(config((2, 4)), tmp_path / 'run', bits=(2, 4, 8), field=field)
+
+
+@pytest.mark.parametrize('bits', [(2,), (2, 4)])
+@pytest.mark.parametrize('field', ['weight_quantizer=standardised', 'compute_dtype=bfloat16'])
+def test_what_each_path_is_made_of_stays(tmp_path: pathlib.Path, bits: tuple[int, ...], field: str):
+  name, _, value = field.partition('=')
+  with pytest.raises(config_lib.ConfigError, match=f'quantization.{name}: \\w+ -> {value}'):
+    start(config(bits), tmp_path / 'run', bits=(2, 4, 8), field=field)
