@@ -1,6 +1,6 @@
 """Trains one network at several precisions.
 
-    dpoq train --workdir=DIR [--config=FILE.py[:variant]] [--config.any.field=value]
+    dpoq train --workdir=DIR [--config=NAME[:variant]] [--config.any.field=value]
         [--dry-run] [--coordinator=HOST:PORT --num-processes=N --process-id=I | --distributed]
 
 Without --config: ResNet-8 at 2, 4, 8 and 16 bits on scikit-learn's digits. Run the same command

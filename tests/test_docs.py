@@ -15,18 +15,23 @@ import dpoq_jax
 from dpoq_jax import configs
 from dpoq_jax.cli import flags as cli_flags
 from dpoq_jax.cli.run import run
-from tests.pages import ARCHITECTURE, COMMANDS, METHOD, OWN_MODEL, PAGES, README, ROOT, shell_lines
+from tests.pages import (
+  ARCHITECTURE,
+  COMMANDS,
+  METHOD,
+  OWN_MODEL,
+  PAGES,
+  QUICK_START,
+  README,
+  ROOT,
+  shell_lines,
+)
 
 _COMMAND = re.compile(r'^\| `(dpoq \w+|python -m [\w.]+) ?(.*?)` \|', re.MULTILINE)
 
 
-def known(page: pathlib.Path) -> bool:
-  """Whether the configs that a page names are there."""
-  return page.stem != 'own_images' or page.stem in configs.names()
-
-
 @pytest.mark.parametrize(
-  'page', [page for page in PAGES if shell_lines(page) and known(page)], ids=lambda page: page.stem
+  'page', [page for page in PAGES if shell_lines(page)], ids=lambda page: page.stem
 )
 def test_commands_of_a_page_are_understood(page: pathlib.Path):
   """Flags are known, configs found and valid, scripts there, extras those of setup.cfg."""
@@ -145,6 +150,15 @@ def test_page_lists_every_command():
   assert commands == {module_of(command) for command, _ in _COMMAND.findall(COMMANDS.read_text())}
 
 
+def test_page_lists_every_config():
+  section = COMMANDS.read_text().partition('\n## Configs\n')[2].partition('\n## ')[0]
+  assert set(configs.names()) == {
+    name
+    for row in re.findall(r'^\| (`.*?) \|', section, re.MULTILINE)
+    for name in re.findall(r'`(\w+)`', row)
+  }
+
+
 def committed_accuracies(table: pathlib.Path, network: str = '') -> dict[str, list[str]]:
   """Top-1 of each system as pages quote it: mean, and deviation where there are several seeds."""
   quoted: dict[str, list[str]] = {}
@@ -185,6 +199,13 @@ def test_expected_accuracies_of_configs_are_the_committed_ones(name: str):
   found = re.findall(r'\d+\.\d\d ± \d+\.\d\d', text)
   assert found
   assert found == committed[: len(found)]
+
+
+def test_quick_start_expects_the_committed_accuracies():
+  found = re.findall(r'\d+\.\d\d ± \d+\.\d\d', QUICK_START.read_text())
+  table = ROOT / 'results' / 'cpu' / 'ABLATION.csv'
+  committed = committed_accuracies(table, 'ResNet-8, CIFAR-10')
+  assert found == committed['onion, the recipe'][:3]
 
 
 # Of other programs: TFDS, XLA.

@@ -175,7 +175,8 @@ class Quantization(Section):
       each of `bits`; 32 is a plain ReLU.
     weight_quantizer: quantizer of the weights; the paper's is `dorefa`. The others standardise each
       kernel (or output channel) and clip it: see `core.quantizers`.
-    merge: how lower paths' features are merged: `psbn` or `vanilla`.
+    merge: how lower paths' features are merged: `psbn` (precision-shift batch normalisation, eq. 8)
+      or `vanilla` (figure 2a).
     laterals: where paths hand features up: at `every_layer`, as in the paper, or, ours and cheaper,
       at `block_ends` alone: the last convolution of each residual block, in VGG of each stage.
     clip_init: PACT's alpha before training; None is what suits the activation bits.

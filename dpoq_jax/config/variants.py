@@ -23,7 +23,7 @@ def apply(config: Any, variant: str) -> Any:
                        truncated to the others afterwards
         bits=2-4-8     the bit list; bits=32,activations=32 is the float network
         activations=2  bits of the activations; activations=match: those of the weights
-        merge=vanilla  the merge: psbn or vanilla
+        merge=vanilla  how paths merge: psbn (precision-shift batch normalisation) or vanilla
         model=vgg11    the model: resnet8, resnet20, vgg11, mobilenetv2, resnet18 (for ImageNet), or
                        your own as MODULE:CLASS
         width=16       channels of the first stage

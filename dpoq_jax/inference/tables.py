@@ -71,7 +71,7 @@ def promise(
     f'{found.bounded_on} calibration examples, on new data {kept} {100 * found.bound:.2f}',
     (
       *('', 'combine', 'chosen on: top-1 %', 'bits'),
-      *('reported: top-1 %', 'bits', 'drop, points', 'cost'),
+      *('reported: top-1 %', 'bits', 'drop', 'cost'),
     ),
   )
   reference = float(alone(reported)[-1].mean())
@@ -123,7 +123,7 @@ def equal_bits(
 
 
 def best(point: OperatingPoint, compared: int) -> rich.table.Table:
-  """Returns a table of the operating point that is kept: thresholds, exits and weights.
+  """Returns a table of the operating point that was chosen: thresholds, exits and weights.
 
   Args:
     point: the operating point.
@@ -133,9 +133,11 @@ def best(point: OperatingPoint, compared: int) -> rich.table.Table:
   why = 'the best of those on the calibration examples' if compared > 1 else 'as asked for'
   if point.promise is not None:
     why = 'as promised' if point.met else 'not promised'
+  # One that does not meet its target need not be written.
+  kept = 'Kept' if point.met else 'Nearest'
   scaled = ('temperature',) if point.scaled else ()
   table = _table(
-    f'Kept: {point.combine}, {why}',
+    f'{kept}: {point.combine}, {why}',
     ('bits', 'leave from confidence', 'share that leaves %', *scaled, 'weights'),
   )
   for b in point.bits:

@@ -12,12 +12,12 @@ import pytest
 
 from dpoq_jax import classifier
 from dpoq_jax.training import metrics
-from tests import conftest, fast
+from tests import conftest, fast, pages
 from tests.data import photographs
 from tests.end_to_end import runs
 
-PAGE = runs.REPOSITORY / 'docs' / 'how_to' / 'own_images.md'
-COMMANDS = re.findall(r'^    dpoq (\w+) (.*)$', PAGE.read_text(), re.MULTILINE)
+PAGE = pages.ROOT / 'docs' / 'how_to' / 'own_images.md'
+COMMANDS = [words[1:] for words in pages.shell_lines(PAGE)]
 # Two paths of a small network, and runs of seconds.
 NO_COMPANIONS = ('--config.objective.companion_bits=()', '--config.objective.companion_rings=1')
 SHORTER = {
@@ -54,12 +54,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   return conftest.once(tmp_path_factory, 'own_images_end_to_end', make)
 
 
-def in_folder(folder: pathlib.Path, line: str) -> list[str]:
-  """The words of a line of the page, with paths as of the folder, shortened."""
-  words = re.sub(
-    r'(?<!\S)(--\S+=)?(?=(?:photos|data|runs|shipped|more_photos)\b)', rf'\g<1>{folder}/', line
-  ).split()
-  return [each for word in words for each in SHORTER.get(word, (word,))]
+def in_folder(folder: pathlib.Path, words: list[str]) -> list[str]:
+  """The words of a command of the page, with paths as of the folder, shortened."""
+  paths = re.compile(r'^(--\S+=)?(?=(?:photos|data|runs|shipped|more_photos)\b)')
+  return [
+    paths.sub(rf'\g<1>{folder}/', each) for word in words for each in SHORTER.get(word, (word,))
+  ]
 
 
 def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -77,15 +77,15 @@ def labels(done: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
 
 def test_a_folder_of_photographs_becomes_a_network(folder: pathlib.Path):
   assert len(list((folder / 'photos').rglob('*.*'))) == 300
-  done: dict[str, subprocess.CompletedProcess[str]] = {}
-  for name, line in COMMANDS:
+  done: list[subprocess.CompletedProcess[str]] = []
+  for name, *words in COMMANDS:
     # In a process, as warnings of one in this process are not shown.
     start = runs.command if name == 'prepare' else called
-    found = start(name, *in_folder(folder, line))
+    found = start(name, *in_folder(folder, words))
     # A small split need not have a point that meets the target.
     assert found.returncode in ((0, 3) if name == 'calibrate' else (0,)), found.stderr
-    done[f'{name} {line}'] = found
-  prepared, trained, warm, _, of_run, _, of_artifact = done.values()
+    done.append(found)
+  prepared, trained, warm, _, of_run, _, of_artifact = done
 
   assert 'images: train 237, validation 61; 2 could not be read' in prepared.stdout
   said = prepared.stderr.splitlines()

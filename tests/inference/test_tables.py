@@ -144,16 +144,25 @@ def test_a_promise_is_shown_beside_what_is_hoped_for():
   assert 'on new data perhaps' in str(unmet.title)
   assert cells(unmet)[1][0] == 'not promised'
   assert tables.best(promised, 1).title == f'Kept: {promised.combine}, as promised'
+  # Of one that was not met nothing is promised, nor that it is written.
+  unmet_point = promised.model_copy(update={'met': False})
+  assert tables.best(unmet_point, 1).title == f'Nearest: {promised.combine}, not promised'
 
 
 def test_no_head_is_broken_inside_a_word_in_a_terminal_of_80_columns():
   dropped = choose(Target(kind='max_accuracy_drop', value=0.05), confidence=0.8)
+  # As wide as figures get.
+  never = dropped[0].expected.model_copy(update={'average_bits': 16.0, 'accuracy': 1.0})
+  unmet = dropped[0].model_copy(
+    update={'met': False, 'combine': 'weighted', 'expected': never, 'reported': never}
+  )
   for compared in (choose(), choose(Target(kind='max_accuracy_drop', value=0.05))):
     point = compared[0]
     equal = calibration.equal_bits(point, CALIBRATION, REPORTED, problems.BITS)
     for table in (
       tables.comparison(compared, CALIBRATION, REPORTED),
       tables.promise(point, dropped[0], REPORTED),
+      tables.promise(point, unmet, REPORTED),
       tables.equal_bits(point, equal, problems.examples(600, seed=3)),
       tables.best(point.model_copy(update={'temperatures': {2: 0.5, 4: 1.5, 8: 2.0}}), 1),
     ):

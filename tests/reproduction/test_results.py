@@ -5,6 +5,7 @@ import pytest
 from dpoq_jax.reproduction import pages, results, tables
 from dpoq_jax.reproduction.cells import SCALES, Scale
 from dpoq_jax.reproduction.entries import Entry, entry
+from tests.pages import ROOT
 
 PART = 'a network, some data'
 
@@ -52,6 +53,13 @@ def test_means_are_over_the_same_precisions_in_every_row():
   assert '| individual | 60.00 | 62.00 | 90.00 | 61.00 |' in page
   assert '| individual | 65.42 | 68.18 | 68.74 | 66.80 |' in page
   assert '| joint | 59.00 | 61.00 |  | 60.00 |' in page
+
+
+@pytest.mark.parametrize('scale', ['cpu', 'gpu/long'])
+def test_committed_page_says_of_itself_what_the_command_writes(scale: str):
+  folder = ROOT / 'results' / scale
+  page, written = (folder / 'TABLE.md').read_text(), pages.page(results.read(folder))
+  assert page.partition('\n## ')[0] == written.partition('\n## ')[0]
 
 
 def test_tables_are_replaced_one_by_one(tmp_path: pathlib.Path):

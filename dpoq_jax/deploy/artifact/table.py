@@ -21,12 +21,12 @@ def table(manifest: Manifest) -> rich.table.Table:
   for column in (
     'bits',
     'ring, B',
-    'in all, B',
-    'apart, B',
-    'parameters',
-    'G BitOPs',
-    'laterals, G',
-    'top-1 %',
+    'in all,\nB',
+    'apart,\nB',
+    'params',
+    'BitOPs,\nG',
+    'laterals,\nG',
+    'top-1\n%',
   ):
     result.add_column(column, justify='right')
   size, apart, parameters = 0, 0, weights
