@@ -79,6 +79,8 @@ def main(flags: shared.FlagValues, *paths: str) -> None:
     given = shared.optional_path(flags, 'operating_point')
     network = classifier.load(
       source,
+      # Of an artifact, the files of rings that are not to run need not be there.
+      max_bits=(flags.precision or flags.max_precision) if flags.artifact else None,
       step=shared.checkpoint_step(flags),
       point=operating_point.read(given) if given else None,
       precision=flags.precision,

@@ -12,9 +12,10 @@ from absl import flags as absl_flags
 import pytest
 
 import dpoq_jax
-from dpoq_jax import configs
+from dpoq_jax import configs, pretrained
 from dpoq_jax.cli import flags as cli_flags
 from dpoq_jax.cli.run import run
+from dpoq_jax.deploy.artifact import manifest
 from tests.pages import (
   ARCHITECTURE,
   COMMANDS,
@@ -199,6 +200,18 @@ def test_expected_accuracies_of_configs_are_the_committed_ones(name: str):
   found = re.findall(r'\d+\.\d\d ± \d+\.\d\d', text)
   assert found
   assert found == committed[: len(found)]
+
+
+def test_questions_list_the_networks_that_come_with_the_library():
+  text = (ROOT / 'docs' / 'faq.md').read_text()
+  rows = re.findall(r'^\| `(\w+_resnet\d+)` \| [^|]+ \| (.*) \|$', text, re.MULTILINE)
+  listed = {name: cells.split(' | ') for name, cells in rows}
+  assert set(listed) == set(pretrained.names())
+  for name, (bits, top1, size) in listed.items():
+    rings = manifest.read(pretrained.folder(name)).rings
+    assert bits == ' / '.join(str(ring.precision) for ring in rings)
+    assert top1 == ' / '.join(f'{100 * (ring.top1 or 0):.2f}' for ring in rings)
+    assert size == f'{sum(ring.bytes for ring in rings):,}'
 
 
 def test_quick_start_expects_the_committed_accuracies():

@@ -3,7 +3,6 @@
 import os
 import pathlib
 import shutil
-import site
 import subprocess
 import sys
 import sysconfig
@@ -96,7 +95,8 @@ def test_it_works_where_no_repository_is(wheel: pathlib.Path, tmp_path: pathlib.
   # What it needs is lent by the environment of the tests; of the wheel itself nothing is.
   paths = {'base': str(tmp_path / 'environment'), 'platbase': str(tmp_path / 'environment')}
   own = pathlib.Path(sysconfig.get_path('purelib', 'venv', paths))
-  (own / 'lent.pth').write_text('\n'.join(site.getsitepackages()))
+  lent = [path for path in sys.path if pathlib.Path(path).name.endswith('-packages')]
+  (own / 'lent.pth').write_text('\n'.join(lent))
   install = ('-m', 'pip', 'install', '--no-deps', '--no-index', wheel)
   run(commands / 'python', *install, cwd=tmp_path)
   done = run(commands / 'dpoq', '--version', cwd=tmp_path)

@@ -58,6 +58,12 @@ def test_a_run_is_exported_and_read_back(resnet_run: pathlib.Path, tmp_path: pat
   )
   assert 'ring_2.safetensors: here' in done.stdout
   assert 'ring_4.safetensors: not here' in done.stdout
+  # What is there can be run.
+  np.save(tmp_path / 'images.npy', test_set.images[:9])
+  done = runs.call('predict', f'--artifact={folder}', '--precision=2', tmp_path / 'images.npy')
+  assert done.returncode == 0, done.stderr
+  labels = [row['label'] for row in csv.DictReader(done.stdout.splitlines())]
+  assert labels == [str(label) for label in logits[0][0].argmax(-1)]
 
   status, err = runs.refused('export', *flags)
   assert status == 2
