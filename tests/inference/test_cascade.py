@@ -204,11 +204,11 @@ def test_a_stream_fills_the_last_paths():
   logits = np.zeros((2, MOST, 3), np.float32)
   logits[0, ::5, 0], logits[0, 1::5, 0] = 9, 9  # two of five leave at once
   point = point_of((2, 4), (0.9, 0.0))
-  running = make(logits, point)
+  running = make(logits, point, path_batch_size=8)
   batches = [images_of(range(i, i + 5)) for i in range(0, MOST, 5)]
   assert len(list(running.stream(batches))) == len(batches)
   assert running.counts.inputs == [40, 24] == running.counts.padded
-  one_by_one = make(logits, point)
+  one_by_one = make(logits, point, path_batch_size=8)
   for batch in batches:
     one_by_one(batch)
   assert one_by_one.counts.inputs == [40, 24]
