@@ -163,6 +163,8 @@ class Cascade:
     exits, remain = np.zeros(count, np.int64), np.arange(count)
     predicted, run = np.empty(logits.shape[1:]), list[np.ndarray]()
     for index in range(len(point.bits)):
+      if not len(remain):
+        break
       if (reached[remain] < index).any():
         return None
       run.append(point.probabilities(index, logits[index]))

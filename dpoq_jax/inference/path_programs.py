@@ -1,8 +1,8 @@
 """Defines the programs that a cascade runs on the device.
 
-There is one that runs a path on a batch, and two that copy inputs between batches; that of a small
-batch, all paths in one, is in `small_batch`. Each is compiled once for a network and a batch size,
-whichever cascade runs it.
+There is one that runs a path on a part of a batch, and one that copies inputs between batches; that
+of a small batch, all paths in one, is in `small_batch`. Each is compiled once for a network and its
+sizes, whichever cascade runs it.
 """
 
 from collections.abc import Mapping
@@ -68,23 +68,31 @@ def bucket(count: int) -> int:
   return 1 << (count - 1).bit_length()
 
 
-@functools.partial(compiler.Jitted, static_argnums=(0, 1))
+def path_size(count: int) -> int:
+  """Returns the size at which a path runs `count` inputs: a power of two, or three quarters of one.
+
+  >>> [path_size(count) for count in (1, 3, 5, 9, 13, 24, 25)]
+  [1, 3, 6, 12, 16, 24, 32]
+  """
+  power = bucket(count)
+  return 3 * power // 4 if power >= 4 and count <= 3 * power // 4 else power
+
+
+@functools.partial(compiler.Jitted, static_argnums=(0, 1, 4))
 def run_path(
-  network: Network, index: int, variables: Any, inputs: PathInputs
+  network: Network, index: int, variables: Any, inputs: PathInputs, size: int
 ) -> tuple[jax.Array, dict[str, Any]]:
-  """Returns the logits of a path and what it hands up."""
-  output = network.run_path(variables, index, inputs.images, inputs.laterals)
-  return output.logits, output.laterals
+  """Returns the logits of a path on the first `size` inputs, and what it hands up of these.
 
-
-@functools.partial(compiler.Jitted, static_argnums=1)
-def first_inputs(inputs: PathInputs, size: int) -> PathInputs:
-  """Returns the first `size` inputs, so that `run_path` need not know the size of the pool."""
+  They are cut out in this program, where laterals are read: one of its own would write them anew.
+  """
 
   def first(leaf: jax.Array) -> jax.Array:
     return leaf[:size]
 
-  return jax.tree.map(first, inputs)
+  inputs = jax.tree.map(first, inputs)
+  output = network.run_path(variables, index, inputs.images, inputs.laterals)
+  return output.logits, output.laterals
 
 
 @functools.partial(compiler.Jitted, donate_argnums=0)

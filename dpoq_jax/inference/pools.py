@@ -4,7 +4,7 @@ An input that does not leave at a precision waits, with its laterals, in the poo
 A path runs once its pool holds `path_batch_size` inputs, or when no more are to come. What remains
 of one batch is thereby packed together with what remains of others.
 
-A path runs on batches of a power of two, `path_batch_size` at most. So the number of programs does
+A path runs on batches of a few sizes, `path_batch_size` at most. So the number of programs does
 not depend on how many inputs remain, nor memory on the device on the size of the batches fed.
 """
 
@@ -156,17 +156,17 @@ class Paths:
     Args:
       index: the path, from 0.
       inputs: a batch of at least `size`.
-      size: how much of it to run on; a power of two.
+      size: how much of it to run on; one of `path_programs.path_size`.
       count: how many of these are inputs; the others are padding.
 
     Returns:
-      Logits [size, classes], and the batch of `size` with the laterals of this path added.
+      Logits [size, classes], and the batch with the laterals of this path added, which end at
+      `size`.
     """
     self.counts.inputs[index] += count
     self.counts.padded[index] += size
-    if len(inputs.images) > size:
-      inputs = path_programs.first_inputs(inputs, size)
-    logits, handed_up = path_programs.run_path(self.network, index, self.variables[index], inputs)
+    own = self.variables[index]
+    logits, handed_up = path_programs.run_path(self.network, index, own, inputs, size)
     return logits, PathInputs(inputs.images, {**inputs.laterals, **handed_up})
 
 
@@ -299,7 +299,7 @@ class Engine:
   def _start_images(self, images: np.ndarray, first: int) -> _Running:
     """Starts the first path on images from the host, of the numbers from `first` on."""
     ids = np.arange(first, first + len(images))
-    size = path_programs.bucket(len(images))
+    size = path_programs.path_size(len(images))
     padded = np.zeros((size, *images.shape[1:]), images.dtype)
     padded[: len(images)] = images
     return self._start(0, PathInputs(jax.device_put(padded), {}), ids, [])
@@ -311,7 +311,7 @@ class Engine:
     self, path: int, inputs: PathInputs, ids: np.ndarray, probabilities: list[np.ndarray]
   ) -> _Running:
     """Starts a path on the first `len(ids)` inputs, and returns before it has finished."""
-    size = path_programs.bucket(len(ids))
+    size = path_programs.path_size(len(ids))
     logits, inputs = self._paths.run(path, inputs, size, len(ids))
     return _Running(path, logits, inputs, ids, probabilities)
 

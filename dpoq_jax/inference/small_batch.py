@@ -35,24 +35,61 @@ def run_small_batch(
     the last path that each input was run on, int32 [batch].
   """
   output = network.run_path(variables[0], 0, images, {})
-  inputs, logits = PathInputs(images, output.laterals), [output.logits]
-  reached = jnp.zeros(len(images), jnp.int32)
-  for index in range(1, len(network.bits)):
-    goes_on = _may_go_on(logits[-1], *limits[index - 1])
-    goes_on &= (reached == index - 1) & (jnp.arange(len(images)) < count)
-    reached = jnp.where(goes_on, index, reached)
-    higher, inputs = _run_some(network, variables[index], index, inputs, goes_on)
-    logits.append(higher)
-  return jnp.stack(logits), reached
+  inputs, chosen = PathInputs(images, output.laterals), jnp.arange(len(images)) < count
+  rest = (variables, limits, inputs, output.logits, chosen)
+  higher, reached = _run_above(network, 0, *rest)
+  return jnp.concatenate([output.logits[None], higher]), reached
+
+
+def _run_above(
+  network: Network,
+  index: int,
+  variables: Sequence[Any],
+  limits: jax.Array,
+  inputs: PathInputs,
+  logits: jax.Array,
+  chosen: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Runs the paths above one, if any of the inputs that it was chosen for goes on.
+
+  That is one conditional around all of them, so that a batch that leaves here makes no laterals of
+  theirs, not even zeros, and no path stands twice in the program.
+
+  Args:
+    network: the network.
+    index: the path below, from 0.
+    variables: the variables of each path.
+    limits: as in `run_small_batch`.
+    inputs: with all that the paths so far handed up.
+    logits: [batch, classes], of the path below.
+    chosen: bool [batch], the inputs that the path below was run on.
+
+  Returns:
+    Logits [paths above, batch, classes], and the index of the last path of each input.
+  """
+  none = jnp.zeros((len(network.bits) - index - 1, *logits.shape), logits.dtype)
+  here = jnp.full(len(chosen), index, jnp.int32)
+  if not len(none):
+    return none, here
+  goes_on = chosen & _may_go_on(logits, *limits[index])
+
+  def run() -> tuple[jax.Array, jax.Array]:
+    above = index + 1
+    own, wider = _run_some(network, variables[above], above, inputs, goes_on)
+    higher, reached = _run_above(network, above, variables, limits, wider, own, goes_on)
+    return jnp.concatenate([own[None], higher]), jnp.where(goes_on, reached, here)
+
+  return jax.lax.cond(jnp.any(goes_on), run, lambda: (none, here))
 
 
 def _run_some(
   network: Network, variables: Any, index: int, inputs: PathInputs, chosen: jax.Array
 ) -> tuple[jax.Array, PathInputs]:
-  """Runs a path on the chosen inputs.
+  """Runs a path on the chosen inputs, of which there is one at least.
 
   Returns:
-    Logits [batch, classes], and the inputs with what the path hands up; both are zeros elsewhere.
+    Logits [batch, classes], and the inputs with what the path hands up; both are of no meaning
+    elsewhere.
   """
   batch, order = len(chosen), jnp.argsort(~chosen, stable=True)
 
@@ -73,12 +110,9 @@ def _run_some(
     output = network.run_path(variables, index, part.images, part.laterals)
     return jax.tree.map(scattered, (output.logits, output.laterals))
 
-  def run_none() -> tuple[jax.Array, dict[str, Any]]:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run_all))
-
-  smaller = _sizes(batch)[1:-1]
+  smaller = _sizes(batch)[:-1]
   programs: list[Callable[[], Any]] = [
-    run_none, *(functools.partial(run_first, size) for size in smaller), run_all
+    *(functools.partial(run_first, size) for size in smaller), run_all
   ]  # fmt: skip
   which = jnp.searchsorted(jnp.array(_sizes(batch)), jnp.sum(chosen))
   logits, laterals = jax.lax.switch(which, programs)
@@ -87,15 +121,15 @@ def _run_some(
 
 def padded(batch: int, count: int) -> int:
   """Returns the size at which a path above the lowest runs `count` inputs of a batch."""
-  return next(size for size in _sizes(batch) if size >= count)
+  return next(size for size in (0, *_sizes(batch)) if size >= count)
 
 
 def _sizes(batch: int) -> list[int]:
-  """Returns the sizes that a path may run at: none, and parts of the batch down to an eighth.
+  """Returns the sizes that a path may run at: parts of the batch down to an eighth.
 
-  Each but 0 is a copy of the path in the program, which has to be compiled.
+  Each is a copy of the path in the program, which has to be compiled.
   """
-  return sorted({0, *(batch >> halvings for halvings in range(4))})
+  return sorted({max(1, batch * eighths // 8) for eighths in (1, 2, 3, 4, 6, 8)})
 
 
 def _may_go_on(logits: jax.Array, threshold: jax.Array, temperature: jax.Array) -> jax.Array:

@@ -180,7 +180,7 @@ def test_only_undecided_inputs_run_and_programs_are_few():
   _, _, precisions = brute_force(logits, point)
   running = make(logits, point)
   chex.clear_trace_counter()
-  kept: Any = (path_programs.run_path, path_programs.copy_inputs, path_programs.first_inputs)
+  kept: Any = (path_programs.run_path, path_programs.copy_inputs)
   before = [program.jitted._cache_size() for program in kept]
   running(images_of(range(MOST)))
   reached = [MOST, int((precisions > 2).sum()), int((precisions > 4).sum())]
@@ -193,23 +193,22 @@ def test_only_undecided_inputs_run_and_programs_are_few():
     running(images_of(range(size)))
     running(images_of(range(size)), max_precision=4)
     running(images_of(range(size)), operating_point=point_of((2, 4, 8), (0.5, 0.9, 0.0)))
-  sizes = [1, 2, 4]
+  sizes = [1, 2, 3, 4]
   compiled = [program.jitted._cache_size() - b for program, b in zip(kept, before, strict=True)]
   assert compiled[0] <= 3 * len(sizes)
-  # From a size to a capacity, for the two upper paths; slices of a pool.
+  # From a size to a capacity, for the two upper paths.
   assert compiled[1] <= 2 * len(sizes) ** 2
-  assert compiled[2] <= 2 * len(sizes) ** 2
 
 
 def test_a_stream_fills_the_last_paths():
   logits = np.zeros((2, MOST, 3), np.float32)
   logits[0, ::5, 0], logits[0, 1::5, 0] = 9, 9  # two of five leave at once
   point = point_of((2, 4), (0.9, 0.0))
-  running = make(logits, point)
+  running = make(logits, point, path_batch_size=8)
   batches = [images_of(range(i, i + 5)) for i in range(0, MOST, 5)]
   assert len(list(running.stream(batches))) == len(batches)
   assert running.counts.inputs == [40, 24] == running.counts.padded
-  one_by_one = make(logits, point)
+  one_by_one = make(logits, point, path_batch_size=8)
   for batch in batches:
     one_by_one(batch)
   assert one_by_one.counts.inputs == [40, 24]
