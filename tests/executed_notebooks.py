@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from tests import conftest
+from tests.end_to_end import runs
 
 ROOT = conftest.REPOSITORY
 
@@ -75,6 +76,8 @@ def _run(name: str, folder: pathlib.Path, *, short: bool) -> None:
     patch.setenv('PATH', str(command.parent), prepend=':')
     patch.setenv('PYTHONPATH', str(ROOT))
     patch.delenv('MPLBACKEND', raising=False)
+    # Compiling takes longer than the little that is run.
+    patch.setenv('XLA_FLAGS', runs.COMPILED_FAST)
     more = (f'import json; print(json.dumps({FACTS[name]}))',)
     # Raises what a cell raises: the assertions of the notebook are part of the test.
     executed = script('notebooks').run(name, folder, short=short, more=more)

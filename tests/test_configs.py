@@ -39,9 +39,19 @@ DATA = {
 
 # Which take up to a minute to compile.
 _DEEP = re.compile('mobilenet|vgg|imagenet')
+# What shrinks to the network and the losses of another, and takes the same step at another rate.
+LIKE = {
+  'cifar10_resnet20': 'cifar10_resnet8_cpu',
+  'cifar10_resnet20_plus': 'cifar10_resnet8_cpu_plus',
+  'cifar100_resnet20': 'cifar10_resnet8_cpu',
+}
 
 SMOKE = [
-  pytest.param(path, id=path.stem, marks=[pytest.mark.nightly] if _DEEP.search(path.stem) else [])
+  pytest.param(
+    path,
+    id=path.stem,
+    marks=[pytest.mark.nightly] if path.stem in LIKE or _DEEP.search(path.stem) else [],
+  )
   for path in CONFIGS
 ]
 
@@ -80,6 +90,16 @@ def changed(before: Any, after: Any) -> list[bool]:
 def test_every_system_of_the_tables_is_a_variant(path: pathlib.Path, variant: str):
   network = from_config.build(load(path, variant), num_classes=10)
   assert network.bits == load(path, variant).quantization.bits
+
+
+@pytest.mark.parametrize(('name', 'other'), LIKE.items())
+def test_the_smoke_variant_is_that_of_another_but_for_data_and_rate(name: str, other: str):
+  one, same = (load(configs.find(each), 'smoke').model_dump() for each in (name, other))
+  for config in (one, same):
+    del config['data']['name']
+    for field in ('learning_rate', 'schedule'):
+      del config['optimizer'][field]
+  assert one == same
 
 
 @pytest.mark.parametrize('path', SMOKE)

@@ -122,7 +122,7 @@ def test_own_model_is_trained_by_the_command(
     env={
       **os.environ,
       'PYTHONPATH': str(tmp_path),
-      'XLA_FLAGS': '--xla_backend_optimization_level=0',
+      'XLA_FLAGS': runs.COMPILED_FAST,
     },
     capture_output=True,
     text=True,

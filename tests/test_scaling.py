@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from benchmarks import clusters, scaling
+from tests.end_to_end import runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -25,7 +26,7 @@ def compiled() -> dict:
     cwd=ROOT,
     env={
       **os.environ,
-      'XLA_FLAGS': '--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0',
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count=2 {runs.COMPILED_FAST}',
     },
     capture_output=True,
     text=True,

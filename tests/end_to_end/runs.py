@@ -24,6 +24,10 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 TINY_NET = 'digits_resnet8:model=tests.tiny_model:TinyNet,width=4'
 RESNET = 'digits_resnet8:width=4'
 
+# What `tests.fast.jit` gives to XLA, as XLA_FLAGS: a process is done with a training of those two
+# convolutions after half the time.
+COMPILED_FAST = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+
 
 def flags(*changes: str, bits: str = '2,4', model: str = TINY_NET) -> list[str]:
   """Returns the flags of a run of 2 epochs of 22 steps: of the embedded job, shrunk.
@@ -49,7 +53,7 @@ def flags(*changes: str, bits: str = '2,4', model: str = TINY_NET) -> list[str]:
 def environment(devices: int = 1, *, optimised: bool = False) -> dict[str, str]:
   """Of a command. Compiling takes longer than what is compiled, so by default it is done fast."""
   flags = [f'--xla_force_host_platform_device_count={devices}']
-  flags += [] if optimised else ['--xla_backend_optimization_level=0']
+  flags += [] if optimised else [COMPILED_FAST]
   # Lines are compared, so they must not be folded at the width of a terminal.
   return {**os.environ, 'XLA_FLAGS': ' '.join(flags), 'COLUMNS': '400'}
 

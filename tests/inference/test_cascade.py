@@ -308,9 +308,16 @@ def test_calls_that_cannot_run_are_refused():
     running(images_of([0]), max_precision=3)
 
 
-@pytest.mark.parametrize('sum_logits', [False, True])
-def test_a_real_network_leaves_where_its_paths_say(sum_logits: bool):
-  model = TinyNet(width=4) if sum_logits else CifarResNet(depth=8, width=4)
+@pytest.mark.parametrize(
+  ('model', 'sum_logits'),
+  [
+    (TinyNet(), False),
+    (TinyNet(), True),
+    pytest.param(CifarResNet(depth=8, width=4), False, marks=pytest.mark.nightly),
+  ],
+  ids=['tiny', 'tiny-sum_logits', 'resnet'],
+)
+def test_a_real_network_leaves_where_its_paths_say(model: Any, sum_logits: bool):
   network = Onion(model, bits=(2, 4, 8), sum_logits=sum_logits)
   images = np.random.default_rng(0).integers(0, 256, (21, 8, 8, 1)).astype(np.uint8)
   variables = network.freeze(network.init(jax.random.key(0), jnp.asarray(images[:1])))

@@ -13,6 +13,7 @@ from dpoq_jax import config, models
 from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.network import onion_network
 from dpoq_jax.network.gradient_scale import scale_of_mode
+from tests.fast import jit
 
 CLASSES = 5
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
@@ -94,7 +95,7 @@ def test_logits_equal_those_of_the_reference(bits, activation_bits: int, train: 
   with jax.enable_x64(True):
     network = build(bits, activation_bits, compute_dtype=jnp.float64)
     variables = scrambled(network.init(jax.random.key(0), jnp.asarray(IMAGES)))
-    run = jax.jit(functools.partial(network.apply, train=train))
+    run = jit(functools.partial(network.apply, train=train))
     logits = run(variables, jnp.asarray(IMAGES))
     variables, laterals = jax.tree.map(np.asarray, variables), {}
     for index in range(len(bits)):

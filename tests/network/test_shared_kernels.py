@@ -2,6 +2,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import flax.linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -10,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpoq_jax import models, onion
-from dpoq_jax.core import quantizers
-from dpoq_jax.core.spec import LayerOptions
+from dpoq_jax import onion
+from dpoq_jax.core import layers, quantizers
+from dpoq_jax.core.spec import LayerOptions, PathSpec
+from dpoq_jax.models import resnet
 from dpoq_jax.network import onion_network, shared_kernels
 from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.training import objective
@@ -24,10 +26,23 @@ IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dty
 LABELS = jnp.asarray(np.random.default_rng(1).integers(0, CLASSES, 8), jnp.int32)
 
 
+class OneBlock(nn.Module):
+  """A ResNet of one block: layers inside of others, in half the time of three to compile."""
+
+  spec: PathSpec = PathSpec()
+  num_classes: int = CLASSES
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    x = layers.ConvNorm(self.spec, 4, name='stem')(quantizers.image_codes(images), train)
+    x = layers.PACT(self.spec, name='stem_pact')(x)
+    x = resnet.BasicBlock(self.spec, 8, 2, name='block')(x, train)
+    return nn.Dense(self.num_classes, name='head')(x.value.mean(axis=(1, 2)))
+
+
 def individual(bits: int, quantizer: Any = quantizers.dorefa) -> onion_network.Onion:
-  model = models.CifarResNet(num_classes=CLASSES, depth=8, width=4)
   options = LayerOptions(weight_quantizer=quantizer)
-  return onion_network.Onion(model, bits=(bits,), options=options)
+  return onion_network.Onion(OneBlock(), bits=(bits,), options=options)
 
 
 def build(nested: bool) -> shared_kernels.SharedNetwork:
@@ -85,11 +100,10 @@ def test_gradient_of_shared_weights_is_the_sum_over_individual_networks(nested: 
     whole = {
       key: {**params['shared'].get(key, {}), **own.get(key, {})} for key in params['shared'] | own
     }
-    for key, block in own.items():
-      if key.startswith('stage'):
-        whole[key] = {
-          layer: {**params['shared'][key].get(layer, {}), **block[layer]} for layer in block
-        }
+    whole['block'] = {
+      layer: {**params['shared']['block'].get(layer, {}), **of_layer}
+      for layer, of_layer in own['block'].items()
+    }
 
     def loss_alone(p, alone=alone, name=name, statistics=statistics):
       own = {'params': {name: p}, statistics: variables[statistics]}
@@ -99,13 +113,10 @@ def test_gradient_of_shared_weights_is_the_sum_over_individual_networks(nested: 
     np.testing.assert_allclose(
       together[name]['stem']['norm']['scale'], gradient['stem']['norm']['scale'], rtol=1e-4
     )
-    parts = [gradient['stage2_block1']['conv1']['conv']['latent'], gradient['head']['kernel']]
+    parts = [gradient['block']['conv1']['conv']['latent'], gradient['head']['kernel']]
     total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
   for got, expected in zip(
-    [
-      together['shared']['stage2_block1']['conv1']['conv']['latent'],
-      together['shared']['head']['kernel'],
-    ],
+    [together['shared']['block']['conv1']['conv']['latent'], together['shared']['head']['kernel']],
     total or [],
     strict=True,
   ):
@@ -127,9 +138,13 @@ def test_frozen_logits_are_those_of_the_latents(nested: bool):
     network.freeze(frozen)
 
 
+# Few shapes, as each is compiled anew.
+SHAPES = st.sampled_from([(1,), (2,), (5,), (3, 4)])
+
+
 @settings(deadline=None)
 @given(
-  hnp.arrays(np.float32, hnp.array_shapes(max_dims=2), elements=st.floats(-4, 4, width=32)),
+  hnp.arrays(np.float32, SHAPES, elements=st.floats(-4, 4, width=32)),
   st.integers(1, 15),
   st.integers(1, 15),
 )

@@ -14,6 +14,7 @@ from dpoq_jax.deploy.onnx import graphs, ranges, steps
 from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.network import onion_network
 from tests.deploy.onnx.conftest import SIZES, chain, expected, images, made, relative_error
+from tests.fast import jit
 
 
 @pytest.mark.parametrize('name', SIZES)
@@ -70,7 +71,7 @@ def test_a_classifier_may_have_no_bias_and_layers_with_parameters_are_refused():
   network, pixels = onion_network.Onion(OwnNet(num_classes=3), (4,)), images(16, shape)
   variables = jax.device_get(network.freeze(network.init(jax.random.key(0), jnp.asarray(pixels))))
   source = source_lib.prepare(network, variables, pixels)
-  wanted = np.asarray(network.apply(variables, jnp.asarray(pixels)))
+  wanted = np.asarray(jit(network.apply)(variables, jnp.asarray(pixels)))
   assert relative_error(chain(source, pixels), wanted) < 0.1
   other = onion_network.Onion(OwnNet(float_layer=True), (4,))
   with pytest.raises(steps.UnsupportedStepError, match=r'outside of ConvNorm.*"/float"'):
