@@ -274,6 +274,8 @@ def _affine_backward(
 ) -> tuple[_Arrays, _Arrays, _Arrays, _Arrays, jax.Array]:
   tensors, means, rests, factors = residuals
   total = jnp.sum(cotangent, axis=_ALL_BUT_CHANNELS)
+  # Of one centred tensor for all paths that read it, XLA would keep it from path to path.
+  means = jax.lax.optimization_barrier(means)
   # Centred before it is summed: of a tensor far from 0, the sum would be large, and what is left
   # of it without `mean * total` would have lost its digits.
   return (
