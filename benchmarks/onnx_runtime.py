@@ -2,12 +2,14 @@
 
     python -m benchmarks.onnx_runtime [--workdir=DIR | --pretrained=NAME] [--json=FILE]
         [--operating-point=FILE] [--threads=1,2] [--rounds=15]
+    python -m benchmarks.onnx_runtime --bits=4,8 --going-on=0.24 [--threads=1,2] [--rounds=15]
 
 All graphs run in turn, round after round, with every number of threads; figures are medians, and
 are compared with fp32 on as many threads. Without a network an untrained ResNet-20 is timed, which
 is as fast as a trained one. With a network the cascade is timed as well, at its operating point and
 on test images: `cascade` by a graph for each path, `cascade.onnx` by one graph that stops by
-itself, which takes images one by one.
+itself, which takes images one by one. With --going-on it is timed of the untrained one, too, at
+thresholds that send on this share of the images that reach each precision but the last.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,11 +51,14 @@ _POINT = flags.DEFINE_string(
   'operating_point', None, 'file of another operating point than its own'
 )
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is, if it moved')
+_UNTRAINED_BITS = flags.DEFINE_list('bits', ['2', '4', '8'], 'bit list of the untrained network')
+_GOING_ON = flags.DEFINE_list(
+  'going_on', [], 'shares, in [0, 1], that go on from each precision of the untrained network'
+)
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
 _THREADS = flags.DEFINE_list('threads', ['1', '2'], 'threads of a graph, one number or several')
 _ROUNDS = flags.DEFINE_integer('rounds', 15, 'rounds that are measured, after one that is not')
 
-_BITS = (2, 4, 8)
 _BATCH_SIZES = (1, 64)
 _IMAGES, _SINGLE_IMAGES = 256, 64
 _RANGE_IMAGES = 512
@@ -102,7 +107,7 @@ def main(_: list[str]) -> None:
     'machine': platform.processor() or platform.machine(),
     'threads': threads,
     'onnxruntime': onnxruntime.__version__,
-    'trained': bool(timed.points),
+    'trained': bool(_WORKDIR.value or _PRETRAINED.value),
     'bits': network.bits,
     'of_threads': of_threads,
     **{key: _speedup(of_threads, system) for key, system in speedups.items()},
@@ -160,10 +165,34 @@ def _timed() -> _Timed:
     network, variables = opened.network, opened.variables
   else:
     images = np.random.default_rng(0).integers(0, 256, (_IMAGES, 32, 32, 3), dtype=np.uint8)
-    network = _network(models.CifarResNet(depth=20), _BITS, 8)
-    return _Timed(network, _untrained(network, images), images, images[:64], ())
+    bits = tuple(map(int, _UNTRAINED_BITS.value))
+    network = _network(models.CifarResNet(depth=20), bits, 8)
+    variables = _untrained(network, images)
+    points = (_sending_on(network, variables, images),) if _GOING_ON.value else ()
+    return _Timed(network, variables, images, images[:64], points)
   points = (json.loads(point.to_json()),)
   return _Timed(network, jax.device_get(variables), images, seen, points)
+
+
+def _sending_on(network: onion_network.Onion, variables: Any, images: np.ndarray) -> dict[str, Any]:
+  """Returns the operating point at which given shares of the images go on, as manifests have it.
+
+  Raises:
+    ValueError: if there is not a share for each precision but the highest.
+  """
+  shares = tuple(map(float, _GOING_ON.value))
+  if len(shares) != len(network.bits) - 1 or not all(0 <= share <= 1 for share in shares):
+    raise ValueError(
+      f'--going-on={",".join(_GOING_ON.value)}: give {len(network.bits) - 1} shares, from 0 to 1.'
+    )
+  logits = np.asarray(jax.jit(network.apply)(variables, images))
+  point, here = operating_point.static(network.bits, network.bits[-1]), np.ones(len(images), bool)
+  thresholds = dict(point.thresholds)
+  for index, share in enumerate(shares):
+    confidence = point.probabilities(index, logits[index]).max(axis=-1)
+    thresholds[network.bits[index]] = float(np.quantile(confidence[here], share))
+    here &= confidence < thresholds[network.bits[index]]
+  return json.loads(point.model_copy(update={'thresholds': thresholds}).to_json())
 
 
 def _thread_counts(words: Sequence[str]) -> list[int]:
