@@ -1,6 +1,7 @@
 """Builds what a config describes: data, network, optimizer and devices."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -135,13 +136,11 @@ class Experiment:
 
   def create_state(self) -> TrainState:
     """Returns the state at step 0, on all devices."""
-    options = compiler.once_options(self.platform)
-    create = jax.jit(self._create, out_shardings=self.replicated, compiler_options=options)
-    return create(jax.random.key(self.config.seed))
+    return self._creation(jax.random.key(self.config.seed))
 
   def abstract_state(self) -> Any:
     """Returns shapes, dtypes and shardings of the state, without allocating anything."""
-    shapes = jax.eval_shape(self._create, jax.random.key(self.config.seed))
+    shapes = self._creation.eval_shape(jax.random.key(self.config.seed))
     return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated), shapes
     )
@@ -150,6 +149,12 @@ class Experiment:
   def dataset_facts(self) -> workdir.DatasetFacts:
     """Returns what a user of the trained network needs to know of its data."""
     return workdir.DatasetFacts(self.train_set.image_shape, self.train_set.class_names)
+
+  @functools.cached_property
+  def _creation(self) -> Any:
+    """Returns the function that makes the state, traced once for its shapes and its values."""
+    options = compiler.once_options(self.platform)
+    return jax.jit(self._create, out_shardings=self.replicated, compiler_options=options)
 
   def _create(self, key: jax.Array) -> TrainState:
     images = jnp.zeros((1, *self.train_set.image_shape), jnp.uint8)
