@@ -2,7 +2,7 @@
 
     python -m benchmarks.onnx_runtime [--workdir=DIR | --pretrained=NAME] [--json=FILE]
         [--operating-point=FILE] [--threads=1,2] [--rounds=15]
-    python -m benchmarks.onnx_runtime --bits=4,8 --going-on=0.24 [--threads=1,2] [--rounds=15]
+    python -m benchmarks.onnx_runtime --bits=4,8 --going-on=0.27 [--threads=1,2] [--rounds=15]
 
 All graphs run in turn, round after round, with every number of threads; figures are medians, and
 are compared with fp32 on as many threads. Without a network an untrained ResNet-20 is timed, which

@@ -57,9 +57,9 @@ def started(checkout: Path, *flags: str) -> subprocess.Popen[str]:
     start_new_session=True,
   )
   deadline = time.monotonic() + 30
-  while not (checkout.parent / 'run/logs/process-1.log').exists() or not all(
-    'ready' in log for log in logs(checkout)
-  ):
+  folder = checkout.parent / 'run/logs'
+  # The log of process 0 is that of `tee`, which may start after process 1.
+  while not folder.exists() or ['ready' in log for log in logs(checkout)] != [True, True]:
     assert time.monotonic() < deadline
     assert process.poll() is None, process.communicate()
     time.sleep(0.05)
