@@ -141,6 +141,10 @@ def _timed() -> _Timed:
   Raises:
     ValueError: if two are named, or one without an operating point.
   """
+  if (_WORKDIR.value or _PRETRAINED.value) and _GOING_ON.value:
+    raise ValueError(
+      '--going-on is for the untrained network: leave --workdir and --pretrained out.'
+    )
   given = operating_point.read(pathlib.Path(_POINT.value)) if _POINT.value else None
   if _WORKDIR.value and _PRETRAINED.value:
     raise ValueError('--workdir and --pretrained are both given: give one of them.')
@@ -165,6 +169,8 @@ def _timed() -> _Timed:
     network, variables = opened.network, opened.variables
   else:
     images = np.random.default_rng(0).integers(0, 256, (_IMAGES, 32, 32, 3), dtype=np.uint8)
+    if not all(word.isascii() and word.isdigit() for word in _UNTRAINED_BITS.value):
+      raise ValueError(f'--bits={",".join(_UNTRAINED_BITS.value)}: give whole numbers.')
     bits = tuple(map(int, _UNTRAINED_BITS.value))
     network = _network(models.CifarResNet(depth=20), bits, 8)
     variables = _untrained(network, images)

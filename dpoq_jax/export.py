@@ -50,8 +50,8 @@ _ONLY_WITH = {
   'test_images': ('web',),
 }
 _OF_A_RUN = ('step', 'data_dir', 'calibration_images', 'test_images')
-# More than anyone tells apart on a slider; where outcomes are not known, steps of a confidence.
-_POINTS_OF_A_PAGE, _KEYS_OF_A_PAGE = 60, 22
+# More than anyone tells apart on a slider.
+_POINTS_OF_A_PAGE = 60
 
 
 def define_flags(flags: shared.FlagValues) -> None:
@@ -139,7 +139,9 @@ def _check_of_use(flags: shared.FlagValues) -> None:
   if flags.workdir:
     return
   if flags.format == 'onion':
-    raise ValueError('an artifact has the format onion already: copy its folder, or name another.')
+    raise ValueError(
+      'an artifact has the format onion already: copy its folder, or give another --format.'
+    )
   for name in _OF_A_RUN:
     if flags[name].present:
       raise ValueError(
@@ -179,8 +181,8 @@ def _of_artifact(folder: pathlib.Path, flags: shared.FlagValues) -> _Exported:
   from dpoq_jax.inference import operating_point
 
   given = shared.optional_path(flags, 'operating_point')
-  opened = classifier.load(folder, point=operating_point.read(given) if given else None)
   manifest = manifest_lib.read(folder)
+  opened = classifier.load(folder, point=operating_point.read(given) if given else None)
   return _Exported(
     opened.network,
     opened.variables,
@@ -310,7 +312,7 @@ def _shown_of_artifact(exported: _Exported, flags: shared.FlagValues) -> dict[st
   del flags
   bits = exported.network.bits
   point = exported.point or operating_point.static(bits, bits[-1])
-  points, current = choices.choices_by_key(point, _KEYS_OF_A_PAGE)
+  points, current = choices.choices_by_key(point)
   return {'points': [_to_ship(each) for each in points], 'current': current}
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from dpoq_jax import classifier, pretrained
+from dpoq_jax.cli.errors import user_errors
 from dpoq_jax.deploy.artifact import manifest as manifest_lib
 from dpoq_jax.deploy.onnx import export, source
 from dpoq_jax.deploy.web import folder, runtime
@@ -31,7 +32,6 @@ _ROOT = pathlib.Path(__file__).parents[2]
 # One above the other, so that they are one file.
 _IMAGES = pathlib.Path(__file__).with_name('demo_images.png')
 _LABELS = (7, 0, 6, 9, 5, 1, 7, 0, 3, 2, 7, 2, 7, 9, 6, 8, 8, 8, 7, 9, 4, 2, 3, 5)
-_POINTS = 22
 
 
 def where() -> pathlib.Path:
@@ -53,7 +53,7 @@ def write(output: pathlib.Path, brought: runtime.Runtime) -> None:
   prepared = source.prepare_measured(
     opened.network, opened.variables, opened.image_shape, manifest.ranges
   )
-  points, current = choices.choices_by_key(opened.operating_point, _POINTS)
+  points, current = choices.choices_by_key(opened.operating_point)
   images = np.split(np.asarray(Image.open(_IMAGES)), len(_LABELS))
   shutil.rmtree(output, ignore_errors=True)
   with tempfile.TemporaryDirectory() as temporary:
@@ -76,5 +76,6 @@ if __name__ == '__main__':
   parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
   parser.add_argument('--runtime', type=pathlib.Path, help='folder with onnxruntime-web, unpacked')
   arguments = parser.parse_args()
-  write(where(), runtime.read(arguments.runtime) if arguments.runtime else runtime.from_npm())
+  with user_errors():
+    write(where(), runtime.read(arguments.runtime) if arguments.runtime else runtime.from_npm())
   print(f'written to {where()}')

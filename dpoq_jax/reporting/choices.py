@@ -102,7 +102,7 @@ def choices_of_order(
   return Choices(rerun, points, index)
 
 
-def choices_by_key(point: OperatingPoint, count: int) -> tuple[list[OperatingPoint], int]:
+def choices_by_key(point: OperatingPoint, count: int = 22) -> tuple[list[OperatingPoint], int]:
   """Returns points of an order by their keys, for a network whose examples are not at hand.
 
   Args:

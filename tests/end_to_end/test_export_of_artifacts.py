@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -119,3 +120,25 @@ def test_an_artifact_without_ranges_has_no_integer_graphs(
   assert not (tmp_path / 'to').exists()
   done = runs.call('export', *flags, '--format=stablehlo')
   assert done.returncode == 0, done.stderr
+
+
+def test_ranges_of_another_network_are_refused(artifact: pathlib.Path, tmp_path: pathlib.Path):
+  folder = pathlib.Path(shutil.copytree(artifact, tmp_path / 'rings'))
+  manifest = manifest_lib.read(folder)
+  assert manifest.ranges
+  ends = dict(list(manifest.ranges.ends.items())[1:])
+  fewer = manifest.model_copy(update={'ranges': manifest_lib.Ranges(images=100, ends=ends)})
+  (folder / manifest_lib.FILE).write_text(manifest_lib.to_json(fewer))
+  flags = (f'--artifact={folder}', f'--output={tmp_path / "to"}', '--format=onnx')
+  status, err = runs.refused('export', *flags)
+  assert status == 2
+  assert 'these ranges are those of another network' in err
+  assert len(err.splitlines()) == 1
+  assert not (tmp_path / 'to').exists()
+
+
+def test_a_run_is_no_artifact(resnet_run: pathlib.Path, tmp_path: pathlib.Path):
+  flags = (f'--artifact={resnet_run}', f'--output={tmp_path / "to"}', '--format=onnx')
+  status, err = runs.refused('export', *flags)
+  assert status == 2
+  assert 'give a folder that dpoq export wrote' in err
