@@ -17,7 +17,7 @@
 # %% [markdown]
 # # Deploy: a network that grows over the wire
 #
-# A device fetches 40 kB and runs at 2 bits. When it has time, it fetches the next ring, and so on
+# A device fetches 44 kB and runs at 2 bits. When it has time, it fetches the next ring, and so on
 # up to 16 bits: nothing is sent twice, and what the lower precisions answered stays as it was, bit
 # for bit. Then the same network leaves JAX, and labels images with ONNX Runtime alone. A minute on
 # two cores; the network comes with the library, its test images with scikit-learn.

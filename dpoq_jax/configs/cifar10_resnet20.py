@@ -13,7 +13,7 @@ Those activations: `cifar10_resnet20:activations=2`; the default here is 8 bits.
 individual network at 4 bits: `:bits=4`; the float one: `:bits=32,activations=32`.
 
 Cost: 200 epochs of 50,000 images through four paths of 41 M multiply-accumulates (forward). That is
-a day on two CPU cores, at the 110 images/s of `results/README.md`: meant for a GPU.
+31 hours on two CPU cores, at the 90 images/s of `results/README.md`: meant for a GPU.
 """
 
 from typing import Any

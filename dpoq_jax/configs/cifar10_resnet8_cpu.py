@@ -10,7 +10,7 @@ results/cpu/ABLATION.csv); another machine, or compiler, moves it as much as ano
 
 A peak learning rate of 0.1 gave less, 0.05 still less (results/README.md).
 
-Cost: 4 epochs at 106 to 210 images/s, a quarter to half an hour on two cores.
+Cost: 4 epochs at 106 to 411 images/s, ten minutes to half an hour on two cores.
 """
 
 from typing import Any
