@@ -59,6 +59,9 @@ def sgd(
       that are to change their code in a step, if that is what sets the rate of the latents.
     learning_rate: learning rate, or the schedule that `learning_rate_schedule` returns.
     rings: rings by the name of their path, needed only for that share; see `transition_rate`.
+
+  Raises:
+    ValueError: if that share is more than the widest ring can have; see `check_target`.
   """
   decays = {_OTHER: config.weight_decay}
   for kind, decay in ((_CLIP, config.clip_weight_decay), (_LATENT, config.latent_weight_decay)):
@@ -66,6 +69,7 @@ def sgd(
       decays[kind] = config.weight_decay if decay is None else decay
   descend = optax.scale_by_learning_rate(learning_rate)
   if config.transition_rate:
+    transition_rate.check_target(config.transition_rate, rings or {})
 
     def target(step: Any) -> jax.Array:
       rate = learning_rate(step) if callable(learning_rate) else learning_rate
