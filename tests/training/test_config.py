@@ -188,6 +188,18 @@ def test_systems_of_the_tables_are_variants():
       variant(text)
 
 
+def test_the_smallest_run_is_one_whatever_the_objective_is_made_of():
+  config = changed(
+    objective__companion_bits=(8,),
+    objective__companion_rings=3,
+    objective__distillation=0.5,
+    objective__teacher_start=15.0,
+    objective__loss_weights=(1.0, 1.0, 1.0, 2.0),
+  )
+  levers = config_lib.validate(variants.apply(config, 'smoke')).objective
+  assert (levers.companion_rings, levers.teacher_start, len(levers.loss_weights)) == (2, 0.0, 2)
+
+
 def test_a_model_of_ones_own_has_the_sizes_it_is_given():
   own = variant('model=some.module:Net')
   assert (own.model.name, own.model.depth, own.model.width) == ('some.module:Net', None, None)
