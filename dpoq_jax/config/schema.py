@@ -171,6 +171,8 @@ def ineffective(config: Config) -> list[str]:
     ('optimizer.clip_learning_rate optimizer.clip_weight_decay quantization.clip_init '
      'quantization.calibrate_clips', min(quantization.activation_widths) < onion.MAX_BITS,
      f'quantization.activation_bits below {onion.MAX_BITS}'),
+    ('quantization.weight_quantizer', quantization.bits != (onion.MAX_BITS,),
+     f'quantization.bits below {onion.MAX_BITS}'),
     ('quantization.clip_init', not quantization.calibrate_clips,
      'quantization.calibrate_clips=False'),
     ('quantization.shift_init', quantization.merge == 'psbn', 'quantization.merge=psbn'),
@@ -179,6 +181,8 @@ def ineffective(config: Config) -> list[str]:
     ('quantization.merge quantization.laterals quantization.shift_init quantization.sum_logits',
      quantization.sharing == 'rings', 'quantization.sharing=rings'),
     ('objective.gradient_exponent', objective.mode == 'scaled', 'objective.mode=scaled'),
+    ('objective.companion_bits', objective.companion_weight > 0,
+     'objective.companion_weight above 0'),
     ('objective.companion_rings objective.companion_weight objective.draw_companion',
      objective.companion_bits, 'objective.companion_bits'),
     ('objective.teacher objective.teacher_start', objective.distillation,

@@ -56,7 +56,7 @@ CONFIGS = sorted((pathlib.Path(__file__).parents[2] / 'dpoq_jax' / 'configs').gl
     ({'objective__distillation': 1.5}, 'config.objective.distillation=1.5: input should be less'),
     (
       {'objective__distillation': 0.5, 'objective__teacher': 'companion'},
-      'teacher=companion needs companion_bits, and all companions at every step',
+      'teacher=companion needs companion_bits, of a weight above 0, and all of them at every step',
     ),
     (
       {
@@ -65,7 +65,16 @@ CONFIGS = sorted((pathlib.Path(__file__).parents[2] / 'dpoq_jax' / 'configs').gl
         'objective__companion_bits': (8,),
         'objective__draw_companion': True,
       },
-      'teacher=companion needs companion_bits, and all companions at every step',
+      'teacher=companion needs companion_bits, of a weight above 0, and all of them at every step',
+    ),
+    (
+      {
+        'objective__distillation': 0.5,
+        'objective__teacher': 'companion',
+        'objective__companion_bits': (8,),
+        'objective__companion_weight': 0.0,
+      },
+      'teacher=companion needs companion_bits, of a weight above 0, and all of them at every step',
     ),
     (
       {'objective__distillation': 0.5, 'quantization__bits': (4,)},
@@ -288,6 +297,14 @@ def test_no_number_is_without_bounds(section: str, name: str):
     ({'data__workers': 2}, 'config.data.workers=2 has no effect: it needs a streamed set'),
     ({'objective__teacher_start': 1.0}, 'config.objective.teacher_start=1.0 has no effect'),
     ({'objective__companion_weight': 0.5}, 'config.objective.companion_weight=0.5 has no effect'),
+    (
+      {'objective__companion_bits': (8,), 'objective__companion_weight': 0.0},
+      'config.objective.companion_bits=(8,) has no effect: it needs objective.companion_weight abo',
+    ),
+    (
+      {'quantization__bits': (32,), 'quantization__weight_quantizer': 'standardised'},
+      'config.quantization.weight_quantizer=standardised has no effect: it needs quantization.bits',
+    ),
     (
       {'quantization__calibrate_clips': True, 'quantization__clip_init': 1.0},
       'config.quantization.clip_init=1.0 has no effect',
