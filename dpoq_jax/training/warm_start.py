@@ -44,8 +44,8 @@ def check(experiment: Experiment) -> None:
   Raises:
     FileNotFoundError: if there is neither a run nor an artifact.
     ValueError: if there is no pretrained network of that name, or the artifact cannot be read.
-    ConfigError: if its bit list does not begin this one, its network is another, or it was trained
-      on images or classes of another kind.
+    ConfigError: if its bit list does not begin this one, its network is another, it was trained on
+      images or classes of another kind, or companions or a teacher have no path left to train.
   """
   if experiment.config.init_from is None:
     return
@@ -76,11 +76,37 @@ def check(experiment: Experiment) -> None:
     raise config_lib.ConfigError(
       f'config.init_from={source} holds another network ({"; ".join(changed)}).'
     )
+  if bits != _FLOAT_BITS:
+    _check_objective(experiment.config, len(bits))
   ours = experiment.dataset_facts
   if (facts.image_shape, len(facts.class_names)) != (ours.image_shape, len(ours.class_names)):
     raise config_lib.ConfigError(
       f'config.init_from={source} was trained on {len(facts.class_names)} classes of images '
       f'{facts.image_shape}, this data set has {len(ours.class_names)} of {ours.image_shape}.'
+    )
+
+
+def _check_objective(config: config_lib.Config, fixed: int) -> None:
+  """Checks that companions and teachers are of use where the lowest paths stay as they are.
+
+  Args:
+    config: config of this run.
+    fixed: number of those paths.
+
+  Raises:
+    ConfigError: if all that they would train is fixed.
+  """
+  objective, count = config.objective, len(config.quantization.bits)
+  kept = f'the {fixed} lowest paths are those of config.init_from and stay as they are'
+  if objective.companion_bits and (objective.companion_rings or count) <= fixed:
+    raise config_lib.ConfigError(
+      f'config.objective.companion_rings={objective.companion_rings}: {kept}; give None for a '
+      'companion of every ring that is added, or companion_bits=() for none.'
+    )
+  if objective.distillation and objective.teacher == 'highest' and fixed == count - 1:
+    raise config_lib.ConfigError(
+      f'config.objective.distillation={objective.distillation}: {kept}, so that the highest has '
+      'none to teach; give 0.'
     )
 
 
