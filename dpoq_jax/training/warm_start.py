@@ -19,7 +19,7 @@ from dpoq_jax import config as config_lib
 from dpoq_jax.core import quantizers
 from dpoq_jax.core.names import is_companion, path_name, statistics_collection
 from dpoq_jax.runtime import workdir as workdir_lib
-from dpoq_jax.training import artifact_start, clips, trained_network
+from dpoq_jax.training import artifact_start, clips, rounding, trained_network
 from dpoq_jax.training.experiment import Experiment
 from dpoq_jax.training.train_step import TrainState
 
@@ -124,6 +124,8 @@ def initial_state(experiment: Experiment) -> tuple[TrainState, int]:
     state, fixed = (
       (_from_artifact(experiment, state, artifact), 0) if artifact else _from_run(experiment, state)
     )
+  if seed := experiment.config.rounding_seed:
+    state = _nudged(experiment, state, fixed, seed)
   if experiment.config.quantization.calibrate_clips:
     state = _with_calibrated_clips(experiment, state, fixed)
   return state, fixed
@@ -172,6 +174,14 @@ def _started(
     variables[statistics] = jax.tree.map(jnp.copy, source[statistics_collection(theirs)])
   params = variables.pop('params')
   return experiment.on_each_device(dataclasses.replace(state, params=params, collections=variables))
+
+
+def _nudged(experiment: Experiment, state: TrainState, fixed: int, seed: int) -> TrainState:
+  """Returns a state with all parameters, those of fixed paths apart, moved by their last digit."""
+  nudge = jax.jit(rounding.nudge, static_argnums=1, out_shardings=experiment.replicated)
+  moved: dict[str, Any] = nudge(state.params, seed)
+  kept = [path_name(precision) for precision in experiment.network.bits[:fixed]]
+  return dataclasses.replace(state, params=moved | {name: state.params[name] for name in kept})
 
 
 def _with_calibrated_clips(experiment: Experiment, state: TrainState, fixed: int) -> TrainState:

@@ -138,3 +138,14 @@ def test_another_width_is_refused():
 def test_an_artifact_is_found_by_its_folder(tmp_path: pathlib.Path):
   assert artifact_start.folder(str(pretrained.folder('cifar10_resnet8'))) is not None
   assert artifact_start.folder(str(tmp_path)) is None
+
+
+def test_what_comes_from_an_artifact_is_moved_to_other_floats_too():
+  plain, _ = warm_start.initial_state(build(variant='bits=2'))
+  moved, _ = warm_start.initial_state(build(variant='bits=2', rounding_seed=1))
+  for before, after in zip(
+    jax.tree.leaves(plain.params), jax.tree.leaves(moved.params), strict=True
+  ):
+    before, after = np.asarray(before), np.asarray(after)
+    above, below = np.nextafter(before, np.inf), np.nextafter(before, -np.inf)
+    assert ((after == above) | (after == below)).all()
