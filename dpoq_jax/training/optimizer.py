@@ -1,5 +1,6 @@
 """Builds the optimizer: SGD as in section 4.2 of the paper, with warm-up and a cosine schedule."""
 
+from collections import Counter
 from collections.abc import Mapping, Set
 import functools
 from typing import Any
@@ -34,9 +35,9 @@ def learning_rate_schedule(
   else:
     # Counted from the end of the warm-up, where `join_schedules` starts to count anew.
     drops = [round(epoch * steps_per_epoch) - warmup for epoch in config.decay_epochs]
-    decay = optax.piecewise_constant_schedule(
-      config.learning_rate, dict.fromkeys(drops, config.decay_factor)
-    )
+    # In epochs of few steps several may be at one.
+    factors = {drop: config.decay_factor**count for drop, count in Counter(drops).items()}
+    decay = optax.piecewise_constant_schedule(config.learning_rate, factors)
   if not warmup:
     return decay
 
