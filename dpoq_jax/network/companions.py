@@ -1,4 +1,4 @@
-"""Trains the lowest rings of an onion at a higher width too, beside its paths.
+"""Trains the lowest rings of an onion at another width too, a higher one as a rule.
 
 The gradient of a latent that is quantized to 2 bits is that of a network far from the float one.
 So in training alone the same latents also run at, say, 8 bits: as a path with normalisations and
@@ -34,7 +34,9 @@ class Companions:
 
   Attributes:
     network: the onion.
-    widths: bits that latents are quantized to; each ring has a companion of every width.
+    widths: bits that latents are quantized to; each ring has a companion of every width. That they
+      are more than those of a ring is not checked: at 8, the 8-bit ring of (2, 4, 8, 16) has one of
+      its own width, which differs from its path by normalisations and clips alone.
     rings: number of the lowest rings that have companions.
     draw: whether each step runs one companion, drawn at random, in place of all.
 
