@@ -236,7 +236,10 @@ def _checked(read: Callable[[Any], Config], source: Any) -> Config:
   message = error['msg'].removeprefix('Value error, ')
   if error['type'] == 'extra_forbidden':
     raise unknown_field(name)
-  if name:
+  if name in SECTIONS and isinstance(error['input'], Mapping):
+    # Of fields that do not agree, which the message names; all others are of no use to the reader.
+    name = f'.{name}'
+  elif name:
     name, message = f'.{name}={error["input"]!r}', message[0].lower() + message[1:].rstrip('.')
     if isinstance(error['loc'][-1], int):
       message += f'; a list is written with commas: {_with_commas(error["input"])}'

@@ -93,6 +93,14 @@ def test_bad_field_is_one_line_that_names_it(fields: dict, message: str):
   assert '\n' not in str(error.value)
 
 
+def test_fields_that_do_not_agree_are_all_that_is_named():
+  fields = {'quantization': {'sharing': 'floored', 'weight_quantizer': 'standardised'}}
+  with pytest.raises(config_lib.ConfigError) as error:
+    config_lib.validate(fields)
+  expected = 'config.quantization: sharing=floored has a quantizer of its own, not standardised.'
+  assert str(error.value) == expected
+
+
 def test_wrong_type_is_refused():
   fields = config_lib.get_config().to_dict() | {'epochs': '3'}
   with pytest.raises(config_lib.ConfigError, match=r"config\.epochs='3': input should be a valid"):
