@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from dpoq_jax import config as config_lib
 from dpoq_jax.core import quantizers
 from dpoq_jax.core.names import is_companion, path_name, statistics_collection
+from dpoq_jax.runtime import compiler
 from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.training import artifact_start, clips, rounding, trained_network
 from dpoq_jax.training.experiment import Experiment
@@ -178,7 +179,12 @@ def _started(
 
 def _nudged(experiment: Experiment, state: TrainState, fixed: int, seed: int) -> TrainState:
   """Returns a state with all parameters, those of fixed paths apart, moved by their last digit."""
-  nudge = jax.jit(rounding.nudge, static_argnums=1, out_shardings=experiment.replicated)
+  nudge = jax.jit(
+    rounding.nudge,
+    static_argnums=1,
+    out_shardings=experiment.replicated,
+    compiler_options=compiler.once_options(experiment.platform),
+  )
   moved: dict[str, Any] = nudge(state.params, seed)
   kept = [path_name(precision) for precision in experiment.network.bits[:fixed]]
   return dataclasses.replace(state, params=moved | {name: state.params[name] for name in kept})
