@@ -1,7 +1,8 @@
 """Defines the recipe: how an onion is best trained, by the ablation (`reproduce ablation`).
 
-A config file applies it before the variant. It is a recipe for onions: fields that only they have
-make other systems of the same file invalid.
+A config file applies it before the variant. It is a recipe for onions: its companions make shared
+kernels and float networks of the same file invalid. An individual network of it is valid, and has a
+companion.
 """
 
 from typing import Any

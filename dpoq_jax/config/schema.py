@@ -171,6 +171,8 @@ def ineffective(config: Config) -> list[str]:
     ('optimizer.clip_learning_rate optimizer.clip_weight_decay quantization.clip_init '
      'quantization.calibrate_clips', min(quantization.activation_widths) < onion.MAX_BITS,
      f'quantization.activation_bits below {onion.MAX_BITS}'),
+    ('quantization.weight_quantizer', quantization.bits != (onion.MAX_BITS,),
+     f'quantization.bits below {onion.MAX_BITS}'),
     ('quantization.clip_init', not quantization.calibrate_clips,
      'quantization.calibrate_clips=False'),
     ('quantization.shift_init', quantization.merge == 'psbn', 'quantization.merge=psbn'),
@@ -179,6 +181,8 @@ def ineffective(config: Config) -> list[str]:
     ('quantization.merge quantization.laterals quantization.shift_init quantization.sum_logits',
      quantization.sharing == 'rings', 'quantization.sharing=rings'),
     ('objective.gradient_exponent', objective.mode == 'scaled', 'objective.mode=scaled'),
+    ('objective.companion_bits', objective.companion_weight > 0,
+     'objective.companion_weight above 0'),
     ('objective.companion_rings objective.companion_weight objective.draw_companion',
      objective.companion_bits, 'objective.companion_bits'),
     ('objective.teacher objective.teacher_start', objective.distillation,
@@ -232,7 +236,10 @@ def _checked(read: Callable[[Any], Config], source: Any) -> Config:
   message = error['msg'].removeprefix('Value error, ')
   if error['type'] == 'extra_forbidden':
     raise unknown_field(name)
-  if name:
+  if name in SECTIONS and isinstance(error['input'], Mapping):
+    # Of fields that do not agree, which the message names; all others are of no use to the reader.
+    name = f'.{name}'
+  elif name:
     name, message = f'.{name}={error["input"]!r}', message[0].lower() + message[1:].rstrip('.')
     if isinstance(error['loc'][-1], int):
       message += f'; a list is written with commas: {_with_commas(error["input"])}'

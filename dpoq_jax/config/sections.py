@@ -303,9 +303,11 @@ class Objective(Section):
   def _teacher_exists(self) -> 'Objective':
     if self.draw_companion and not self.companion_bits:
       raise ValueError('draw_companion=True needs companion_bits to draw from')
-    taught_by_companions = self.distillation and self.teacher == 'companion'
-    if taught_by_companions and (not self.companion_bits or self.draw_companion):
-      raise ValueError('teacher=companion needs companion_bits, and all companions at every step')
+    trained = self.companion_bits and self.companion_weight > 0 and not self.draw_companion
+    if self.distillation and self.teacher == 'companion' and not trained:
+      raise ValueError(
+        'teacher=companion needs companion_bits, of a weight above 0, and all of them at every step'
+      )
     return self
 
 

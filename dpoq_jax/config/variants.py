@@ -123,6 +123,10 @@ def _shrink(config: Any, setting: str) -> None:
   if isinstance(config.quantization.activation_bits, tuple):
     config.quantization.activation_bits = config.quantization.activation_bits[:2]
   config.objective.loss_weights = config.objective.loss_weights[:2]
+  if config.objective.companion_rings is not None:
+    rings = min(config.objective.companion_rings, len(config.quantization.bits))
+    config.objective.companion_rings = rings
+  config.objective.teacher_start = 0.0
   # A model of the user's own need not have a width.
   if config.model.name in config_lib.MODELS or config.model.width is not None:
     config.model.width = 8

@@ -1,4 +1,4 @@
-"""Trains the lowest rings of an onion at a higher width too, beside its paths.
+"""Trains the lowest rings of an onion at another width too, a higher one as a rule.
 
 The gradient of a latent that is quantized to 2 bits is that of a network far from the float one.
 So in training alone the same latents also run at, say, 8 bits: as a path with normalisations and
@@ -17,7 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpoq_jax import onion
 from dpoq_jax.core.names import companion_name, path_name, statistics_collection
+from dpoq_jax.core.spec import Merge
 from dpoq_jax.network import checks, trees
 from dpoq_jax.network.gradient_scale import GradientScale, whole_gradient
 from dpoq_jax.network.onion_network import Onion
@@ -34,12 +36,15 @@ class Companions:
 
   Attributes:
     network: the onion.
-    widths: bits that latents are quantized to; each ring has a companion of every width.
+    widths: bits that latents are quantized to; each ring has a companion of every width. That they
+      are more than those of a ring is not checked: at 8, the 8-bit ring of (2, 4, 8, 16) has one of
+      its own width, which differs from its path by normalisations and clips alone.
     rings: number of the lowest rings that have companions.
     draw: whether each step runs one companion, drawn at random, in place of all.
 
   Raises:
-    ValueError: if the onion has fewer rings, or its compute dtype would round a companion's codes.
+    ValueError: if the onion has fewer rings, its compute dtype would round a companion's codes, or
+      it merges integers into one, which a companion would make too wide.
   """
 
   network: Onion
@@ -52,6 +57,15 @@ class Companions:
       raise ValueError(f'companion_rings={self.rings}: the onion has {len(self.bits)} rings.')
     for width in self.widths:
       checks.check_width('companion_bits', width, self.network.options.compute_dtype)
+    if self.network.options.merge is Merge.VANILLA:
+      for index, width in self.pairs:
+        # Floats are wider than any integer.
+        if index > 0 and self.bits[index - 1] + width > onion.MAX_BITS:
+          raise ValueError(
+            f'companion_bits={width}: the vanilla merge makes one integer of it and the '
+            f'{self.bits[index - 1]} bits below, of {onion.MAX_BITS} bits at most; give fewer, '
+            'companion_rings=1, or merge=psbn.'
+          )
 
   @property
   def bits(self) -> tuple[int, ...]:

@@ -23,7 +23,15 @@ from dpoq_jax.reproduction.cells import (
   missing,
   top1,
 )
-from dpoq_jax.reproduction.rows import BASE, INDIVIDUAL, Row, ablation_rows, noise_rows, recipe_rows
+from dpoq_jax.reproduction.rows import (
+  BASE,
+  INDIVIDUAL,
+  RECIPE,
+  Row,
+  ablation_rows,
+  noise_rows,
+  recipe_rows,
+)
 from dpoq_jax.reproduction.runs import Run
 
 
@@ -161,7 +169,7 @@ _TEXTS = {
   'ablation': (
     'What improves an onion',
     f'Δ is the difference to `{BASE}`, from which levers differ in one thing; of individual\n'
-    f'networks, that to `{INDIVIDUAL}`.',
+    f'networks, that to `{INDIVIDUAL}`; of `the recipe, ...`, that to `{RECIPE}`.',
   ),
   'recipe': ('Onions against what they are compared with', 'Differences are below each table.'),
   'noise': (

@@ -4,6 +4,15 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 import math
 import statistics
+from typing import Any
+
+import scipy
+
+# SciPy has no types.
+_scipy: Any = scipy
+
+# Share of tables in which chance alone makes a system count as one with a broken run.
+_BROKEN = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,29 +53,85 @@ def entry(
   return Entry(table, part, system, at, statistics.mean(values), spread, len(values), paper)
 
 
-def pooled_deviation(entries: Iterable[Entry]) -> float | None:
-  """Returns the standard deviation of one run, pooled over all entries that have several.
+@dataclasses.dataclass(frozen=True)
+class Noise:
+  """Says how far apart runs lie that should be the same.
 
-  Two or three runs say little of their deviation; many entries of two or three say enough.
+  Attributes:
+    deviation: standard deviation of one run, in points.
+    freedom: degrees of freedom that it is known by.
+    broken: systems that it leaves out, since one of their runs has to have broken.
+  """
+
+  deviation: float
+  freedom: int
+  broken: frozenset[str] = frozenset()
+
+
+def pooled_noise(entries: Iterable[Entry]) -> Noise | None:
+  """Returns the noise of one run, pooled over all entries that have several.
+
+  Two or three runs say little of their deviation; many entries of two or three say more. A system
+  with a broken run, which all its precisions may show, is left out, as it would decide the
+  deviation of all: one whose variance is so far above that of the others that chance puts one there
+  in less than one of a hundred tables (an F test, as many as there are systems). Precisions of one
+  run count in the deviation as if they were runs of their own.
 
   Returns:
-    The deviation, in points; None if no entry has several runs.
+    The noise; None if no entry has several runs.
   """
-  known = [(each.seeds - 1, each.spread) for each in entries if each.spread is not None]
-  if not known:
+  systems: dict[str, list[Entry]] = {}
+  for each in entries:
+    if each.spread is not None:
+      systems.setdefault(each.system, []).append(each)
+  if not systems:
     return None
-  return math.sqrt(sum(n * spread**2 for n, spread in known) / sum(n for n, _ in known))
+  broken: set[str] = set()
+  while len(systems) > 1:
+    worst = max(systems, key=lambda system: _pooled(systems[system])[0])
+    deviation, _ = _pooled(systems[worst])
+    others, freedom = _pooled([e for name, row in systems.items() if name != worst for e in row])
+    # Accuracies on few examples may be the same in all other rows, which says nothing of this one.
+    if others == 0:
+      break
+    own_freedom = max(each.seeds for each in systems[worst]) - 1
+    chance = _scipy.special.fdtrc(own_freedom, freedom, (deviation / others) ** 2)
+    if len(systems) * chance > _BROKEN:
+      break
+    broken.add(worst)
+    del systems[worst]
+  return Noise(*_pooled([each for row in systems.values() for each in row]), frozenset(broken))
 
 
-def within_noise(one: Entry, other: Entry, deviation: float | None) -> bool:
-  """Tells whether two entries differ by less than two standard errors of their difference.
+def _pooled(entries: Sequence[Entry]) -> tuple[float, int]:
+  """Returns the pooled deviation of entries of several runs, and its degrees of freedom."""
+  freedom = sum(each.seeds - 1 for each in entries)
+  squares = sum((each.seeds - 1) * (each.spread or 0.0) ** 2 for each in entries)
+  return math.sqrt(squares / freedom), freedom
+
+
+def within_noise(one: Entry, other: Entry, noise: Noise | None) -> bool:
+  """Tells whether chance alone makes two entries differ as much in one of twenty comparisons.
+
+  That is Student's t. A deviation of 1 degree of freedom takes a difference of 12.7 standard
+  errors, one of many takes 2. A system with a broken run is as uncertain as its own runs are.
 
   Args:
     one: an entry.
     other: what it is compared with.
-    deviation: standard deviation of one run, in points; None, nothing known, is never enough.
+    noise: noise of one run; None, nothing known, is never enough.
   """
-  if deviation is None:
+  if noise is None:
     return True
-  error = deviation * math.sqrt(1 / one.seeds + 1 / other.seeds)
-  return abs(one.ours - other.ours) < 2 * error
+  variance, freedom = 0.0, noise.freedom
+  for each in (one, other):
+    deviation = noise.deviation
+    if each.spread is not None and each.system in noise.broken:
+      deviation, freedom = each.spread, min(freedom, each.seeds - 1)
+    variance += deviation**2 / each.seeds
+  return abs(one.ours - other.ours) <= _student_quantile(freedom) * math.sqrt(variance)
+
+
+def _student_quantile(freedom: int) -> float:
+  """Returns what Student's t exceeds, either way, in one of twenty draws."""
+  return float(_scipy.special.stdtrit(freedom, 0.975))

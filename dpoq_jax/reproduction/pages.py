@@ -5,7 +5,8 @@ import dataclasses
 import statistics
 
 from dpoq_jax.reproduction import average_bits
-from dpoq_jax.reproduction.entries import Entry, pooled_deviation, within_noise
+from dpoq_jax.reproduction.cells import MEAN
+from dpoq_jax.reproduction.entries import Entry, Noise, pooled_noise, within_noise
 
 # The system that the others are compared with, and the columns in which it is another network: the
 # paper compares the 16-bit onion with a float network.
@@ -64,9 +65,9 @@ def _compared(rows: Mapping[str, Mapping[str, Entry]], comparison: Comparison) -
   """
   columns = [at for at in comparison.columns if any(at in row for row in rows.values())]
   cells = {label: [_measured(row.get(at)) for at in columns] for label, row in rows.items()}
-  deviation = _deviation(rows)
+  noise = _noise(rows, columns)
   differences = {
-    (label, other): [_over(row.get(at), rows[other].get(at), deviation) for at in columns]
+    (label, other): [_over(row.get(at), rows[other].get(at), noise[at]) for at in columns]
     for label, row in rows.items()
     for other in comparison.over.get(label, ())
     if other in rows
@@ -79,7 +80,7 @@ def _compared(rows: Mapping[str, Mapping[str, Entry]], comparison: Comparison) -
     if len(kept) > 0:
       lines = {name: [line[i] for i in kept] for name, line in lines.items()}
       yield from _table('difference', [columns[i] for i in kept], lines)
-      yield from _noise(deviation)
+      yield from _about_noise(rows, noise)
     return
   beside = {label: line for (label, _), line in differences.items()}
   titles = [*columns, *(f'Δ {at}' for at in columns if beside)]
@@ -87,7 +88,7 @@ def _compared(rows: Mapping[str, Mapping[str, Entry]], comparison: Comparison) -
   lines = {label: [*line, *beside.get(label, nothing)] for label, line in cells.items()}
   yield from _table('top-1 (%)', titles, lines)
   if beside:
-    yield from _noise(deviation)
+    yield from _about_noise(rows, noise)
 
 
 def page(entries: Sequence[Entry]) -> str:
@@ -157,15 +158,15 @@ def _part(entries: Sequence[Entry]) -> Iterator[str]:
       for system, row in known.items()
     }
     yield from _table("ours - the paper's", columns, differences)
-  deviation = _deviation(systems)
-  reference = systems.pop(_REFERENCE, None)
+  noise, reference = _noise(systems, columns), systems.get(_REFERENCE)
   if reference is not None:
     gains = {
-      system: [_gain(at, row, reference, deviation) for at in columns]
+      system: [_gain(at, row, reference, noise[at]) for at in columns]
       for system, row in systems.items()
+      if system != _REFERENCE
     }
     yield from _table("over individual networks: ours (the paper's)", columns, gains)
-    yield from _noise(deviation)
+    yield from _about_noise(systems, noise)
 
 
 def _rows(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
@@ -176,28 +177,59 @@ def _rows(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
   }
 
 
-def _over(entry: Entry | None, other: Entry | None, deviation: float | None) -> str:
+def _over(entry: Entry | None, other: Entry | None, noise: Noise | None) -> str:
   """Writes how far an entry is above another, and whether that is noise; nothing if one is not."""
   if entry is None or other is None:
     return ''
-  mark = '≈ ' if within_noise(entry, other, deviation) else ''
+  mark = '≈ ' if within_noise(entry, other, noise) else ''
   return f'{mark}{_signed(entry.ours - other.ours)}'
 
 
-def _deviation(rows: Mapping[str, Mapping[str, Entry]]) -> float | None:
-  """Returns the standard deviation of a run, of all rows that were trained as they are measured."""
-  trained = (row for system, row in rows.items() if not system.startswith(_AFTER_TRAINING))
-  return pooled_deviation(each for row in trained for each in row.values())
+def _trained(rows: Mapping[str, Mapping[str, Entry]]) -> Iterator[Entry]:
+  """Yields the entries of all rows that were trained as they are measured."""
+  for system, row in rows.items():
+    if not system.startswith(_AFTER_TRAINING):
+      yield from row.values()
 
 
-def _noise(deviation: float | None) -> Iterator[str]:
+def _noise(
+  rows: Mapping[str, Mapping[str, Entry]], columns: Sequence[str]
+) -> dict[str, Noise | None]:
+  """Returns the noise of a run in each column: of any precision, and of the mean over them.
+
+  A mean lies closer to that of the next run than its precisions do.
+  """
+  of_mean = pooled_noise(each for each in _trained(rows) if each.at == MEAN)
+  of_precision = pooled_noise(each for each in _trained(rows) if each.at != MEAN)
+  return {at: of_mean if at == MEAN else of_precision for at in columns}
+
+
+def _about_noise(
+  rows: Mapping[str, Mapping[str, Entry]], noise: Mapping[str, Noise | None]
+) -> Iterator[str]:
   """Yields the lines that say which differences are no findings."""
-  if deviation is None:
+  known = {at: each for at, each in noise.items() if each is not None}
+  if not known:
     yield '≈: a difference of single runs, of which nothing follows.'
-  else:
-    yield '≈: within the noise, no ranking follows: less than two standard errors of a difference.'
-    yield f'The standard deviation of a run, pooled over rows with several, is {deviation:.2f}.'
+    yield ''
+    return
+  yield '≈: within the noise, no ranking follows: chance alone makes such a difference in more than'
+  yield "one of twenty comparisons (Student's t). The standard deviation of a run, pooled over rows"
+  of_mean = known.pop(MEAN, None)
+  told = [_of_run(each) for each in dict.fromkeys(known.values())]
+  told += [] if of_mean is None else [f'of the mean, {_of_run(of_mean)}']
+  yield f'with several, is {"; ".join(told)}.'
+  left_out = {system for each in noise.values() if each for system in each.broken}
+  if left_out:
+    yield 'Of these rows a run broke; they are left out of that, and are compared by their own'
+    yield f'deviation: {"; ".join(system for system in rows if system in left_out)}.'
   yield ''
+
+
+def _of_run(noise: Noise) -> str:
+  """Writes a standard deviation, and how well it is known."""
+  degrees = 'degree' if noise.freedom == 1 else 'degrees'
+  return f'{noise.deviation:.2f} ({noise.freedom} {degrees} of freedom)'
 
 
 def is_table(name: str) -> bool:
@@ -215,14 +247,14 @@ def _table(title: str, columns: Sequence[str], lines: Mapping[str, Sequence[str]
 
 
 def _gain(
-  at: str, row: Mapping[str, Entry], reference: Mapping[str, Entry], deviation: float | None
+  at: str, row: Mapping[str, Entry], reference: Mapping[str, Entry], noise: Noise | None
 ) -> str:
   """Writes what a system gains over the individual network: our gain, and the paper's if any."""
   reference_at = at if at in reference else _REFERENCE_COLUMNS.get(at, at)
   if at not in row or reference_at not in reference:
     return ''
   entry, individual = row[at], reference[reference_at]
-  ours = _over(entry, individual, deviation)
+  ours = _over(entry, individual, noise)
   if entry.paper is None or individual.paper is None:
     return ours
   return f'{ours} ({_signed(entry.paper - individual.paper)})'

@@ -17,6 +17,7 @@ from dpoq_jax.reproduction.cells import FLOAT
 _TRANSITION_RATE = 0.006
 
 BASE, INDIVIDUAL = 'onion, standardised', 'individual networks, standardised'
+RECIPE = 'onion, the recipe'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,8 @@ def _lever(label: str, *, smoke: bool = False, **fields: Any) -> Row:
 
 def _recipe_but(label: str, base: config_lib.Config, **fields: Any) -> Row:
   """Returns the row of an onion that is trained by the recipe, but for these fields."""
-  return Row(f'the recipe, {label}', 'onion', {**recipe.settings(base), **_settings(**fields)})
+  settings = {**recipe.settings(base), **_settings(**fields)}
+  return Row(f'the recipe, {label}', 'onion', settings, over=(RECIPE,))
 
 
 def _tuned(base: config_lib.Config) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def ablation_rows(base: config_lib.Config) -> list[Row]:
   return [
     Row('onion, DoReFa (the paper)', 'onion', over=(BASE,), smoke=True),
     Row(BASE, 'onion', standardised, smoke=True),
-    Row('onion, the recipe', 'onion', plus=True, over=(BASE,), smoke=True),
+    Row(RECIPE, 'onion', plus=True, over=(BASE,), smoke=True),
     Row('shared kernels, DoReFa', 'shared'),
     Row('shared kernels, standardised', 'shared', standardised),
     Row('shared kernels, quantizer of least error', 'shared', least_error),
@@ -186,7 +188,7 @@ def recipe_rows(base: config_lib.Config) -> list[Row]:
   over = tuple(row.label for row in others)
   return [
     Row('onion, DoReFa (the paper)', 'onion', over=over),
-    Row('onion, the recipe', 'onion', plus=True, over=over),
+    Row(RECIPE, 'onion', plus=True, over=over),
     *others,
   ]
 

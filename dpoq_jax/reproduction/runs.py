@@ -96,7 +96,8 @@ def read_summary(run: Run, stored: pathlib.Path) -> dict[str, Any] | None:
     stored: directory of results.
 
   Returns:
-    Its summary; None if there is none, it belongs to another config, or it cannot be read.
+    Its summary; None if there is none, it belongs to another config, lacks one of its precisions,
+    or cannot be read.
   """
   path = stored / run.name / SUMMARY
   if not path.is_file():
@@ -106,10 +107,12 @@ def read_summary(run: Run, stored: pathlib.Path) -> dict[str, Any] | None:
     kept = workdir_lib.read_config(path.parent)
     if config_lib.differences(kept, expected, apart=workdir_lib.MAY_CHANGE_ON_RESUME):
       return None
-    return summaries.read(path)
+    summary = summaries.read(path)
   # Written by a version whose configs had other fields, or cut short.
   except (ValueError, FileNotFoundError):
     return None
+  whole = set(map(str, expected.quantization.bits)) <= summary['precisions'].keys()
+  return summary if whole else None
 
 
 @dataclasses.dataclass(frozen=True)

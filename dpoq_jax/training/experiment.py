@@ -16,7 +16,7 @@ from dpoq_jax.data.order import Order, steps_per_epoch
 from dpoq_jax.network import from_config
 from dpoq_jax.network.trainable import TrainableNetwork
 from dpoq_jax.runtime import compiler, processes, workdir
-from dpoq_jax.training import rounding, splits
+from dpoq_jax.training import splits
 from dpoq_jax.training.optimizer import learning_rate_schedule, sgd
 from dpoq_jax.training.train_step import Batch, TrainState, create_state
 
@@ -158,10 +158,7 @@ class Experiment:
 
   def _create(self, key: jax.Array) -> TrainState:
     images = jnp.zeros((1, *self.train_set.image_shape), jnp.uint8)
-    state = create_state(self.network, self.optimizer, key, images)
-    if seed := self.config.rounding_seed:
-      state = dataclasses.replace(state, params=rounding.nudge(state.params, seed))
-    return state
+    return create_state(self.network, self.optimizer, key, images)
 
 
 def build(config: config_lib.Config) -> Experiment:

@@ -1,5 +1,6 @@
 """Builds the optimizer: SGD as in section 4.2 of the paper, with warm-up and a cosine schedule."""
 
+from collections import Counter
 from collections.abc import Mapping, Set
 import functools
 from typing import Any
@@ -34,9 +35,9 @@ def learning_rate_schedule(
   else:
     # Counted from the end of the warm-up, where `join_schedules` starts to count anew.
     drops = [round(epoch * steps_per_epoch) - warmup for epoch in config.decay_epochs]
-    decay = optax.piecewise_constant_schedule(
-      config.learning_rate, dict.fromkeys(drops, config.decay_factor)
-    )
+    # In epochs of few steps several may be at one.
+    factors = {drop: config.decay_factor**count for drop, count in Counter(drops).items()}
+    decay = optax.piecewise_constant_schedule(config.learning_rate, factors)
   if not warmup:
     return decay
 
@@ -59,6 +60,9 @@ def sgd(
       that are to change their code in a step, if that is what sets the rate of the latents.
     learning_rate: learning rate, or the schedule that `learning_rate_schedule` returns.
     rings: rings by the name of their path, needed only for that share; see `transition_rate`.
+
+  Raises:
+    ValueError: if that share is more than the widest ring can have; see `check_target`.
   """
   decays = {_OTHER: config.weight_decay}
   for kind, decay in ((_CLIP, config.clip_weight_decay), (_LATENT, config.latent_weight_decay)):
@@ -66,6 +70,7 @@ def sgd(
       decays[kind] = config.weight_decay if decay is None else decay
   descend = optax.scale_by_learning_rate(learning_rate)
   if config.transition_rate:
+    transition_rate.check_target(config.transition_rate, rings or {})
 
     def target(step: Any) -> jax.Array:
       rate = learning_rate(step) if callable(learning_rate) else learning_rate

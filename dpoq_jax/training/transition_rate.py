@@ -42,6 +42,26 @@ class TransitionRateState(NamedTuple):
   share: dict[str, jax.Array]
 
 
+def check_target(of_two_bits: float, rings: Mapping[str, Ring]) -> None:
+  """Checks that no ring would have to change the codes of all its weights in a step.
+
+  Args:
+    of_two_bits: share of a 2-bit ring's weights that are to change their code.
+    rings: rings by the name of their path.
+
+  Raises:
+    ValueError: if one would, since its levels lie so close: no rate reaches that, so its rate would
+      rise to the highest that it may have.
+  """
+  widest = max((ring.width for ring in rings.values()), default=1)
+  most = _spacing(widest) / _spacing(2)
+  if of_two_bits >= most:
+    raise ValueError(
+      f'optimizer.transition_rate={of_two_bits} would change the codes of all weights of a ring of '
+      f'{widest} bits in a step: give less than {most:.2g}.'
+    )
+
+
 def scale_by_transition_rate(
   target: optax.Schedule, rings: Mapping[str, Ring], first_rate: float
 ) -> optax.GradientTransformation:

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from dpoq_jax import config as config_lib
 from dpoq_jax.core import quantizers
 from dpoq_jax.core.names import is_companion, path_name, statistics_collection
+from dpoq_jax.runtime import compiler
 from dpoq_jax.runtime import workdir as workdir_lib
-from dpoq_jax.training import artifact_start, clips, trained_network
+from dpoq_jax.training import artifact_start, clips, rounding, trained_network
 from dpoq_jax.training.experiment import Experiment
 from dpoq_jax.training.train_step import TrainState
 
@@ -44,8 +45,8 @@ def check(experiment: Experiment) -> None:
   Raises:
     FileNotFoundError: if there is neither a run nor an artifact.
     ValueError: if there is no pretrained network of that name, or the artifact cannot be read.
-    ConfigError: if its bit list does not begin this one, its network is another, or it was trained
-      on images or classes of another kind.
+    ConfigError: if its bit list does not begin this one, its network is another, it was trained on
+      images or classes of another kind, or companions or a teacher have no path left to train.
   """
   if experiment.config.init_from is None:
     return
@@ -76,11 +77,37 @@ def check(experiment: Experiment) -> None:
     raise config_lib.ConfigError(
       f'config.init_from={source} holds another network ({"; ".join(changed)}).'
     )
+  if bits != _FLOAT_BITS:
+    _check_objective(experiment.config, len(bits))
   ours = experiment.dataset_facts
   if (facts.image_shape, len(facts.class_names)) != (ours.image_shape, len(ours.class_names)):
     raise config_lib.ConfigError(
       f'config.init_from={source} was trained on {len(facts.class_names)} classes of images '
       f'{facts.image_shape}, this data set has {len(ours.class_names)} of {ours.image_shape}.'
+    )
+
+
+def _check_objective(config: config_lib.Config, fixed: int) -> None:
+  """Checks that companions and teachers are of use where the lowest paths stay as they are.
+
+  Args:
+    config: config of this run.
+    fixed: number of those paths.
+
+  Raises:
+    ConfigError: if all that they would train is fixed.
+  """
+  objective, count = config.objective, len(config.quantization.bits)
+  kept = f'the {fixed} lowest paths are those of config.init_from and stay as they are'
+  if objective.companion_bits and (objective.companion_rings or count) <= fixed:
+    raise config_lib.ConfigError(
+      f'config.objective.companion_rings={objective.companion_rings}: {kept}; give None for a '
+      'companion of every ring that is added, or companion_bits=() for none.'
+    )
+  if objective.distillation and objective.teacher == 'highest' and fixed == count - 1:
+    raise config_lib.ConfigError(
+      f'config.objective.distillation={objective.distillation}: {kept}, so that the highest has '
+      'none to teach; give 0.'
     )
 
 
@@ -98,6 +125,8 @@ def initial_state(experiment: Experiment) -> tuple[TrainState, int]:
     state, fixed = (
       (_from_artifact(experiment, state, artifact), 0) if artifact else _from_run(experiment, state)
     )
+  if seed := experiment.config.rounding_seed:
+    state = _nudged(experiment, state, fixed, seed)
   if experiment.config.quantization.calibrate_clips:
     state = _with_calibrated_clips(experiment, state, fixed)
   return state, fixed
@@ -146,6 +175,19 @@ def _started(
     variables[statistics] = jax.tree.map(jnp.copy, source[statistics_collection(theirs)])
   params = variables.pop('params')
   return experiment.on_each_device(dataclasses.replace(state, params=params, collections=variables))
+
+
+def _nudged(experiment: Experiment, state: TrainState, fixed: int, seed: int) -> TrainState:
+  """Returns a state with all parameters, those of fixed paths apart, moved by their last digit."""
+  nudge = jax.jit(
+    rounding.nudge,
+    static_argnums=1,
+    out_shardings=experiment.replicated,
+    compiler_options=compiler.once_options(experiment.platform),
+  )
+  moved: dict[str, Any] = nudge(state.params, seed)
+  kept = [path_name(precision) for precision in experiment.network.bits[:fixed]]
+  return dataclasses.replace(state, params=moved | {name: state.params[name] for name in kept})
 
 
 def _with_calibrated_clips(experiment: Experiment, state: TrainState, fixed: int) -> TrainState:

@@ -309,6 +309,10 @@ def test_impossible_companions_are_refused():
   with pytest.raises(ValueError, match='companion_bits=12: bfloat16 holds integers of up to 8'):
     build(widths=(8, 12), options=narrow)
   build(widths=(8, 32), options=narrow)
+  merged = LayerOptions(merge=Merge.VANILLA)
+  with pytest.raises(ValueError, match='companion_bits=32: the vanilla merge makes one integer of'):
+    build(widths=(8, 32), options=merged)
+  build(widths=(8, 32), rings=1, options=merged)
 
 
 def test_a_config_builds_what_it_says():

@@ -41,6 +41,8 @@ def test_rows_of_the_ablation_differ(scale: str):
   compared = ablation.comparison('ablation', SCALES[scale], pathlib.Path('none'))
   assert {other for others in compared.over.values() for other in others} <= set(rows)
   assert compared.reference == BASE
+  changed = [label for label in rows if label.startswith('the recipe, ')]
+  assert {compared.over[label] for label in changed} <= {('onion, the recipe',)}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_the_page_has_what_there_is_and_names_what_is_missing(tmp_path: pathlib.
   assert f'- {BASE}: 2 of 3 runs done' in missing
   assert '- individual networks, standardised: 1 of 9 runs done' in missing
   assert '- onion, the recipe: 0 of 3 runs done' in missing
-  assert written.count('onion, the recipe') == 1
+  assert '| onion, the recipe |' not in written
   assert 'reproduce ablation --scale=cpu' in written
   assert 'the first one' in written
   assert 'last epoch' in written
@@ -186,13 +188,49 @@ def test_what_is_within_the_noise_is_said_to_be(tmp_path: pathlib.Path):
   stored = tmp_path / 'runs'
   for number, run in enumerate(dict.fromkeys(rows[BASE])):
     keep(stored, run, dict.fromkeys((2, 4, 8), 0.70 + 0.01 * number))
-  keep(stored, rows['companion of ring 1'][0], {2: 0.7330, 4: 0.7332, 8: 0.6868})
+  keep(stored, rows['companion of ring 1'][0], {2: 0.7382, 4: 0.7383, 8: 0.6817})
   entries = cells.measured(tables.cells('ablation', CPU), stored, mean=True)
   page = ablation.comparison('ablation', CPU, stored)
   written = results.write_comparison(tmp_path, 'ablation', entries, page).read_text()
-  # A deviation of 1 point; two standard errors of one run and three are 2 sqrt(1 + 1/3) = 2.309.
-  assert '| ≈ +2.30 | +2.32 | -2.32 |' in written
-  assert 'rows with several, is 1.00.' in ' '.join(written.splitlines())
+  # A deviation of 1 point, of 6 degrees of freedom, for which Student's t is 2.447: times that of
+  # one run less three, sqrt(1 + 1/3), it is 2.826.
+  assert '| ≈ +2.82 | +2.83 | -2.83 | ≈ +0.94 |' in written
+  one_line = ' '.join(written.splitlines())
+  assert 'several, is 1.00 (6 degrees of freedom); of the mean, 1.00 (2 degrees' in one_line
+
+
+def test_means_have_a_noise_of_their_own(tmp_path: pathlib.Path):
+  rows, stored = of('ablation', 'cpu'), tmp_path / 'runs'
+  # What one precision of a run has more, the next has less.
+  for number, run in enumerate(dict.fromkeys(rows[BASE])):
+    keep(stored, run, {2: 0.70 + 0.01 * number, 4: 0.75, 8: 0.80 - 0.009 * number})
+  keep(stored, rows['companion of ring 1'][0], {2: 0.72, 4: 0.76, 8: 0.80})
+  entries = cells.measured(tables.cells('ablation', CPU), stored, mean=True)
+  page = ablation.comparison('ablation', CPU, stored)
+  written = results.write_comparison(tmp_path, 'ablation', entries, page).read_text()
+  assert '| ≈ +1.00 | ≈ +1.00 | ≈ +0.90 | +0.97 |' in written
+
+
+def test_a_broken_run_hides_no_finding_of_other_rows_and_makes_none(tmp_path: pathlib.Path):
+  rows, stored = of('ablation', 'cpu'), tmp_path / 'runs'
+  broken = 'the recipe, no gradient to lower paths'
+  steady = [BASE, 'onion, the recipe', 'latents without decay', 'companion of ring 1']
+  for row, label in enumerate([broken, *steady]):
+    for number, run in enumerate(dict.fromkeys(rows[label])):
+      lost = 0.15 if label == broken and number == 2 else 0
+      values = dict.fromkeys((2, 4, 8), 0.7 + 0.02 * row + 0.005 * number - lost)
+      keep(stored, run, values)
+  entries = cells.measured(tables.cells('ablation', CPU), stored, mean=True)
+  page = ablation.comparison('ablation', CPU, stored)
+  written = results.write_comparison(tmp_path, 'ablation', entries, page).read_text()
+  lines = {line.split(' | ')[0].strip('| '): line for line in written.splitlines() if '|' in line}
+  assert lines['companion of ring 1'].endswith('| +6.00 | +6.00 | +6.00 | +6.00 |')
+  # Nine points behind the recipe, all of them by one run of three.
+  assert lines[broken].endswith('| ≈ -9.00 | ≈ -9.00 | ≈ -9.00 | ≈ -9.00 |')
+  one_line = ' '.join(written.splitlines())
+  assert 'several, is 0.50 (24 degrees of freedom); of the mean, 0.50 (8 degrees' in one_line
+  assert 'Of these rows a run broke; they are left out of that' in one_line
+  assert f'deviation: {broken}.' in one_line
 
 
 def test_the_page_of_the_noise_compares_nothing(tmp_path: pathlib.Path):

@@ -209,7 +209,7 @@ def test_results_of_another_config_are_not_taken(trainer):
   ('file', 'text'),
   [
     ('config.json', None), ('config.json', '{'), ('config.json', '{"no_field_any_more": 1}'),
-    ('summary.json', '{'),
+    ('summary.json', '{'), ('summary.json', '{"precisions": {"4": {"top1": 0.5}}}'),
   ],
 )  # fmt: skip
 def test_results_that_cannot_be_read_are_trained_anew(trainer, file, text):

@@ -138,3 +138,13 @@ def test_another_width_is_refused():
 def test_an_artifact_is_found_by_its_folder(tmp_path: pathlib.Path):
   assert artifact_start.folder(str(pretrained.folder('cifar10_resnet8'))) is not None
   assert artifact_start.folder(str(tmp_path)) is None
+
+
+def test_what_comes_from_an_artifact_is_moved_to_other_floats_too():
+  state, _ = warm_start.initial_state(build(variant='bits=2', rounding_seed=1))
+  found = trees.flatten(state.params['path_2'])
+  theirs = trees.flatten(ARTIFACT.variables['params']['path_2'])
+  for name in theirs.keys() - {('head', 'kernel'), ('head', 'bias')}:
+    before, after = np.asarray(theirs[name]), np.asarray(found[name])
+    above, below = np.nextafter(before, np.inf), np.nextafter(before, -np.inf)
+    assert ((after == above) | (after == below)).all(), name

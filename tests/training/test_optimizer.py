@@ -111,6 +111,12 @@ def test_steps_schedule_drops_after_the_epochs_of_the_paper():
   np.testing.assert_allclose(at(rate, steps), expected, rtol=1e-5)
 
 
+def test_two_drops_at_one_step_are_two():
+  config = config_lib.Optimizer(schedule='steps', decay_epochs=(0.8, 1.2))
+  rate = optimizer.learning_rate_schedule(config, epochs=3, steps_per_epoch=1)
+  np.testing.assert_allclose([rate(step) for step in range(3)], [0.1, 0.001, 0.001], rtol=1e-5)
+
+
 def test_warm_up_moves_no_drop_and_no_step_has_a_rate_of_0():
   config = config_lib.Optimizer(schedule='steps', decay_epochs=(10.0,), warmup_epochs=5.0)
   rate = optimizer.learning_rate_schedule(config, epochs=20, steps_per_epoch=10)

@@ -90,6 +90,20 @@ def test_rates_stay_in_bounds():
   np.testing.assert_allclose(np.exp(state.log_rate['path_2']), 0.1 * 1e3, rtol=1e-4)
 
 
+@pytest.mark.parametrize(('width', 'most'), [(2, 1.0), (8, 0.031), (16, 0.00018)])
+def test_a_target_that_no_rate_reaches_is_refused(width: int, most: float):
+  def build(target: float) -> None:
+    rings = {'path_2': ring(2), 'path_18': ring(width)}
+    optimizer.sgd(config_lib.Optimizer(transition_rate=target), 0.1, rings)
+
+  build(0.95 * most)
+  if most < 1:
+    with pytest.raises(
+      ValueError, match=f'a ring of {width} bits in a step: give less than {most}'
+    ):
+      build(1.05 * most)
+
+
 def parameters() -> dict[str, Any]:
   rng = np.random.default_rng(1)
 

@@ -56,3 +56,18 @@ def test_what_each_path_is_made_of_stays(tmp_path: pathlib.Path, bits: tuple[int
   name, _, value = field.partition('=')
   with pytest.raises(config_lib.ConfigError, match=f'quantization.{name}: \\w+ -> {value}'):
     start(config(bits), tmp_path / 'run', bits=(2, 4, 8), field=field)
+
+
+def test_companions_and_teachers_of_fixed_paths_alone_are_refused(tmp_path: pathlib.Path):
+  def added(name: str, bits: tuple[int, ...], **objective: Any) -> None:
+    fields = config_lib.Objective(**objective)
+    start(config((2, 4)), tmp_path / name, bits=bits, objective=fields)
+
+  with pytest.raises(config_lib.ConfigError, match=r'companion_rings=2: the 2 lowest paths are'):
+    added('run', (2, 4, 8), companion_bits=(8,), companion_rings=2)
+  added('all', (2, 4, 8), companion_bits=(8,), companion_rings=None)
+  added('three', (2, 4, 8), companion_bits=(8,), companion_rings=3)
+  with pytest.raises(config_lib.ConfigError, match=r'distillation=0.5: .* the highest has none to'):
+    added('taught', (2, 4, 8), distillation=0.5)
+  # Of two rings that are added the higher teaches the lower.
+  added('two', (2, 4, 8, 16), distillation=0.5)
