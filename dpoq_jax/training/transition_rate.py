@@ -94,14 +94,17 @@ def scale_by_transition_rate(
     log_rate: dict[str, jax.Array] = {}
     share: dict[str, jax.Array] = {}
     of_two_bits = jnp.asarray(target(state.step), jnp.float32)
+    steps = (state.step + 1).astype(jnp.float32)
     for name, ring in rings.items():
       wanted = of_two_bits * (_spacing(2) / _spacing(ring.width))
       rate = jnp.exp(state.log_rate[name])
       scaled[name] = optax.tree.scale(-rate, scaled[name])
       found = _transitions(latents[name], scaled[name], ring.quantize)
       share[name] = _MOMENTUM * state.share[name] + (1 - _MOMENTUM) * found
+      # It starts at 0: uncorrected, the first steps would raise a rate that is right.
+      running = optax.tree.bias_correction(share[name], _MOMENTUM, steps)
       # Between -1 and 1, and 0 where the share is the wanted one.
-      error = (wanted - share[name]) / jnp.maximum(wanted + share[name], 1e-12)
+      error = (wanted - running) / jnp.maximum(wanted + running, 1e-12)
       log_rate[name] = jnp.clip(state.log_rate[name] + _GAIN * error, low, high)
     return scaled, TransitionRateState(state.step + 1, log_rate, share)
 

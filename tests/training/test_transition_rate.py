@@ -77,6 +77,18 @@ def test_nothing_moves_without_a_target():
   assert all(share[-20:].mean() < 0.002 for share in shares(1e-2, 0.0).values())
 
 
+def test_a_rate_that_is_right_stays():
+  params = {'path_2': {'conv': {'latent': jnp.zeros(4)}}}
+  rings = {'path_2': Ring(2, jnp.sign)}
+  transform = transition_rate.scale_by_transition_rate(lambda step: jnp.asarray(0.25), rings, 0.1)
+  state: Any = transform.init(params)
+  # One code of four changes in every step, as is wanted.
+  gradients = {'path_2': {'conv': {'latent': jnp.asarray([1.0, 0.0, 0.0, 0.0])}}}
+  for _ in range(20):
+    _, state = jax.jit(transform.update)(gradients, state, params)
+    np.testing.assert_allclose(np.exp(state.log_rate['path_2']), 0.1, rtol=1e-5)
+
+
 def test_rates_stay_in_bounds():
   transform = transition_rate.scale_by_transition_rate(lambda step: jnp.asarray(0.5), RINGS, 0.1)
   params = latents(10)
