@@ -12,7 +12,7 @@ import io
 import pathlib
 
 from dpoq_jax.reproduction import charts, pages
-from dpoq_jax.reproduction.entries import Entry
+from dpoq_jax.reproduction.entries import DIGITS, Entry
 from dpoq_jax.runtime.files import write_whole
 
 _OF_PAPER = 'TABLE'
@@ -91,6 +91,6 @@ def _write_csv(path: pathlib.Path, entries: Iterable[Entry]) -> None:
   writer = csv.DictWriter(text, [*fields, 'difference'], lineterminator='\n')
   writer.writeheader()
   for each in entries:
-    values = {**dataclasses.asdict(each), 'difference': each.difference}
-    writer.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()})
+    difference = None if each.difference is None else round(each.difference, DIGITS)
+    writer.writerow({**dataclasses.asdict(each), 'difference': difference})
   write_whole(path, text.getvalue())
