@@ -11,7 +11,7 @@ import scipy
 # SciPy has no types.
 _scipy: Any = scipy
 
-# Digits after the point of what is kept; a test set of 10,000 needs two, a mean of three seeds more.
+# Digits after the point of what is kept; 10,000 test images need two, a mean of three seeds more.
 DIGITS = 4
 
 # Share of tables in which chance alone makes a system count as one with a broken run.
