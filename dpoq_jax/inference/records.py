@@ -78,7 +78,9 @@ class Promise(Record):
       thresholds come from.
     bounded_on: number of the others, which the promise rests on.
     drop: accuracy drop on these, below the highest precision alone; negative for a gain.
-    bound: upper limit of the drop on new data at this confidence.
+    bound: upper limit of the drop on new data at this confidence, if the point had been the only
+      one tested. Of a point that meets the target it was chosen by the same examples: what new data
+      are promised is the target.
     examples_needed: if the target is not met, the number of calibration examples with which it
       would be, were the drop on them the same; None if it is met, or if no number would do.
   """
