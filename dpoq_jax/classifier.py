@@ -186,7 +186,9 @@ def _of_artifact(
   """Opens an artifact."""
   artifact = rings.load(path, max_bits)
   manifest = artifact.manifest
-  if point is None and manifest.operating_points:
+  if point is not None:
+    _check_point(point, artifact)
+  elif manifest.operating_points:
     point = operating_point.from_json(json.dumps(manifest.operating_points[0]))
   read = manifest.rings[: len(artifact.bits)]
   return Classifier(
@@ -198,6 +200,23 @@ def _of_artifact(
     point and point.lowest(len(artifact.bits)),
     {ring.precision: ring.top1 for ring in read if ring.top1 is not None},
   )
+
+
+def _check_point(point: OperatingPoint, artifact: rings.Artifact) -> None:
+  """Refuses an operating point of another network than an artifact holds, as `from_run` does.
+
+  Raises:
+    ValueError: if it was chosen on another data set or for other bits.
+  """
+  manifest, source = artifact.manifest, artifact.manifest.source
+  point.checkpoint_for(source.dataset, source.step)
+  # One of the precisions that are read alone is of the smaller network.
+  if point.bits not in (manifest.bits, artifact.bits):
+    raise ValueError(
+      f'the operating point is for bits={point.bits}, the network in {artifact.folder} has '
+      f'{manifest.bits}.'
+    )
+  from_run.warn_of_other_step(point, source.step)
 
 
 def _count(bits: tuple[int, ...], max_bits: int, path: pathlib.Path) -> int:

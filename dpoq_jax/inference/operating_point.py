@@ -144,7 +144,7 @@ class OperatingPoint(Record):
     """
     if self.data is None:
       return step
-    if self.data.dataset != dataset:
+    if not self.data.is_of(dataset):
       raise ValueError(
         f'this operating point was chosen on {self.data.dataset}, the network is for {dataset}.'
       )

@@ -1,5 +1,6 @@
 """Defines the records that an operating point holds: target, outcomes, promise, provenance."""
 
+import pathlib
 from typing import Annotated, Literal
 
 import pydantic
@@ -9,6 +10,18 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 TargetKind = Literal['average_bits', 'relative_cost', 'max_accuracy_drop', 'key']
+
+
+def dataset_name(name: str) -> str:
+  """Returns the name of a data set without where on this machine it is.
+
+  >>> dataset_name('/data/tensorflow_datasets/imagenet2012/5.1.0')
+  'imagenet2012/5.1.0'
+  >>> dataset_name('cifar10')
+  'cifar10'
+  """
+  path = pathlib.Path(name).expanduser()
+  return '/'.join(path.parts[-2:]) if path.is_absolute() else name
 
 
 class Record(pydantic.BaseModel):
@@ -65,6 +78,10 @@ class Provenance(Record):
   calibration: str
   reported: str
   split_seed: int | None = None
+
+  def is_of(self, dataset: str) -> bool:
+    """Tells whether this is the data set, wherever on a machine either is."""
+    return dataset_name(self.dataset) == dataset_name(dataset)
 
 
 class Promise(Record):

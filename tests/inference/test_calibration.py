@@ -319,6 +319,12 @@ def test_a_point_asks_for_the_checkpoint_it_was_chosen_for_unless_another_is_giv
   by_hand = operating_point.static((2, 4, 8), 4)
   assert by_hand.checkpoint_for('digits', None) is None
   assert by_hand.checkpoint_for('digits', 3) == 3
+  # Where a data set was is no part of its name: an export leaves it out.
+  assert point.data
+  moved = point.data.model_copy(update={'dataset': '/data/own/pets/1.0.0'})
+  moved = point.model_copy(update={'data': moved})
+  for where in ('/mnt/pets/1.0.0', 'pets/1.0.0'):
+    assert moved.checkpoint_for(where, None) == 7
 
 
 @pytest.mark.parametrize('order', curve.ORDERS)
