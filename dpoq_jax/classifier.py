@@ -78,13 +78,19 @@ class Classifier:
     """Labels images.
 
     Args:
-      images: uint8 [batch, height, width, channels].
+      images: uint8 [batch, height, width, channels], of `image_shape`. The `cascade` takes images
+        of other sizes, too, where the model does: what a network says of them is not known.
       precision: bits to run everything at, in place of the operating point.
       max_precision: bits of the last precision to run, where inputs are to be cut short.
 
     Raises:
       ValueError: for anything but such images, or a precision that the network does not have.
     """
+    shape = np.shape(images)
+    if shape[1:] != self.image_shape:
+      raise ValueError(
+        f'images of shape {list(shape)}: give [batch, {", ".join(map(str, self.image_shape))}].'
+      )
     point = None if precision is None else self.static(precision)
     return self.cascade(images, operating_point=point, max_precision=max_precision)
 

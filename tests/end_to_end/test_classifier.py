@@ -72,6 +72,13 @@ def test_it_labels_as_its_cascade_does(whole: dpoq_jax.Classifier, images: np.nd
     whole(images, precision=3)
 
 
+@pytest.mark.parametrize('shape', [(2, 16, 16, 3), (2, 33, 31, 3), (2, 32, 32, 1), (32, 32, 3)])
+def test_images_of_another_shape_are_refused(whole: dpoq_jax.Classifier, shape: tuple[int, ...]):
+  """A network that averages over positions would label any size, as it was never trained to."""
+  with pytest.raises(ValueError, match=r'give \[batch, 32, 32, 3\]'):
+    whole(np.zeros(shape, np.uint8))
+
+
 def test_fewer_rings_leave_earlier_and_are_otherwise_the_same(
   whole: dpoq_jax.Classifier, images: np.ndarray
 ):
