@@ -254,7 +254,9 @@ def _write_stablehlo(output: pathlib.Path, exported: _Exported, flags: shared.Fl
 
   del flags
   network, variables, shape = exported.network, exported.variables, exported.image_shape
-  stablehlo.write(output, network, variables, shape, **exported.of_manifests)
+  stablehlo.write(
+    output, network, variables, shape, resize=exported.resize, **exported.of_manifests
+  )
 
 
 def _write_web(output: pathlib.Path, exported: _Exported, flags: shared.FlagValues) -> None:

@@ -124,7 +124,7 @@ def write(
     folder: the folder, which is made; it must not hold anything.
     variables: frozen variables.
     top1: accuracy of each precision, in [0, 1], if known.
-    **known: fields of `Manifest`: model, quantization, class_names, image_shape,
+    **known: fields of `Manifest`: model, quantization, class_names, image_shape, resize,
       multiply_accumulates, bitops, ranges, operating_points, source.
 
   Returns:
