@@ -230,6 +230,7 @@ def test_a_promise_is_reported_beside_what_is_hoped_for(run):
     ('predict', ['--images=x', '--output=rows.txt'], 'ends in .csv or .jsonl'),
     ('predict', [f'--images={runs.REPOSITORY}/launch'], 'holds no image files'),
     ('predict', ['--images=x', '--shard=3/2'], '--shard=3/2: give I/N, I from 1 to N'),
+    ('predict', ['--images=x', '--precision=2', '--operating-point=y'], 'in place of the other'),
     ('predict', [], 'give the paths of images'),
   ],
 )
