@@ -304,6 +304,8 @@ def test_static_and_capped_points():
   np.testing.assert_array_equal(left.labels, REPORTED.logits[1].argmax(-1))
   capped = choose('average_bits', 6)[0].capped(4)
   assert capped.predict(REPORTED.logits).exits.max() == 1
+  # What the point that was chosen is worth, and for what it was chosen, is not so of this one.
+  assert (capped.target, capped.expected, capped.reported) == (None, None, None)
   with pytest.raises(ValueError, match='precision 5'):
     static.capped(5)
 
