@@ -1,9 +1,9 @@
 """Writes and reads artifacts: a manifest and a file per ring; a device holds the first few rings.
 
 A ring's file is safetensors: `codes`, the ring's bits of every kernel packed without gaps, and
-`floats`, all else that its path reads. Reading needs NumPy and safetensors alone; `in_jax` makes a
-network of what was read. Every file is checked before anything of it is used, and one that does not
-check out is refused whole, with an `ArtifactError` that names it.
+`floats`, all else that its path reads. Reading needs no JAX; `in_jax` makes a network of what was
+read. Every file is checked before anything of it is used, and one that does not check out is
+refused whole, with an `ArtifactError` that names it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
