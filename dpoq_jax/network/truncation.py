@@ -31,7 +31,7 @@ def truncated(network: Onion, frozen: Variables, to: int) -> tuple[Onion, dict[s
   Raises:
     ValueError: for a network of several precisions, or of floats, or one that has not so many bits.
   """
-  if len(network.bits) > 1 or quantizers.FLOAT_WIDTH in network.bits:
+  if len(network.bits) != 1 or quantizers.FLOAT_WIDTH in network.bits:
     raise ValueError(f'bits={network.bits}: one precision of integers can be truncated.')
   (bits,) = network.bits
   if not 1 <= to <= bits:
