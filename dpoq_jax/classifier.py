@@ -195,7 +195,10 @@ def _of_artifact(
   if point is not None:
     _check_point(point, artifact)
   elif manifest.operating_points:
-    point = operating_point.from_json(json.dumps(manifest.operating_points[0]))
+    try:
+      point = operating_point.from_json(json.dumps(manifest.operating_points[0]))
+    except ValueError as error:
+      raise manifest_lib.ArtifactError(f'{path / manifest_lib.FILE}: {error}') from None
   read = manifest.rings[: len(artifact.bits)]
   return Classifier(
     in_jax.network_of(artifact),

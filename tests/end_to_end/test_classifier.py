@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 
 import dpoq_jax
 from dpoq_jax import from_run, pretrained
+from dpoq_jax.deploy.artifact import manifest as manifest_lib
 from dpoq_jax.deploy.artifact.manifest import ArtifactError
 from dpoq_jax.inference import operating_point
 from dpoq_jax.inference.cascade import Cascade
@@ -111,6 +113,16 @@ def test_an_operating_point_of_another_network_is_refused(whole: dpoq_jax.Classi
   later = point.data.model_copy(update={'step': point.data.step + 1})
   with pytest.warns(UserWarning, match='what it is worth there is not known'):
     dpoq_jax.load(folder, point=point.model_copy(update={'data': later}))
+
+
+def test_an_artifact_whose_operating_point_makes_no_sense_is_named(tmp_path: pathlib.Path):
+  folder = pathlib.Path(shutil.copytree(pretrained.folder(NAME), tmp_path / 'rings'))
+  manifest = manifest_lib.read(folder)
+  point = {**manifest.operating_points[0], 'thresholds': {}}
+  altered = manifest.model_copy(update={'operating_points': (point,)})
+  (folder / manifest_lib.FILE).write_text(manifest_lib.to_json(altered))
+  with pytest.raises(ArtifactError, match=r'manifest\.json: not an operating point: .*thresholds'):
+    dpoq_jax.load(folder)
 
 
 def test_a_run_is_opened_with_its_operating_point_or_without(
