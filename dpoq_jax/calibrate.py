@@ -86,6 +86,8 @@ def main(flags: shared.FlagValues) -> None:
       warn('the best checkpoint was found on the whole test split, the reported half included.')
     trained = from_run.open_network(directory, shared.checkpoint_step(flags))
     examples = from_run.held_out(trained, flags.data_dir, flags.split_seed or 0)
+    if flags.split_seed is not None and examples.split_seed is None:
+      warn('--split-seed has no effect: this run held examples out of training, nothing is halved.')
 
     def choose(settings: calibration.Settings) -> list[operating_point.OperatingPoint]:
       """Chooses operating points on these examples, the best first."""

@@ -78,13 +78,19 @@ class Classifier:
     """Labels images.
 
     Args:
-      images: uint8 [batch, height, width, channels].
+      images: uint8 [batch, height, width, channels], of `image_shape`. The `cascade` takes images
+        of other sizes, too, where the model does: what a network says of them is not known.
       precision: bits to run everything at, in place of the operating point.
       max_precision: bits of the last precision to run, where inputs are to be cut short.
 
     Raises:
       ValueError: for anything but such images, or a precision that the network does not have.
     """
+    shape = np.shape(images)
+    if shape[1:] != self.image_shape:
+      raise ValueError(
+        f'images of shape {list(shape)}: give [batch, {", ".join(map(str, self.image_shape))}].'
+      )
     point = None if precision is None else self.static(precision)
     return self.cascade(images, operating_point=point, max_precision=max_precision)
 
@@ -186,8 +192,13 @@ def _of_artifact(
   """Opens an artifact."""
   artifact = rings.load(path, max_bits)
   manifest = artifact.manifest
-  if point is None and manifest.operating_points:
-    point = operating_point.from_json(json.dumps(manifest.operating_points[0]))
+  if point is not None:
+    _check_point(point, artifact)
+  elif manifest.operating_points:
+    try:
+      point = operating_point.from_json(json.dumps(manifest.operating_points[0]))
+    except ValueError as error:
+      raise manifest_lib.ArtifactError(f'{path / manifest_lib.FILE}: {error}') from None
   read = manifest.rings[: len(artifact.bits)]
   return Classifier(
     in_jax.network_of(artifact),
@@ -198,6 +209,23 @@ def _of_artifact(
     point and point.lowest(len(artifact.bits)),
     {ring.precision: ring.top1 for ring in read if ring.top1 is not None},
   )
+
+
+def _check_point(point: OperatingPoint, artifact: rings.Artifact) -> None:
+  """Refuses an operating point of another network than an artifact holds, as `from_run` does.
+
+  Raises:
+    ValueError: if it was chosen on another data set or for other bits.
+  """
+  manifest, source = artifact.manifest, artifact.manifest.source
+  point.checkpoint_for(source.dataset, source.step)
+  # One of the precisions that are read alone is of the smaller network.
+  if point.bits not in (manifest.bits, artifact.bits):
+    raise ValueError(
+      f'the operating point is for bits={point.bits}, the network in {artifact.folder} has '
+      f'{manifest.bits}.'
+    )
+  from_run.warn_of_other_step(point, source.step)
 
 
 def _count(bits: tuple[int, ...], max_bits: int, path: pathlib.Path) -> int:

@@ -155,6 +155,7 @@ def _of_run(workdir: pathlib.Path, flags: shared.FlagValues) -> _Exported:
   import jax
 
   from dpoq_jax import from_run
+  from dpoq_jax.inference.records import dataset_name
 
   point = from_run.read_operating_point(workdir, shared.optional_path(flags, 'operating_point'))
   trained = from_run.open_network(workdir, shared.checkpoint_step(flags), point)
@@ -168,7 +169,7 @@ def _of_run(workdir: pathlib.Path, flags: shared.FlagValues) -> _Exported:
     trained.facts.image_shape,
     trained.facts.class_names,
     trained.config.data.resize,
-    {'dataset': _dataset_name(trained.config.data.name), 'step': trained.step},
+    {'dataset': dataset_name(trained.config.data.name), 'step': trained.step},
     point,
     trained=trained,
   )
@@ -253,7 +254,9 @@ def _write_stablehlo(output: pathlib.Path, exported: _Exported, flags: shared.Fl
 
   del flags
   network, variables, shape = exported.network, exported.variables, exported.image_shape
-  stablehlo.write(output, network, variables, shape, **exported.of_manifests)
+  stablehlo.write(
+    output, network, variables, shape, resize=exported.resize, **exported.of_manifests
+  )
 
 
 def _write_web(output: pathlib.Path, exported: _Exported, flags: shared.FlagValues) -> None:
@@ -318,22 +321,12 @@ def _shown_of_artifact(exported: _Exported, flags: shared.FlagValues) -> dict[st
 
 def _to_ship(point: 'OperatingPoint') -> dict[str, Any]:
   """Returns an operating point as JSON, as manifests have it."""
+  from dpoq_jax.inference.records import dataset_name
+
   fields = json.loads(point.to_json())
   if point.data:
-    fields['data']['dataset'] = _dataset_name(point.data.dataset)
+    fields['data']['dataset'] = dataset_name(point.data.dataset)
   return fields
-
-
-def _dataset_name(name: str) -> str:
-  """Returns the name of a data set without where on this machine it is.
-
-  >>> _dataset_name('/data/tensorflow_datasets/imagenet2012/5.1.0')
-  'imagenet2012/5.1.0'
-  >>> _dataset_name('cifar10')
-  'cifar10'
-  """
-  path = pathlib.Path(name).expanduser()
-  return '/'.join(path.parts[-2:]) if path.is_absolute() else name
 
 
 _WRITE = {

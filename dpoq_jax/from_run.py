@@ -69,13 +69,19 @@ def open_network(
         f'{config.quantization.bits}.'
       )
   trained = trained_network.load(workdir, step, precision)
-  if point is not None and point.data is not None and point.data.step != trained.step:
-    warnings.warn(
-      f'the operating point was chosen for step {point.data.step}, this is step {trained.step}: '
-      'what it is worth there is not known.',
-      stacklevel=2,
-    )
+  if point is not None:
+    warn_of_other_step(point, trained.step)
   return trained
+
+
+def warn_of_other_step(point: OperatingPoint, step: int) -> None:
+  """Warns if an operating point was chosen for another step than a network is of."""
+  if point.data is not None and point.data.step != step:
+    warnings.warn(
+      f'the operating point was chosen for step {point.data.step}, this is step {step}: '
+      'what it is worth there is not known.',
+      stacklevel=3,
+    )
 
 
 def bitops(network: Onion, image_shape: Sequence[int]) -> tuple[int, ...]:

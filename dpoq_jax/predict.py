@@ -71,6 +71,8 @@ def main(flags: shared.FlagValues, *paths: str) -> None:
     if output and output.suffix not in ('.csv', '.jsonl'):
       raise ValueError(f'--output={output}: give a file that ends in .csv or .jsonl.')
     part, parts = _shard(flags.shard)
+    if flags.operating_point and flags.precision is not None:
+      raise ValueError('--operating-point and --precision given: the one is in place of the other.')
     # Imported once there is something to do, since JAX takes seconds.
     from dpoq_jax import classifier
     from dpoq_jax.data import image_folder, to_predict

@@ -41,6 +41,8 @@ def main(flags: shared.FlagValues) -> None:
     recorded = None if record is None else record.split_seed
     split_seed = recorded if flags.split_seed is None else flags.split_seed
     examples = from_run.held_out(trained, flags.data_dir, split_seed or 0)
+    if flags.split_seed is not None and examples.split_seed is None:
+      warn('--split-seed has no effect: this run held examples out of training, nothing is halved.')
     if record is not None and record.calibration != examples.calibration.name:
       warn(
         f'this operating point was chosen on {record.calibration}, the report is of '

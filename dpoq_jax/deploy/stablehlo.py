@@ -56,7 +56,8 @@ def write(
     network: the network.
     variables: frozen variables.
     image_shape: (height, width, channels).
-    **known: what `export_folder.write_manifest` takes: class_names, operating_points, source.
+    **known: what `export_folder.write_manifest` takes: class_names, operating_points, source; and
+      `resize`, the shorter side to which files are resized before their centre is taken, pixels.
 
   Returns:
     The manifest.

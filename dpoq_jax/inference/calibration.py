@@ -86,8 +86,8 @@ def split(examples: Examples, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
   """Returns two halves of the examples that are alike, as indices to calibrate and to report on.
 
   The two of equal label that are next to one another in confidence, averaged over precisions, part:
-  which of them goes where is drawn. So both halves have the same classes, and inputs as easy; how
-  often the network is right about them has no part in it.
+  which of them goes where is drawn. So both halves have as many of each class, give or take one,
+  and inputs as easy; how often the network is right about them has no part in it.
 
   Raises:
     ValueError: if there are fewer than two examples.

@@ -106,8 +106,9 @@ def _mixture_weights(likelihood: np.ndarray) -> tuple[float, ...]:
     likelihood: probability of the label under each part, [precisions, examples].
   """
   weights = np.full(len(likelihood), 1 / len(likelihood))
-  # A label that is impossible under every part says nothing about the weights.
-  likelihood = likelihood[:, likelihood.max(axis=0) > 0]
+  # A label that is impossible under every part says nothing about the weights. One so improbable
+  # that floats have hardly digits for it would become that, multiplied by a weight.
+  likelihood = likelihood[:, likelihood.max(axis=0) >= np.finfo(np.float64).tiny]
   for _ in range(1000 if likelihood.size else 0):
     joint = weights[:, None] * likelihood
     updated = (joint / joint.sum(axis=0)).mean(axis=1)

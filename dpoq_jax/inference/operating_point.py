@@ -102,14 +102,14 @@ class OperatingPoint(Record):
     return self
 
   def capped(self, precision: int) -> 'OperatingPoint':
-    """Returns the same with every input leaving at `precision` bits at the latest, unpromised.
+    """Returns the point at which inputs leave at `precision` bits at the latest, of unknown worth.
 
     Raises:
       ValueError: for a precision that is not in the bit list.
     """
     onion.check_precision(precision, self.bits)
-    thresholds = {**self.thresholds, precision: 0.0}
-    return self.model_copy(update={'thresholds': thresholds, 'promise': None})
+    unknown = dict.fromkeys(('target', 'promise', 'expected', 'reported'))
+    return self.model_copy(update={**unknown, 'thresholds': {**self.thresholds, precision: 0.0}})
 
   def lowest(self, count: int) -> 'OperatingPoint':
     """Returns the point for the network of the lowest `count` paths alone, of unknown worth.
@@ -144,7 +144,7 @@ class OperatingPoint(Record):
     """
     if self.data is None:
       return step
-    if self.data.dataset != dataset:
+    if not self.data.is_of(dataset):
       raise ValueError(
         f'this operating point was chosen on {self.data.dataset}, the network is for {dataset}.'
       )

@@ -1,5 +1,6 @@
 """Defines the records that an operating point holds: target, outcomes, promise, provenance."""
 
+import pathlib
 from typing import Annotated, Literal
 
 import pydantic
@@ -9,6 +10,18 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 TargetKind = Literal['average_bits', 'relative_cost', 'max_accuracy_drop', 'key']
+
+
+def dataset_name(name: str) -> str:
+  """Returns the name of a data set without where on this machine it is.
+
+  >>> dataset_name('/data/tensorflow_datasets/imagenet2012/5.1.0')
+  'imagenet2012/5.1.0'
+  >>> dataset_name('cifar10')
+  'cifar10'
+  """
+  path = pathlib.Path(name).expanduser()
+  return '/'.join(path.parts[-2:]) if path.is_absolute() else name
 
 
 class Record(pydantic.BaseModel):
@@ -66,6 +79,10 @@ class Provenance(Record):
   reported: str
   split_seed: int | None = None
 
+  def is_of(self, dataset: str) -> bool:
+    """Tells whether this is the data set, wherever on a machine either is."""
+    return dataset_name(self.dataset) == dataset_name(dataset)
+
 
 class Promise(Record):
   """Describes how sure it is that new data keep to a target, and what that rests on.
@@ -78,7 +95,9 @@ class Promise(Record):
       thresholds come from.
     bounded_on: number of the others, which the promise rests on.
     drop: accuracy drop on these, below the highest precision alone; negative for a gain.
-    bound: upper limit of the drop on new data at this confidence.
+    bound: upper limit of the drop on new data at this confidence, if the point had been the only
+      one tested. Of a point that meets the target it was chosen by the same examples: what new data
+      are promised is the target.
     examples_needed: if the target is not met, the number of calibration examples with which it
       would be, were the drop on them the same; None if it is met, or if no number would do.
   """

@@ -27,6 +27,13 @@ _scipy: Any = scipy
 # Halvings of an interval of length 1: what is left of it is far less than one example.
 _HALVINGS = 50
 
+# A mean this close to a limit is equal to it, but for rounding; far less than one example.
+_TOLERANCE = 1e-9
+
+# Stakes that are tried, as shares of the highest: the closer a mean is to the limit, the smaller
+# the best one is.
+_SHARES = np.geomspace(1e-10, 1, 4001)
+
 
 def suited_test(losses: np.ndarray) -> Test:
   """Returns the test for examples of which these are others: binomial if none of them is a gain.
@@ -103,11 +110,11 @@ def examples_needed(losses: np.ndarray, limit: float, confidence: float, test: T
   shares = (losses[:, None] == values).mean(axis=0)
   if test == 'binomial':
     shares = np.array([0.0, shares[0] + shares[1], shares[2]])
-  if shares @ values >= limit:
+  if shares @ values > limit - _TOLERANCE:
     return None
   # At the highest stake a loss takes all capital in the binomial test, half of it in the other.
   highest = 1 / (1 - limit) if test == 'binomial' else 0.5
-  stakes = np.linspace(0, highest, 2001)[1:, None]
+  stakes = highest * _SHARES[:, None]
   with np.errstate(divide='ignore'):
     # A loss that never occurred has no part in the growth, even if it would take everything.
     growth = np.where(shares > 0, np.log1p(stakes * (limit - values)), 0.0) @ shares

@@ -65,10 +65,11 @@ def promise(
   assert promised.promise is not None
   target, found = promised.target, promised.promise
   assert target is not None
-  kept = 'at most' if promised.met else 'perhaps'
+  # The bound of a point that these examples chose among many is of that one alone.
+  new = f'at most {100 * target.value:.4g}' if promised.met else f'perhaps {100 * found.bound:.2f}'
   table = _table(
     f'Confidence {found.confidence:g}: a drop of {100 * found.drop:.2f} points on '
-    f'{found.bounded_on} calibration examples, on new data {kept} {100 * found.bound:.2f}',
+    f'{found.bounded_on} calibration examples, on new data {new}',
     (
       *('', 'combine', 'chosen on: top-1 %', 'bits'),
       *('reported: top-1 %', 'bits', 'drop', 'cost'),

@@ -2,7 +2,7 @@
 
     dpoq inspect FOLDER
 
-FOLDER is one that `dpoq export` wrote, of any format: rings, ONNX graphs or StableHLO programs.
+FOLDER is one that `dpoq export` wrote: rings, ONNX graphs or StableHLO programs.
 
     dpoq inspect shipped
 """
@@ -34,7 +34,8 @@ def main(flags: shared.FlagValues, folder: str) -> None:
     if kind := graph_table.kind(path):
       graphs = graph_table.read(path, kind)
       console.print(graph_table.table(graphs, kind))
-      names = [graph['file'] for graph in (*graphs['paths'], *graphs['precisions'])]
+      whole = [graphs['cascade']] if 'cascade' in graphs else []
+      names = [graph['file'] for graph in (*graphs['paths'], *graphs['precisions'], *whole)]
     else:
       found = manifest.read(path)
       console.print(table.table(found))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dpoq_jax import onion
+from dpoq_jax.core import quantizers
 from dpoq_jax.core.names import ONION, path_name, statistics_collection
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.network.trainable import Variables
@@ -28,8 +29,10 @@ def truncated(network: Onion, frozen: Variables, to: int) -> tuple[Onion, dict[s
     The network of that precision and its variables.
 
   Raises:
-    ValueError: for a network of several precisions, or one that has not so many bits.
+    ValueError: for a network of several precisions, or of floats, or one that has not so many bits.
   """
+  if len(network.bits) != 1 or quantizers.FLOAT_WIDTH in network.bits:
+    raise ValueError(f'bits={network.bits}: one precision of integers can be truncated.')
   (bits,) = network.bits
   if not 1 <= to <= bits:
     raise ValueError(f'to={to}: a network of {bits} bits is truncated to 1 to {bits}.')

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,9 @@ import pytest
 
 import dpoq_jax
 from dpoq_jax import from_run, pretrained
+from dpoq_jax.deploy.artifact import manifest as manifest_lib
 from dpoq_jax.deploy.artifact.manifest import ArtifactError
+from dpoq_jax.inference import operating_point
 from dpoq_jax.inference.cascade import Cascade
 from tests.end_to_end import runs
 
@@ -71,6 +74,13 @@ def test_it_labels_as_its_cascade_does(whole: dpoq_jax.Classifier, images: np.nd
     whole(images, precision=3)
 
 
+@pytest.mark.parametrize('shape', [(2, 16, 16, 3), (2, 33, 31, 3), (2, 32, 32, 1), (32, 32, 3)])
+def test_images_of_another_shape_are_refused(whole: dpoq_jax.Classifier, shape: tuple[int, ...]):
+  """A network that averages over positions would label any size, as it was never trained to."""
+  with pytest.raises(ValueError, match=r'give \[batch, 32, 32, 3\]'):
+    whole(np.zeros(shape, np.uint8))
+
+
 def test_fewer_rings_leave_earlier_and_are_otherwise_the_same(
   whole: dpoq_jax.Classifier, images: np.ndarray
 ):
@@ -84,6 +94,35 @@ def test_fewer_rings_leave_earlier_and_are_otherwise_the_same(
   np.testing.assert_array_equal(result.probabilities, capped.probabilities)
   with pytest.raises(ValueError, match='max_bits=1'):
     dpoq_jax.load_pretrained(NAME, max_bits=1)
+
+
+def test_an_operating_point_of_another_network_is_refused(whole: dpoq_jax.Classifier):
+  folder, point = pretrained.folder(NAME), whole.operating_point
+  assert point
+  assert point.data
+  assert dpoq_jax.load(folder, point=point).operating_point == point
+  smaller = point.lowest(2)
+  assert dpoq_jax.load(folder, max_bits=4, point=smaller).operating_point == smaller
+  for max_bits, bits in ((None, (2, 4)), (4, (2, 4, 9)), (4, (2,))):
+    other = operating_point.static(bits, 2)
+    with pytest.raises(ValueError, match=r'the operating point is for bits=.* has \(2, 4, 8\)'):
+      dpoq_jax.load(folder, max_bits=max_bits, point=other)
+  others = point.data.model_copy(update={'dataset': 'digits'})
+  with pytest.raises(ValueError, match='chosen on digits, the network is for cifar10'):
+    dpoq_jax.load(folder, point=point.model_copy(update={'data': others}))
+  later = point.data.model_copy(update={'step': point.data.step + 1})
+  with pytest.warns(UserWarning, match='what it is worth there is not known'):
+    dpoq_jax.load(folder, point=point.model_copy(update={'data': later}))
+
+
+def test_an_artifact_whose_operating_point_makes_no_sense_is_named(tmp_path: pathlib.Path):
+  folder = pathlib.Path(shutil.copytree(pretrained.folder(NAME), tmp_path / 'rings'))
+  manifest = manifest_lib.read(folder)
+  point = {**manifest.operating_points[0], 'thresholds': {}}
+  altered = manifest.model_copy(update={'operating_points': (point,)})
+  (folder / manifest_lib.FILE).write_text(manifest_lib.to_json(altered))
+  with pytest.raises(ArtifactError, match=r'manifest\.json: not an operating point: .*thresholds'):
+    dpoq_jax.load(folder)
 
 
 def test_a_run_is_opened_with_its_operating_point_or_without(

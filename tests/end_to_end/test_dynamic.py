@@ -230,6 +230,7 @@ def test_a_promise_is_reported_beside_what_is_hoped_for(run):
     ('predict', ['--images=x', '--output=rows.txt'], 'ends in .csv or .jsonl'),
     ('predict', [f'--images={runs.REPOSITORY}/launch'], 'holds no image files'),
     ('predict', ['--images=x', '--shard=3/2'], '--shard=3/2: give I/N, I from 1 to N'),
+    ('predict', ['--images=x', '--precision=2', '--operating-point=y'], 'in place of the other'),
     ('predict', [], 'give the paths of images'),
   ],
 )
@@ -257,8 +258,9 @@ def test_held_out_examples_calibrate_and_are_not_trained_on(tmp_path):
   assert (len(setup.train_set), len(setup.holdout_set)) == (len(whole) - 300, 300)
   together = np.concatenate([setup.train_set.images, setup.holdout_set.images])
   assert sorted(map(bytes, together)) == sorted(map(bytes, whole.images))
-  done = runs.call('calibrate', f'--workdir={tmp_path / "run"}')
+  done = runs.call('calibrate', f'--workdir={tmp_path / "run"}', '--split-seed=5')
   assert done.returncode in (0, 3), done.stderr
+  assert '--split-seed has no effect: this run held examples out of training' in done.stderr
   point: Any = operating_point.read(tmp_path / 'run')
   assert point.data.calibration == '300 training examples held out of training'
   assert (point.expected.examples, point.reported.examples) == (300, 360)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dpoq_jax import pretrained
+from dpoq_jax.deploy import stablehlo
 from dpoq_jax.deploy.artifact import manifest as manifest_lib
 from dpoq_jax.deploy.onnx import graph_network
 from tests import npm
@@ -118,8 +119,12 @@ def test_an_artifact_without_ranges_has_no_integer_graphs(
   assert status == 2
   assert 'keeps no ranges' in err
   assert not (tmp_path / 'to').exists()
+  # What files are resized to before they are cropped goes with all formats.
+  cropped = manifest_lib.read(folder).model_copy(update={'resize': 9})
+  (folder / manifest_lib.FILE).write_text(manifest_lib.to_json(cropped))
   done = runs.call('export', *flags, '--format=stablehlo')
   assert done.returncode == 0, done.stderr
+  assert stablehlo.read(tmp_path / 'to').manifest['resize'] == 9
 
 
 def test_ranges_of_another_network_are_refused(artifact: pathlib.Path, tmp_path: pathlib.Path):

@@ -304,6 +304,8 @@ def test_static_and_capped_points():
   np.testing.assert_array_equal(left.labels, REPORTED.logits[1].argmax(-1))
   capped = choose('average_bits', 6)[0].capped(4)
   assert capped.predict(REPORTED.logits).exits.max() == 1
+  # What the point that was chosen is worth, and for what it was chosen, is not so of this one.
+  assert (capped.target, capped.expected, capped.reported) == (None, None, None)
   with pytest.raises(ValueError, match='precision 5'):
     static.capped(5)
 
@@ -319,6 +321,12 @@ def test_a_point_asks_for_the_checkpoint_it_was_chosen_for_unless_another_is_giv
   by_hand = operating_point.static((2, 4, 8), 4)
   assert by_hand.checkpoint_for('digits', None) is None
   assert by_hand.checkpoint_for('digits', 3) == 3
+  # Where a data set was is no part of its name: an export leaves it out.
+  assert point.data
+  moved = point.data.model_copy(update={'dataset': '/data/own/pets/1.0.0'})
+  moved = point.model_copy(update={'data': moved})
+  for where in ('/mnt/pets/1.0.0', 'pets/1.0.0'):
+    assert moved.checkpoint_for(where, None) == 7
 
 
 @pytest.mark.parametrize('order', curve.ORDERS)

@@ -48,3 +48,6 @@ def test_labels_thought_impossible_do_not_break_the_fit():
   assert weights[1][1] == pytest.approx(1, abs=1e-3)
   impossible = combination.fit_weights(logits[:, :1], np.array([1]))
   assert impossible[1] == (0.5, 0.5)
+  # The smallest float there is, of which half is 0.
+  barely = np.array([[[0.0, -744.9]], [[0.0, -745.0]]])
+  assert combination.fit_weights(barely, np.array([1]))[1] == (0.5, 0.5)

@@ -192,3 +192,18 @@ def test_no_number_of_examples_shows_what_is_not_so():
   assert risk_control.examples_needed(losses(0, 10, 1000), 0.01, 0.9, 'binomial') is None
   assert risk_control.examples_needed(losses(10, 30, 1000), 0.01, 0.9, 'betting') is None
   assert risk_control.examples_needed(losses(0, 0, 1000), 0.0, 0.9, 'binomial') is None
+
+
+@pytest.mark.parametrize(('gained', 'lost'), [(0, 10), (14, 24), (38, 48)])
+def test_no_number_of_examples_shows_a_mean_that_is_the_limit(gained, lost):
+  """Whichever way the difference of two shares is rounded."""
+  for test in ('betting', 'binomial'):
+    values = losses(gained, lost, 5000)
+    assert risk_control.examples_needed(values, 0.002, 0.9, test) is None
+
+
+def test_a_mean_just_below_the_limit_needs_many_examples():
+  """By the normal approximation of the best bet: 2 x goal x variance / difference squared."""
+  for beside in (1e-4, 1e-6, 1e-8):
+    needed = risk_control.examples_needed(losses(100, 110, 1000), 0.01 + beside, 0.9, 'betting')
+    assert needed == pytest.approx(2 * math.log(10) * 0.21 / beside**2, rel=0.01)

@@ -135,7 +135,7 @@ def test_a_promise_is_shown_beside_what_is_hoped_for():
   table = tables.promise(hoped, promised, REPORTED)
   assert table.title == (
     f'Confidence 0.8: a drop of {100 * promised.promise.drop:.2f} points on 1600 calibration '
-    f'examples, on new data at most {100 * promised.promise.bound:.2f}'
+    f'examples, on new data at most {100 * promised.target.value:.4g}'
   )
   assert [line[0] for line in cells(table)] == ['hoped for', 'promised']
   for line, point in zip(cells(table), (hoped, promised), strict=True):

@@ -38,6 +38,10 @@ def test_truncation_keeps_the_high_bits_and_everything_else():
   np.testing.assert_array_equal(again.apply(cut_again, IMAGES), cut.apply(variables, IMAGES))
   with pytest.raises(ValueError, match='truncated to 1 to 8'):
     truncation.truncated(network, frozen, to=9)
+  for bits in ((32,), (4, 8)):
+    other = dataclasses.replace(network, bits=bits)
+    with pytest.raises(ValueError, match='one precision of integers'):
+      truncation.truncated(other, frozen, to=2)
 
 
 def test_renewed_statistics_are_means_over_the_batches():

@@ -9,6 +9,7 @@ import pytest
 
 from dpoq_jax.inference import calibration, curve, operating_point
 from dpoq_jax.inference.calibration import Examples
+from dpoq_jax.inference.combination import Combination
 from dpoq_jax.inference.operating_point import OperatingPoint, Target
 from dpoq_jax.reporting import page as page_lib
 from tests.reporting.made_up import HOSTILE, PLOTS, Page, outcome_shown, problem, shares_shown
@@ -173,9 +174,11 @@ def test_a_promise_is_shown_beside_what_is_hoped_for(tmp_path: pathlib.Path):
   arguments = problem((2, 4, 8), examples=1000)
   first, second = arguments['calibration'], arguments['reported']
 
-  def chosen(confidence: float | None, drop: float = 0.05) -> OperatingPoint:
+  def chosen(
+    confidence: float | None, drop: float = 0.05, combine: Combination = 'last'
+  ) -> OperatingPoint:
     settings = calibration.Settings(
-      Target(kind='max_accuracy_drop', value=drop), combine='last', confidence=confidence
+      Target(kind='max_accuracy_drop', value=drop), combine=combine, confidence=confidence
     )
     return calibration.choose(first, second, (2, 4, 8), settings, dataset='made-up', step=20)[0]
 
@@ -197,12 +200,19 @@ def test_a_promise_is_shown_beside_what_is_hoped_for(tmp_path: pathlib.Path):
     assert cost == f'{point.reported.relative_cost:.3f}'
   assert f'{100 * promised.promise.bound:.2f} points' in page
   assert 'With a confidence of 90.00 %, new data lose at most' in ' '.join(page.split())
+  assert 'hoped for meets the target on the calibration examples' in ' '.join(page.split())
   unmet = chosen(0.9, drop=0.0005)
   assert unmet.promise
   assert unmet.promise.examples_needed
   assert f'about {unmet.promise.examples_needed} calibration examples' in ' '.join(
     text(unmet).split()
   )
+  # The lowest precision is always wrong and sure of it, and predicts with the others.
+  logits = first.logits.copy()
+  logits[0] = np.eye(3)[(first.labels + 1) % 3] * 99
+  arguments['calibration'] = first = Examples(logits, first.labels, first.name)
+  hopeless = ' '.join(text(chosen(0.9, combine='mean')).split())
+  assert 'hoped for is the nearest: on the calibration examples no point meets' in hopeless
 
 
 def test_accuracies_on_a_half_are_beside_those_on_the_whole_set(tmp_path: pathlib.Path):

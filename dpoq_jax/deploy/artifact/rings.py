@@ -1,9 +1,9 @@
 """Writes and reads artifacts: a manifest and a file per ring; a device holds the first few rings.
 
 A ring's file is safetensors: `codes`, the ring's bits of every kernel packed without gaps, and
-`floats`, all else that its path reads. Reading needs NumPy and safetensors alone; `in_jax` makes a
-network of what was read. Every file is checked before anything of it is used, and one that does not
-check out is refused whole, with an `ArtifactError` that names it.
+`floats`, all else that its path reads. Reading needs no JAX; `in_jax` makes a network of what was
+read. Every file is checked before anything of it is used, and one that does not check out is
+refused whole, with an `ArtifactError` that names it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,7 +124,7 @@ def write(
     folder: the folder, which is made; it must not hold anything.
     variables: frozen variables.
     top1: accuracy of each precision, in [0, 1], if known.
-    **known: fields of `Manifest`: model, quantization, class_names, image_shape,
+    **known: fields of `Manifest`: model, quantization, class_names, image_shape, resize,
       multiply_accumulates, bitops, ranges, operating_points, source.
 
   Returns:

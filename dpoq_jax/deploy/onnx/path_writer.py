@@ -18,7 +18,7 @@ from dpoq_jax import onion
 from dpoq_jax.deploy.onnx import integer_layers
 from dpoq_jax.deploy.onnx import ranges as ranges_lib
 from dpoq_jax.deploy.onnx import steps as steps_lib
-from dpoq_jax.deploy.onnx.operators import TO_NHWC, Scale, Tensor, Writer, scale_of
+from dpoq_jax.deploy.onnx.operators import LEVELS, TO_NHWC, Scale, Tensor, Writer, scale_of
 from dpoq_jax.deploy.onnx.source import Source
 
 # From height, width, channels to channels, height, width.
@@ -133,6 +133,11 @@ class PathWriter:
     """Writes the pixels as the first convolution takes them."""
     factor, offset = step.options['factor'], step.options['offset']
     if not self._float:
+      if factor <= 0 or offset not in range(LEVELS + 1):
+        raise steps_lib.UnsupportedStepError(
+          f'a model whose images are (pixel - {offset:g}) * {factor:g} cannot be exported: in '
+          f'integer graphs the offset is the value of a pixel, 0 to {LEVELS}, the factor above 0.'
+        )
       return Tensor(self._images, Scale(factor, int(offset)))
     w = self._writer
     # Convolutions pad with 0, so pixels have to be centred before.

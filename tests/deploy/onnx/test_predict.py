@@ -216,6 +216,7 @@ def test_inspect_shows_the_graphs(copy: pathlib.Path, capsys: pytest.CaptureFixt
   sizes = {path.name: path.stat().st_size for path in copy.glob('*_*.onnx')}
   assert len(sizes) == 6
   (copy / 'path_8.onnx').unlink()
+  (copy / 'cascade.onnx').unlink()
   source = {'dataset': '[bold]x\x1b[2J', 'step': 7}
   rewritten(copy, lambda manifest: manifest.update(source=source))
   inspect.main(None, str(copy))
@@ -225,6 +226,7 @@ def test_inspect_shows_the_graphs(copy: pathlib.Path, capsys: pytest.CaptureFixt
   for name, size in sizes.items():
     assert f'{size:,}' in shown
     assert f'{name}: {"not here" if name == "path_8.onnx" else "here"}\n' in shown
+  assert 'cascade.onnx: not here\n' in shown
   (copy / 'manifest.json').write_text('{}')
   with pytest.raises(SystemExit) as ended:
     inspect.main(None, str(copy))

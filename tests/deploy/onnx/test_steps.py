@@ -51,6 +51,47 @@ def test_a_model_with_other_operations_is_refused_by_their_name():
     steps.trace(onion_network.Onion(Odd(), (2,)), 0, (8, 8, 3))
 
 
+class Centred(nn.Module):
+  """Centres its images in a way of its own.
+
+  Attributes:
+    spec: the path.
+    num_classes: outputs of the classifier.
+    offset: what is taken from every pixel.
+    factor: what the rest is multiplied by.
+  """
+
+  spec: PathSpec = PathSpec()
+  num_classes: int = 10
+  offset: float = 128
+  factor: float = 1
+
+  @nn.compact
+  def __call__(self, pixels, train=False):
+    x = layers.Activation((pixels.astype(jnp.float32) - self.offset) * self.factor, jnp.ones(()))
+    y = layers.ConvNorm(self.spec, 4, name='conv')(x, train)
+    y = layers.PACT(self.spec, name='pact')(y)
+    return nn.Dense(self.num_classes, name='head')(y.value.mean(axis=(1, 2)))
+
+
+@pytest.mark.parametrize(
+  ('offset', 'factor'), [(128, 1), (0, 1 / 128), (127.5, 1), (300, 1), (-1, 1), (128, -1)]
+)
+def test_images_that_are_no_bytes_around_a_byte_are_refused(offset: float, factor: float):
+  network, pixels = (
+    onion_network.Onion(Centred(num_classes=3, offset=offset, factor=factor), (4,)),
+    images(16, (8, 8, 3)),
+  )
+  variables = jax.device_get(network.freeze(network.init(jax.random.key(0), jnp.asarray(pixels))))
+  source = source_lib.prepare(network, variables, pixels)
+  if factor > 0 and offset in (0, 128):
+    wanted = np.asarray(jit(network.apply)(variables, jnp.asarray(pixels)))
+    assert relative_error(chain(source, pixels), wanted) < 0.1
+  else:
+    with pytest.raises(steps.UnsupportedStepError, match='the offset is the value of a pixel'):
+      graphs.path_graph(source, 0)
+
+
 class OwnNet(nn.Module):
   """Has layers of Flax beside those of the library."""
 

@@ -49,6 +49,33 @@ def test_exits_are_decided_as_in_the_library(modules: webdriver.Chrome):
   assert found['above'] == [False] * 7
 
 
+def test_a_ring_that_cannot_run_is_not_there(modules: webdriver.Chrome):
+  """As where there is too little memory: the page goes on without, and may try again."""
+  code = """
+    const { Network } = await import('/network.js');
+    let broken = false;
+    const run = async () => {
+      if (broken) throw new Error('no memory');
+      return { logits: { data: [0, 0] } };
+    };
+    const ort = {
+      Tensor: class {}, InferenceSession: { create: async () => ({ inputNames: [], run }) },
+    };
+    const network = new Network(ort, { bits: [2, 4], image_shape: [1, 1, 1] });
+    const point = { temperatures: { 2: 1, 4: 1 }, thresholds: { 2: 2, 4: 0 },
+      weights: { 2: [1], 4: [0, 1] } };
+    const exits = [];
+    for (const isBroken of [false, true, false]) {
+      broken = isBroken;
+      await network.add().catch(() => exits.push('refused'));
+      broken = false;
+      exits.push((await network.answer(network.image([0]), point, 1)).index);
+    }
+    return exits;
+  """
+  assert in_page(modules, code) == [0, 'refused', 0, 1]
+
+
 def test_digests_are_those_of_sha256(modules: webdriver.Chrome):
   rng = np.random.default_rng(0)
   contents = [rng.bytes(n) for n in (0, 1, 55, 56, 63, 64, 65, 119, 120, 1000, 70_001)]

@@ -29,14 +29,15 @@ export class Network {
     return this.#sessions.length;
   }
 
-  // Adds the ring of the next precision.
+  // Adds the ring of the next precision; one that cannot run is not added.
   add(graph) {
     return this.#inTurn(async () => {
       const options = { executionProviders: ['wasm'], intraOpNumThreads: 1 };
-      this.#sessions.push(await this.#ort.InferenceSession.create(graph, options));
+      const session = await this.#ort.InferenceSession.create(graph, options);
       // What runs first is compiled then: it would be taken for the time of the first image.
       this.#blank ??= this.image(new Uint8Array(this.shape.reduce((a, b) => a * b)));
-      await this.#runPath(this.#blank, this.rings - 1);
+      await this.#runPath(this.#blank, session);
+      this.#sessions.push(session);
     });
   }
 
@@ -54,7 +55,7 @@ export class Network {
       const run = [];
       for (let index = 0; ; index++) {
         const bits = this.bits[index];
-        if (index === image.run.length) image.run.push(await this.#runPath(image, index));
+        if (index === image.run.length) image.run.push(await this.#runPath(image, this.#sessions[index]));
         const { logits, milliseconds } = image.run[index];
         const own = probabilities(logits, point.temperatures[bits]);
         run.push({ own, label: label(own), confidence: Math.max(...own), milliseconds });
@@ -68,8 +69,7 @@ export class Network {
   }
 
   // Runs a path on an image; what it hands up is kept for the paths above it.
-  async #runPath(image, index) {
-    const session = this.#sessions[index];
+  async #runPath(image, session) {
     const feeds = Object.fromEntries(session.inputNames.map((name) => [name, image.tensors[name]]));
     const started = performance.now();
     const { logits, ...handedUp } = await session.run(feeds);
