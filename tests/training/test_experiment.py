@@ -1,0 +1,26 @@
+"""What all processes of a run have to agree on before any of them trains."""
+
+from typing import Any
+
+import pytest
+
+from dpoq_jax import config as config_lib
+from dpoq_jax.runtime import processes
+from dpoq_jax.training import experiment
+
+
+@pytest.mark.parametrize(
+  ('first', 'said'),
+  [
+    ({'test examples': 361}, 'test examples: 361 -> 360'),
+    ({'classes': [*'1234567890']}, r"classes: \['1', .*'0'\] -> \['0', "),
+  ],
+)
+def test_copies_of_a_data_set_that_differ_are_refused(
+  first: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+):
+  setup = experiment.build(config_lib.Config())
+  experiment.check_same_data(setup)
+  monkeypatch.setattr(processes, 'gathered', lambda ours: [{**ours, **first}, dict(ours)])
+  with pytest.raises(config_lib.ConfigError, match=f'the processes differ in their data: {said}'):
+    experiment.check_same_data(setup)
