@@ -11,8 +11,9 @@ import rich.table
 
 from dpoq_jax.network import costs
 from dpoq_jax.runtime import processes
+from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.runtime.files import write_whole
-from dpoq_jax.training import metrics, trained_network, truncated_accuracy
+from dpoq_jax.training import metrics, splits, trained_network, truncated_accuracy
 from dpoq_jax.training.evaluation import Evaluation, Evaluator
 from dpoq_jax.training.experiment import Experiment
 
@@ -97,8 +98,11 @@ def evaluate_checkpoint(
     FileNotFoundError: if the run has no checkpoint yet, or the best one is asked for and none has
       been evaluated.
     CheckpointError: if no checkpoint is intact, or there is none of that step.
-    ValueError: if the network does not have that precision.
+    ValueError: if the network does not have that precision, or the data set has other images or
+      classes than those trained on.
   """
+  facts = workdir_lib.read_dataset(workdir)
+  splits.check_trained_on(experiment.config.data, experiment.test_set, facts)
   rows = metrics.read_rows(workdir)
   restored = trained_network.read_checkpoint(workdir, experiment.abstract_state(), step)
   evaluate = Evaluator(experiment.network, processes.local_mesh())
