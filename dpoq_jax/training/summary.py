@@ -6,7 +6,6 @@ import pathlib
 from typing import Any, Literal
 
 import jax
-import rich.markup
 import rich.table
 
 from dpoq_jax.network import costs
@@ -144,16 +143,14 @@ bytes: of the network cut at this precision\
 
 
 def table(summary: Mapping[str, Any]) -> rich.table.Table:
-  """Returns the summary as a table of one line for each precision, accuracies in percent."""
+  """Returns the summary as a table of one line for each precision, accuracies in percent.
+
+  It is for a `runtime.console.Console`, which leaves text in brackets as it is.
+  """
   title = (
     f'{summary["model"]} on {summary["dataset"]} ({summary["split"]}), step {summary["steps"]}'
   )
-  # Escaped, since a part of a split is written in brackets.
-  result = rich.table.Table(
-    title=rich.markup.escape(title),
-    caption=_CAPTION,
-    caption_justify='left',
-  )
+  result = rich.table.Table(title=title, caption=_CAPTION, caption_justify='left')
   for column in ('bits', 'top-1 %', 'best %', 'ensemble %', 'G BitOPs', 'relative', 'bytes'):
     result.add_column(column, justify='right')
   for bits, measured in summary['precisions'].items():
