@@ -122,23 +122,19 @@ def held_out(trained: Trained[Onion], data_dir: str | None = None, split_seed: i
 
   Raises:
     FileNotFoundError: if the data set is not there.
-    ValueError: if its images or classes are not those trained on.
+    ValueError: if its images or classes are not those trained on, or other examples would be held
+      out than were.
     CorruptRecordsError: if more of its records than may be skipped cannot be read.
   """
   config = trained.with_data_in(data_dir).config
   tally = corrupt_records.Tally(config.data.max_corrupt)
   test_set = splits.load_test(config, tally)
-  facts = trained.facts
-  if (test_set.image_shape, test_set.class_names) != (facts.image_shape, facts.class_names):
-    raise ValueError(
-      f'data set {config.data.name} has images {test_set.image_shape} of '
-      f'{test_set.num_classes} classes; those trained on were {facts.image_shape} of '
-      f'{len(facts.class_names)}, or of other names.'
-    )
+  splits.check_trained_on(config.data, test_set, trained.facts)
   whole, intact = _examples(trained, test_set)
   whole = dataclasses.replace(whole, name=f'all {len(whole)} {test_set.split} examples')
   if config.data.holdout:
-    _, holdout_set = splits.load_train(config, tally)
+    train_set, holdout_set = splits.load_train(config, tally)
+    _check_holdout(trained, len(train_set))
     calibration, _ = _examples(trained, holdout_set)
     name = f'{len(calibration)} training examples held out of training'
     calibration = dataclasses.replace(calibration, name=name)
@@ -171,6 +167,16 @@ def default_operating_point(trained: Trained[Onion], examples: HeldOut) -> Opera
     bitops=bitops(trained.network, trained.facts.image_shape),
     split_seed=examples.split_seed,
   )[0]
+
+
+def _check_holdout(trained: Trained[Onion], count: int) -> None:
+  """Checks that the draw of the examples held out is that of the training, of as many examples."""
+  noted = trained.examples.get('training examples', count)
+  if noted != count:
+    raise ValueError(
+      f'data set {trained.config.data.name} has {count} training examples beside those held out, '
+      f'and had {noted} when it was trained on: others would be held out, that were trained on.'
+    )
 
 
 def _examples(trained: Trained[Onion], image_set: ExampleSet) -> tuple[Examples, np.ndarray]:

@@ -64,18 +64,23 @@ def main(flags: shared.FlagValues) -> None:
   )
   from dpoq_jax.training import experiment as experiment_lib
 
-  def build() -> experiment_lib.Experiment:
+  def check() -> None:
     if not flags.dry_run:
       workdir.check(directory, config)
       metrics.read_rows(directory)
-    experiment_lib.check_agreed(config)
+
+  def build() -> experiment_lib.Experiment:
     experiment = experiment_lib.build(config)
     experiment.check_batch()
+    experiment.warn_of_padding()
     return experiment
 
   with signals.catch_stop(several=several) as stop, contextlib.ExitStack() as claimed:
     with user_errors():
+      processes.in_each(check)
+      experiment_lib.check_agreed(config)
       experiment = processes.in_each(build)
+      experiment_lib.check_same_data(experiment)
       if flags.dry_run:
         measured = dry_run.measure(experiment)
         Console(quiet=not processes.is_first()).print(dry_run.table(measured))

@@ -38,8 +38,10 @@ resolve_flags() {
   fi
 }
 
+# What a shell leaves alone after `--workdir=` the commands take for the home directory.
 absolute() {
   case $2 in
+    \~ | \~/*) printf '%s\n' "$HOME${2#\~}" ;;
     '' | /* | *://*) printf '%s\n' "$2" ;;
     *) printf '%s\n' "$1/$2" ;;
   esac

@@ -41,7 +41,9 @@ for name in sys.argv[1:]: digest.update(open(name, "rb").read())
 print(getattr(sys, "_base_executable", sys.executable), version, digest.hexdigest(), sep="\n")
 '
 found=
-for candidate in "${PYTHON:-python3}" python3 python3.13 python3.12 python3.11; do
+candidates=(python3 python3.13 python3.12 python3.11)
+[[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
+for candidate in "${candidates[@]}"; do
   # Only a run tells: a version manager puts commands on PATH for versions that are not active.
   if found=$("$candidate" -I -c "$probe" requirements.txt launch/requirements-*.txt \
     launch/constraints.txt launch/setup.sh pyproject.toml setup.cfg 2> /dev/null); then
@@ -49,6 +51,8 @@ for candidate in "${PYTHON:-python3}" python3 python3.13 python3.12 python3.11; 
   fi
   found=
 done
+[[ -n $found || -z ${PYTHON:-} ]] \
+  || fail "no Python 3.11 to 3.14 with its venv module: PYTHON=$PYTHON"
 [[ -n $found ]] || fail "no Python 3.11 to 3.14 with its venv module found; install one (Debian:" \
   "python3 and python3-venv) or name it: PYTHON=/path/to/python bash launch/..."
 { read -r python && read -r version && read -r digest; } <<< "$found"

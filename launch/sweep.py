@@ -58,7 +58,17 @@ class Point:
   @property
   def config_flags(self) -> list[str]:
     """Returns the words of the command by which `dpoq_jax.train` gets its config."""
-    return [word for word in self.command if re.match(r'--?(no)?config[.=]', word)]
+    found: list[str] = []
+    has_value = True
+    for word in self.command:
+      if re.match(r'--?(no)?config([.=]|$)', word):
+        found.append(word)
+        has_value = '=' in word
+      else:
+        # The value may be a word of its own.
+        found += [] if has_value or word.startswith('-') else [word]
+        has_value = True
+    return found
 
 
 def points(
@@ -168,6 +178,8 @@ def main(arguments: Sequence[str]) -> int:
   parser.add_argument('--dry-run', action='store_true', help='print the commands')
   split = arguments.index('--') if '--' in arguments else len(arguments)
   options = parser.parse_args(arguments[:split])
+  # As the commands take it, which a shell leaves alone after `--workdir=`.
+  options.workdir = os.path.expanduser(options.workdir)  # noqa: PTH111
   command = arguments[split + 1 :]
   grid = [(flag, values) for flag, *values in options.grid]
   if not command:

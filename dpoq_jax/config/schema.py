@@ -187,7 +187,7 @@ def ineffective(config: Config) -> list[str]:
      objective.companion_bits, 'objective.companion_bits'),
     ('objective.teacher objective.teacher_start', objective.distillation,
      'objective.distillation above 0'),
-    ('data.test_split data.workers data.max_corrupt data.memory_gb data.resize', is_streamed,
+    ('data.workers data.max_corrupt data.memory_gb data.resize', is_streamed,
      'a streamed set, with data.image_size'),
   )  # fmt: skip
   values, defaults = _flatten(config.model_dump()), _flatten(Config().model_dump())

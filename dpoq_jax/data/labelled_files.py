@@ -1,10 +1,11 @@
 """Finds images with the class of each: in a folder for every class, or by a table of labels."""
 
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import csv
 import pathlib
 from typing import NamedTuple
+import warnings
 
 from dpoq_jax.data import decode, image_folder
 
@@ -101,6 +102,8 @@ def _in_folders(source: pathlib.Path) -> tuple[list[LabelledFile], Mapping[str, 
       paths.append((path, parts))
   tops = {parts[0].lower() for _, parts in paths if len(parts) > 1}
   has_splits = bool(tops) and tops <= SPLITS.keys()
+  if not has_splits:
+    _warn_of_splits(source, [parts for _, parts in paths if len(parts) > 1])
   files: list[LabelledFile] = []
   for path, parts in paths:
     if len(parts) < (3 if has_splits else 2):
@@ -116,6 +119,27 @@ def _in_folders(source: pathlib.Path) -> tuple[list[LabelledFile], Mapping[str, 
       f'name of its class, as {source}/cat/1.jpg.'
     )
   return files, passed_over
+
+
+def _warn_of_splits(source: pathlib.Path, inside: Sequence[tuple[str, ...]]) -> None:
+  """Warns if folders that look like splits are taken for classes, as another is beside them.
+
+  Args:
+    source: folder that was searched.
+    inside: parts of the paths of the images in its folders.
+  """
+  depths: dict[str, int] = {}
+  for top, *below in inside:
+    depths[top] = min(depths.get(top, len(below)), len(below))
+  # Their images lie in folders of their own, which those of a class may as well.
+  splits = sorted(top for top, depth in depths.items() if top.lower() in SPLITS and depth > 1)
+  others = sorted(top for top in depths if top.lower() not in SPLITS)
+  if others and 'train' in map(str.lower, splits):
+    warnings.warn(
+      f'{source}: {" and ".join(splits)} taken for classes, since {others[0]} beside them is no '
+      f'split: if they are splits, move {" and ".join(others[:3])} away.',
+      stacklevel=2,
+    )
 
 
 def _in_table(source: pathlib.Path) -> list[LabelledFile]:

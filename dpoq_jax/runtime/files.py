@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import secrets
 import stat
 from typing import BinaryIO, TextIO
 
@@ -120,7 +121,8 @@ def _renamed_when_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     raise FileExistsError(f'{path} is no regular file: give another.')
   # A link stays one: what it points to is written.
   target = path.resolve()
-  partial = target.with_name(f'.{target.name}.{os.getpid()}.partial')
+  # Not by the number of this process, which another one has in a container of its own.
+  partial = target.with_name(f'.{target.name}.{secrets.token_hex(4)}.partial')
   try:
     yield partial
     partial.replace(target)

@@ -79,6 +79,8 @@ def by_first(action: Callable[[], T]) -> T | None:
 def in_each(action: Callable[[], T]) -> T:
   """Runs `action` in every process; if it raises in one, none of the others goes on.
 
+  Nothing in `action` may wait for other processes: one that has failed answers nobody any more.
+
   Raises:
     Exception: what `action` raises, in the process where it does.
     OtherProcessError: in the others.

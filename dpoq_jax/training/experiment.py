@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from typing import Any
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,16 @@ class Experiment:
         f'config.data.batch_size={batch_size} is not divisible by the {devices} devices.'
       )
 
+  def warn_of_padding(self) -> None:
+    """Warns if random crops of streamed images are padded, and cropped once more."""
+    pad = self.config.data.pad
+    if pad and not isinstance(self.train_set, in_memory.ImageSet):
+      warnings.warn(
+        f'config.data.pad={pad}: the random crops of streamed images are shifted by up to {pad} '
+        'pixels more, with a grey border; 0 leaves that out.',
+        stacklevel=2,
+      )
+
   @property
   def platform(self) -> str:
     """Returns the platform of the devices: `cpu`, `gpu` or `tpu`."""
@@ -150,6 +161,15 @@ class Experiment:
     """Returns what a user of the trained network needs to know of its data."""
     return workdir.DatasetFacts(self.train_set.image_shape, self.train_set.class_names)
 
+  @property
+  def examples(self) -> dict[str, int]:
+    """Returns the numbers of examples that are trained on, held out of training and reported on."""
+    return {
+      'training examples': len(self.train_set),
+      'examples held out': len(self.holdout_set),
+      'test examples': len(self.test_set),
+    }
+
   @functools.cached_property
   def _creation(self) -> Any:
     """Returns the function that makes the state, traced once for its shapes and its values."""
@@ -207,12 +227,40 @@ def assemble(
 
 
 def check_agreed(config: config_lib.Config) -> None:
-  """Checks that all processes were given the same config, locations apart.
+  """Checks that all processes, each of which calls it, were given the same config, locations apart.
 
   Raises:
     ConfigError: if the config of this process is not that of process 0.
+    OtherProcessError: if that of another one is not.
   """
   texts = processes.gathered({'config': config.model_dump_json()})
   first = config_lib.from_json(texts[0]['config'])
-  if differing := config_lib.differences(first, config, apart=workdir.LOCATIONS):
-    raise config_lib.ConfigError(f'the processes differ in config.{differing[0]}.')
+
+  def check() -> None:
+    if differing := config_lib.differences(first, config, apart=workdir.LOCATIONS):
+      raise config_lib.ConfigError(f'the processes differ in config.{differing[0]}.')
+
+  processes.in_each(check)
+
+
+def check_same_data(experiment: Experiment) -> None:
+  """Checks that all processes, each of which calls it, read the same data, wherever each has them.
+
+  Their numbers and names are compared. Of copies that differ each process would take its share of
+  other steps, or of other classes.
+
+  Raises:
+    ConfigError: if the data of this process are not those of process 0.
+    OtherProcessError: if those of another one are not.
+  """
+  ours = experiment.examples | {'classes': list(experiment.dataset_facts.class_names)}
+  first = processes.gathered(ours)[0]
+
+  def check() -> None:
+    if differing := [name for name in ours if ours[name] != first[name]]:
+      raise config_lib.ConfigError(
+        f'the processes differ in their data: {differing[0]}: {first[differing[0]]} -> '
+        f'{ours[differing[0]]}; give each a copy of the same (config.data.dir).'
+      )
+
+  processes.in_each(check)

@@ -65,7 +65,6 @@ def train(
     OSError: if the workdir cannot be written; what was saved last is as it was.
     MetricsError, ConfigError: see `metrics.read_rows` and `preparation.prepare`.
   """
-  processes.by_first(lambda: write_dataset(workdir, experiment.dataset_facts))
   with contextlib.ExitStack() as resources:
     top1 = metrics.mean_top1(metrics.read_rows(workdir))
     checkpoints = resources.enter_context(contextlib.closing(checkpoint.Checkpoints(workdir, top1)))
@@ -76,10 +75,14 @@ def train(
       restored = checkpoint.Restored(0, prepared.state, meta)
       take_steps = prepared.take_steps
     else:
-      run_identity.check(restored.meta, workdir)
+      run_identity.check_resumed(
+        restored.meta, workdir, experiment.config, experiment.dataset_facts, experiment.examples
+      )
       take_steps = None
       checkpoints.set_aside_after(restored.step)
       display.say(f'resuming from step {restored.step} of {experiment.total_steps}')
+    # After the check, which leaves a run as it was if it is given other data.
+    processes.by_first(lambda: write_dataset(workdir, experiment.dataset_facts))
     open_log = metrics.MetricsLog if processes.is_first() else metrics.ReadOnlyLog
     log = resources.enter_context(contextlib.closing(open_log(workdir, restored.step)))
     resources.enter_context(display.shown(restored.step, experiment.total_steps))
@@ -244,12 +247,13 @@ class _Run:
     """Starts to save a checkpoint of the current state."""
     # The rows first, since a resumed run does not write those up to its checkpoint again.
     self._log.sync()
+    experiment = self._experiment
     meta = {
       'train_seconds': self._seconds,
       'fixed': self._fixed,
-      **run_identity.of(self._experiment.config, self._experiment.dataset_facts),
+      **run_identity.of(experiment.config, experiment.dataset_facts, experiment.examples),
       # Every process has met corrupt records of its own.
-      'corrupt': dict(collections.ChainMap(*processes.gathered(self._experiment.corrupt.records))),
+      'corrupt': dict(collections.ChainMap(*processes.gathered(experiment.corrupt.records))),
     }
     self._checkpoints.save(self._state, meta, step=self._step)
 

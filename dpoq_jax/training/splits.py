@@ -7,6 +7,7 @@ import numpy as np
 
 from dpoq_jax import config as config_lib
 from dpoq_jax.data import corrupt_records, examples, in_memory, streamed
+from dpoq_jax.runtime import workdir
 
 
 def load_train(
@@ -64,6 +65,27 @@ def check(data: config_lib.Data) -> None:
     in_memory.check(data.name, data.dir)
   else:
     streamed.check(data.name, data.dir)
+
+
+def check_trained_on(
+  data: config_lib.Data, image_set: examples.ExampleSet, facts: workdir.DatasetFacts
+) -> None:
+  """Checks that examples have the images and the classes that a network was trained on.
+
+  Args:
+    data: data of the config, for its name.
+    image_set: examples, of any split.
+    facts: facts of the data set that the network was trained on.
+
+  Raises:
+    ValueError: if they have others.
+  """
+  if (image_set.image_shape, image_set.class_names) != (facts.image_shape, facts.class_names):
+    raise ValueError(
+      f'data set {data.name} has images {image_set.image_shape} of {image_set.num_classes} '
+      f'classes; those trained on were {facts.image_shape} of {len(facts.class_names)}, or of '
+      'other names.'
+    )
 
 
 def _load(

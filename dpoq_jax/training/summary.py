@@ -6,13 +6,13 @@ import pathlib
 from typing import Any, Literal
 
 import jax
-import rich.markup
 import rich.table
 
 from dpoq_jax.network import costs
 from dpoq_jax.runtime import processes
+from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.runtime.files import write_whole
-from dpoq_jax.training import metrics, trained_network, truncated_accuracy
+from dpoq_jax.training import metrics, splits, trained_network, truncated_accuracy
 from dpoq_jax.training.evaluation import Evaluation, Evaluator
 from dpoq_jax.training.experiment import Experiment
 
@@ -97,8 +97,11 @@ def evaluate_checkpoint(
     FileNotFoundError: if the run has no checkpoint yet, or the best one is asked for and none has
       been evaluated.
     CheckpointError: if no checkpoint is intact, or there is none of that step.
-    ValueError: if the network does not have that precision.
+    ValueError: if the network does not have that precision, or the data set has other images or
+      classes than those trained on.
   """
+  facts = workdir_lib.read_dataset(workdir)
+  splits.check_trained_on(experiment.config.data, experiment.test_set, facts)
   rows = metrics.read_rows(workdir)
   restored = trained_network.read_checkpoint(workdir, experiment.abstract_state(), step)
   evaluate = Evaluator(experiment.network, processes.local_mesh())
@@ -140,16 +143,14 @@ bytes: of the network cut at this precision\
 
 
 def table(summary: Mapping[str, Any]) -> rich.table.Table:
-  """Returns the summary as a table of one line for each precision, accuracies in percent."""
+  """Returns the summary as a table of one line for each precision, accuracies in percent.
+
+  It is for a `runtime.console.Console`, which leaves text in brackets as it is.
+  """
   title = (
     f'{summary["model"]} on {summary["dataset"]} ({summary["split"]}), step {summary["steps"]}'
   )
-  # Escaped, since a part of a split is written in brackets.
-  result = rich.table.Table(
-    title=rich.markup.escape(title),
-    caption=_CAPTION,
-    caption_justify='left',
-  )
+  result = rich.table.Table(title=title, caption=_CAPTION, caption_justify='left')
   for column in ('bits', 'top-1 %', 'best %', 'ensemble %', 'G BitOPs', 'relative', 'bytes'):
     result.add_column(column, justify='right')
   for bits, measured in summary['precisions'].items():

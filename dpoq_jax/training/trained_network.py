@@ -1,5 +1,6 @@
 """Reads a trained network from its run, without the data it was trained on."""
 
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import functools
@@ -13,7 +14,8 @@ import numpy as np
 
 from dpoq_jax import config as config_lib
 from dpoq_jax import onion
-from dpoq_jax.data import corrupt_records, examples
+from dpoq_jax.data import corrupt_records
+from dpoq_jax.data.examples import ExampleSet
 from dpoq_jax.network import from_config
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.network.shared_kernels import SharedNetwork
@@ -40,6 +42,8 @@ class Trained(Generic[Network]):
     variables: its variables: frozen by `load`, as they were trained by `load_latents`.
     step: step of the checkpoint.
     facts: image shape and class names of the data set.
+    examples: numbers of its examples, as `Experiment.examples` had them; empty if an earlier
+      version trained it.
   """
 
   config: config_lib.Config
@@ -47,8 +51,9 @@ class Trained(Generic[Network]):
   variables: Variables
   step: int
   facts: workdir_lib.DatasetFacts
+  examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
-  def predict(self, image_set: examples.ExampleSet) -> evaluation.Evaluation:
+  def predict(self, image_set: ExampleSet) -> evaluation.Evaluation:
     """Evaluates all precisions on a set of images."""
     variables = jax.device_put(self.variables, NamedSharding(self._mesh, PartitionSpec()))
     return self._evaluate(variables, image_set, self.config.data.batch_size)
@@ -70,7 +75,8 @@ class Trained(Generic[Network]):
       Images, uint8 [count, height, width, channels], without records that cannot be read.
 
     Raises:
-      ValueError: if `count` is not positive.
+      ValueError: if `count` is not positive, or the data set has other images or classes than those
+        trained on.
       FileNotFoundError: if there is no such data set.
       CorruptRecordsError: if it has more corrupt records than may be skipped.
     """
@@ -79,6 +85,7 @@ class Trained(Generic[Network]):
     train_set, _ = splits.load_train(
       self.config, corrupt_records.Tally(self.config.data.max_corrupt)
     )
+    splits.check_trained_on(self.config.data, train_set, self.facts)
     # Drawn at random, since a data set may be sorted by class.
     order = np.random.default_rng(self.config.seed).permutation(len(train_set))
     chosen = train_set.take(np.sort(order[:count]))
@@ -119,15 +126,19 @@ def load(
   if isinstance(network, SharedNetwork) and precision is not None:
     index = onion.check_precision(precision, network.bits)
     variables = network.variables_of_path(jax.jit(network.freeze)(source.variables), index)
-    return Trained(source.config, network.networks[index], variables, source.step, source.facts)
+    return _of(source, network.networks[index], variables)
   if not isinstance(network, Onion):
     raise config_lib.ConfigError(
       f'the run in {workdir} is no onion (quantization.sharing='
       f'{source.config.quantization.sharing}): a higher precision reuses nothing of a lower one, '
       'and one alone has to be asked for.'
     )
-  variables = jax.jit(network.freeze)(source.variables)
-  return Trained(source.config, network, variables, source.step, source.facts)
+  return _of(source, network, jax.jit(network.freeze)(source.variables))
+
+
+def _of(source: Trained[TrainableNetwork], network: Onion, variables: Variables) -> Trained[Onion]:
+  """Returns a frozen network of what was read."""
+  return Trained(source.config, network, variables, source.step, source.facts, source.examples)
 
 
 def load_latents(workdir: pathlib.Path, step: Step | None = None) -> Trained[TrainableNetwork]:
@@ -148,7 +159,8 @@ def load_latents(workdir: pathlib.Path, step: Step | None = None) -> Trained[Tra
   restored = read_checkpoint(workdir, like, step)
   # Companions were trained, but are of no use afterwards.
   network = from_config.build(config, classes)
-  return Trained(config, network, restored.state.variables, restored.step, facts)
+  examples = restored.meta.get('examples', {})
+  return Trained(config, network, restored.state.variables, restored.step, facts, examples)
 
 
 def read_checkpoint(

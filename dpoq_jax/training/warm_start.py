@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import pathlib
 from typing import Any
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,34 @@ def check(experiment: Experiment) -> None:
     raise config_lib.ConfigError(
       f'config.init_from={source} was trained on {len(facts.class_names)} classes of images '
       f'{facts.image_shape}, this data set has {len(ours.class_names)} of {ours.image_shape}.'
+    )
+  if bits != _FLOAT_BITS and facts.class_names != ours.class_names:
+    raise config_lib.ConfigError(
+      f'config.init_from={source} was trained on other classes, or in another order: its paths '
+      'stay as they are, and would say their numbers.'
+    )
+  _warn_of_examples_seen(theirs, experiment.config)
+
+
+def _warn_of_examples_seen(theirs: config_lib.Config, ours: config_lib.Config) -> None:
+  """Warns if examples that are held out or reported on here may have been trained on there.
+
+  Args:
+    theirs: config of the run that this one starts from.
+    ours: config of this run.
+  """
+  if theirs.data.name != ours.data.name:
+    return
+  fields = {'data.train_split'}
+  if ours.data.holdout:
+    # These draw what is held out.
+    fields |= {'seed', 'data.holdout'}
+  changed = config_lib.differences(theirs, ours, apart=config_lib.field_names() - fields)
+  if changed:
+    warnings.warn(
+      f'config.init_from={ours.init_from} was trained on other examples ({"; ".join(changed)}): it '
+      'may have seen some that are held out or reported on here, which then promises too much.',
+      stacklevel=2,
     )
 
 

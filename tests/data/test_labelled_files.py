@@ -54,6 +54,13 @@ def test_folders_of_splits_are_kept(folder):
   }
 
 
+def test_splits_beside_another_folder_are_warned_of(folder):
+  touch(folder, 'train/cat/a.jpg', 'train/dog/a.jpg', 'Val/cat/b.jpg', 'docs/figure.png')
+  with pytest.warns(UserWarning, match='Val and train taken for classes, since docs .* move docs'):
+    found = labelled_files.find(folder)
+  assert found.classes == ('Val', 'docs', 'train')
+
+
 def test_a_class_may_be_called_train(folder):
   found = labelled_files.find(touch(folder, 'train/a.jpg', 'boat/a.jpg'))
   assert found.classes == ('boat', 'train')

@@ -1,6 +1,7 @@
 """`calibrate` and `predict`, as a user runs them."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from dpoq_jax import from_run
 from dpoq_jax.data import in_memory
 from dpoq_jax.inference import calibration, cascade, operating_point
 from dpoq_jax.runtime import workdir as workdir_lib
@@ -264,3 +266,9 @@ def test_held_out_examples_calibrate_and_are_not_trained_on(tmp_path):
   point: Any = operating_point.read(tmp_path / 'run')
   assert point.data.calibration == '300 training examples held out of training'
   assert (point.expected.examples, point.reported.examples) == (300, 360)
+  # Of more or fewer examples the same seed holds out others.
+  trained = from_run.open_network(tmp_path / 'run')
+  assert trained.examples['training examples'] == len(whole) - 300
+  trained = dataclasses.replace(trained, examples={'training examples': len(whole) - 299})
+  with pytest.raises(ValueError, match='others would be held out, that were trained on'):
+    from_run.held_out(trained)

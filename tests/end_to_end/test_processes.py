@@ -160,6 +160,10 @@ def test_a_run_of_one_process_that_joined_nobody_stops_as_any(tmp_path: pathlib.
       *('--config.init_from=/nowhere', 'config.init_from: None -> /nowhere'),
       marks=pytest.mark.nightly,
     ),
+    # Found before configs are compared, for which the others would wait.
+    pytest.param(
+      *(f'--workdir={__file__}', 'is a file; give a directory.'), marks=pytest.mark.nightly
+    ),
   ],
 )
 def test_what_fails_in_any_process_fails_in_all(flag: str, said: str, tmp_path: pathlib.Path):

@@ -1,16 +1,19 @@
 """Disks that are full or may only be read, and files of a run that do not belong together."""
 
+import dataclasses
 import json
 import pathlib
 import shlex
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dpoq_jax.config import ConfigError
+from dpoq_jax.data import in_memory
 from dpoq_jax.inference import operating_point
 from dpoq_jax.training import checkpoint, preparation, trained_network
 from dpoq_jax.training import experiment as experiment_lib
@@ -164,6 +167,31 @@ def test_a_checkpoint_is_not_read_by_the_files_of_another_run(
   (copy / name).write_text(json.dumps(content))
   with pytest.raises(checkpoint.CheckpointError, match=f'are of another run than its .*{field}'):
     trained_network.load(copy)
+
+
+@pytest.mark.parametrize('other', ['classes', 'examples'])
+def test_a_run_given_other_data_neither_goes_on_nor_changes(
+  copy: pathlib.Path, other: str, monkeypatch: pytest.MonkeyPatch
+):
+  load = in_memory.load
+
+  def changed(*arguments: Any) -> in_memory.ImageSet:
+    found = load(*arguments)
+    if other == 'examples':
+      return found.take(np.arange(len(found) - 1))
+    return dataclasses.replace(found, class_names=found.class_names[::-1])
+
+  monkeypatch.setattr(in_memory, 'load', changed)
+  before = (copy / 'dataset.json').read_bytes()
+  status, err = runs.refused('train', f'--workdir={copy}', *runs.flags())
+  assert status == 1
+  said = {'classes': "class_names: ('0', '1'", 'examples': 'training examples: 1437 -> 1436'}
+  assert f'was trained otherwise, or on other data ({said[other]}' in err
+  assert (copy / 'dataset.json').read_bytes() == before
+  if other == 'classes':
+    status, err = runs.refused('evaluate', f'--workdir={copy}')
+    assert status == 2
+    assert '10 classes; those trained on were (8, 8, 1) of 10, or of other names' in err
 
 
 def test_a_run_that_cannot_be_written_is_evaluated_all_the_same(copy: pathlib.Path):

@@ -66,6 +66,16 @@ def started(checkout: Path, *flags: str) -> subprocess.Popen[str]:
   return process
 
 
+def test_a_tilde_is_the_home_directory_as_training_has_it(checkout: Path):
+  script = checkout / 'launch/multiprocess.sh'
+  for given in (['1', '--dry-run', '--', '--workdir=~/r'], ['1', '--logs=~/r/logs', '--dry-run']):
+    done = stubs.run('bash', script, *given, cwd=checkout.parent, HOME='/h')
+    assert '>> /h/r/logs/process-0.log' in done.stdout, done
+  assert stubs.run(
+    'bash', script, '1', '--dry-run', '--', '--workdir', '~', cwd=checkout.parent, HOME='/h'
+  ).stdout.endswith(' --workdir /h >> /h/logs/process-0.log 2>&1\n')
+
+
 def test_dry_run_prints_every_process_and_leaves_no_trace(checkout: Path):
   before = sorted(checkout.parent.rglob('*'))
   done = multiprocess(checkout, '2', '--dry-run', '--', '--config=a:b', '--x=a b')

@@ -35,6 +35,15 @@ def setup(checkout: Path, wanted: str) -> subprocess.CompletedProcess[str]:
   )
 
 
+def test_a_python_that_is_named_and_will_not_do_is_refused(checkout: Path):
+  stubs.executable(checkout.parent / 'bin/python3', PYTHON)
+  script, named = checkout / 'launch/setup.sh', str(checkout / 'old python')
+  done = stubs.run('bash', script, cwd=checkout, path=checkout.parent / 'bin', PYTHON=named)
+  assert done.returncode == 1
+  assert done.stderr == f'setup: no Python 3.11 to 3.14 with its venv module: PYTHON={named}\n'
+  assert not (checkout / '.venv').exists()
+
+
 def calls(checkout: Path) -> list[str]:
   return [line.strip() for line in (checkout / 'calls').read_text().splitlines()]
 

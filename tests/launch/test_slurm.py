@@ -69,6 +69,14 @@ def test_dry_run_prints_what_a_job_runs_and_leaves_no_trace(checkout: Path):
   assert shlex.split(lines[2]) == STEP + FLAGS
 
 
+def test_a_tilde_is_the_home_directory_as_training_has_it(checkout: Path):
+  script, flag = checkout / 'launch/slurm.sbatch', '--workdir=~/a run'
+  done = stubs.run('bash', script, '--dry-run', flag, cwd=checkout.parent, HOME='/h')
+  made, step = done.stdout.splitlines()[-3:-1]
+  assert shlex.split(made)[-1] == '/h/a run/logs'
+  assert '--output=/h/a run/logs/%j-%t.log' in shlex.split(step)
+
+
 def test_options_ask_for_a_process_per_gpu_a_warning_and_a_place_in_the_queue(checkout: Path):
   script = (checkout / 'launch/slurm.sbatch').read_text()
   options = dict(re.findall(r'^#SBATCH --([\w-]+)=?(.*)$', script, re.MULTILINE))

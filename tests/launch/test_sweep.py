@@ -75,6 +75,31 @@ def test_flags_of_the_same_last_name_are_told_apart(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+  'config',
+  [
+    ['--config', 'cifar10_resnet8_cpu'],
+    ['--config.data.flip', '--config.data.name', 'cifar10', '-config.data.flip=false'],
+  ],
+)
+def test_a_value_may_be_a_word_of_its_own(tmp_path: Path, config: list[str]):
+  # Not of the embedded digits, which are 8 pixels wide.
+  grid = ['--grid', 'config.data.resize', 'None', '--grid', 'config.optimizer.warmup_epochs', '0']
+  done = sweep(tmp_path, *grid, '--dry-run', '--', 'train', *config, '--config.epochs', '2')
+  assert done.returncode == 0, done.stderr
+  assert f'train {" ".join(config)} --config.epochs 2 --config.data.resize=None' in done.stdout
+  done = sweep(tmp_path, *grid, '--dry-run', '--', 'train', *config, '--config.epochs', '0')
+  assert 'epochs=0' in done.stderr
+
+
+def test_a_tilde_is_the_home_directory_as_training_has_it(tmp_path: Path):
+  (tmp_path / 'runs/seed=1').mkdir(parents=True)
+  (tmp_path / 'runs/seed=1/summary.json').touch()
+  arguments = ['--workdir=~/runs', *GRID, '--dry-run', '--', 'train']
+  done = stubs.run(sys.executable, SWEEP, *arguments, cwd=tmp_path, HOME=str(tmp_path))
+  assert done.stdout.splitlines()[1:] == [f'train --config.seed=0 --workdir={tmp_path}/runs/seed=0']
+
+
+@pytest.mark.parametrize(
   'command',
   [
     ['bash', 'launch/multiprocess.sh', '2', '--dry-run', '--'],

@@ -22,6 +22,17 @@ def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path: path
   assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_that_write_a_file_do_not_write_into_one_another(tmp_path: pathlib.Path):
+  # As processes of two containers, both of which have the number 1.
+  path = tmp_path / 'file'
+  with files.whole_file(path) as slower:
+    slower.write('slower')
+    files.write_whole(path, 'fast')
+    assert path.read_text() == 'fast'
+  assert path.read_text() == 'slower'
+  assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize('content', ['text \udcff', b'\x89PNG'])
 def test_text_and_bytes_are_written_whole(tmp_path: pathlib.Path, content: str | bytes):
   files.write_whole(tmp_path / 'file', content)

@@ -106,3 +106,10 @@ def test_every_column_of_the_summary_is_explained():
   heads = [str(column.header).removesuffix(' %') for column in table.columns]
   assert explained == heads[1:]
   assert heads[0] == 'bits'
+
+
+def test_a_data_set_in_brackets_is_printed_as_it_is():
+  name, out = '/data/[bold]/x', io.StringIO()
+  said = {'model': 'vgg11', 'dataset': name, 'split': 'train[:9%]', 'steps': 3, 'precisions': {}}
+  Console(file=out, width=120).print(summary.table(said))
+  assert out.getvalue().splitlines()[0].strip() == f'vgg11 on {name} (train[:9%]), step 3'

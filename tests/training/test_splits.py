@@ -52,6 +52,14 @@ def test_corrupt_records_are_left_out_and_counted(tmp_path: pathlib.Path):
     splits.load_train(given, corrupt_records.Tally(0))
 
 
+def test_the_splits_of_a_set_in_memory_may_change_places():
+  given = config_lib.Config(data=config_lib.Data(train_split='test', test_split='train'))
+  assert config_lib.ineffective(given) == []
+  tally = corrupt_records.Tally(0)
+  train, test = splits.load_train(given, tally)[0], splits.load_test(given, tally)
+  assert (len(train), len(test)) == (360, 1437)
+
+
 def test_no_memory_is_asked_for_where_images_have_no_size():
   given = config_lib.Config(data=config_lib.Data(memory_gb=1.0))
   assert config_lib.ineffective(given) == [

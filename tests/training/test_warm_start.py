@@ -25,13 +25,18 @@ def config(bits: tuple[int, ...], field: str = '', **fields: Any) -> config_lib.
   )
 
 
-def start(source: config_lib.Config, folder: pathlib.Path, **fields: Any) -> None:
-  """Checks that a run can start from one of the config `source`."""
+def start(
+  source: config_lib.Config,
+  folder: pathlib.Path,
+  classes: tuple[str, ...] = ('a', 'b'),
+  **fields: Any,
+) -> None:
+  """Checks that a run can start from one of the config `source`, trained on `classes`."""
   images = np.zeros((64, 8, 8, 3), np.uint8)
   data = in_memory.ImageSet(images, np.zeros(64, np.int32), ('a', 'b'), 'train')
   folder.mkdir()
   (folder / workdir.CONFIG_FILE).write_text(source.model_dump_json())
-  workdir.write_dataset(folder, workdir.DatasetFacts((8, 8, 3), ('a', 'b')))
+  workdir.write_dataset(folder, workdir.DatasetFacts((8, 8, 3), classes))
   started = config(**fields, init_from=str(folder))
   none = data.take(np.arange(0))
   warm_start.check(experiment.assemble(started, data, none, data, corrupt_records.Tally(0)))
@@ -71,3 +76,29 @@ def test_companions_and_teachers_of_fixed_paths_alone_are_refused(tmp_path: path
     added('taught', (2, 4, 8), distillation=0.5)
   # Of two rings that are added the higher teaches the lower.
   added('two', (2, 4, 8, 16), distillation=0.5)
+
+
+def test_paths_that_stay_keep_their_classes(tmp_path: pathlib.Path):
+  with pytest.raises(config_lib.ConfigError, match='other classes, or in another order'):
+    start(config((2,)), tmp_path / 'ring', ('b', 'a'), bits=(2, 4))
+  # All paths are trained on.
+  start(config((32,)), tmp_path / 'float', ('b', 'a'), bits=(2, 4))
+
+
+@pytest.mark.parametrize('bits', [(2,), (32,)])
+def test_examples_that_the_other_run_may_have_seen_are_warned_of(
+  tmp_path: pathlib.Path, bits: tuple[int, ...]
+):
+  def begin(name: str, seed: int = 0, **data: Any) -> None:
+    other = config(bits, data=config_lib.Data(holdout=4))
+    start(other, tmp_path / name, bits=(2, 4), seed=seed, data=config_lib.Data(**data))
+
+  begin('same', holdout=4)
+  begin('none held out', seed=1)
+  for name, seed, data, said in (
+    ('more', 0, {'holdout': 8}, 'data.holdout: 4 -> 8'),
+    ('others', 1, {'holdout': 4}, 'seed: 0 -> 1'),
+    ('a part', 0, {'train_split': 'train[:9%]'}, r'data.train_split: train -> train\[:9%\]'),
+  ):
+    with pytest.warns(UserWarning, match=rf'was trained on other examples \({said}\)'):
+      begin(name, seed, **data)

@@ -1,0 +1,40 @@
+"""What all processes of a run have to agree on before any of them trains."""
+
+import pathlib
+from typing import Any
+import warnings
+
+import pytest
+
+from dpoq_jax import config as config_lib
+from dpoq_jax.runtime import processes
+from dpoq_jax.training import experiment
+
+
+@pytest.mark.parametrize(
+  ('first', 'said'),
+  [
+    ({'test examples': 361}, 'test examples: 361 -> 360'),
+    ({'classes': [*'1234567890']}, r"classes: \['1', .*'0'\] -> \['0', "),
+  ],
+)
+def test_copies_of_a_data_set_that_differ_are_refused(
+  first: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+):
+  setup = experiment.build(config_lib.Config())
+  experiment.check_same_data(setup)
+  monkeypatch.setattr(processes, 'gathered', lambda ours: [{**ours, **first}, dict(ours)])
+  with pytest.raises(config_lib.ConfigError, match=f'the processes differ in their data: {said}'):
+    experiment.check_same_data(setup)
+
+
+@pytest.mark.parametrize(('memory_gb', 'pad'), [(0.0, 0), (1.0, 4), (0.0, 4)])
+def test_padding_of_random_crops_is_warned_of(
+  jpeg_data_dir: pathlib.Path, memory_gb: float, pad: int
+):
+  data = {'name': 'tiny_imagenet', 'dir': str(jpeg_data_dir), 'image_size': 32, 'batch_size': 8}
+  data |= {'memory_gb': memory_gb, 'pad': pad}
+  setup = experiment.build(config_lib.Config(data=config_lib.Data(**data)))
+  with warnings.catch_warnings(record=True, action='always') as said:
+    setup.warn_of_padding()
+  assert bool(said) == (pad > 0 and not memory_gb)
