@@ -72,7 +72,6 @@ def main(flags: shared.FlagValues) -> None:
   def build() -> experiment_lib.Experiment:
     experiment = experiment_lib.build(config)
     experiment.check_batch()
-    experiment.warn_of_padding()
     return experiment
 
   with signals.catch_stop(several=several) as stop, contextlib.ExitStack() as claimed:

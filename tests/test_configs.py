@@ -114,7 +114,7 @@ def test_a_step_of_the_smoke_variant_trains(path: pathlib.Path, request: pytest.
     'image': rng.integers(0, 256, (size, *facts.image_shape), np.uint8),
     'label': rng.integers(0, len(facts.class_names), size, np.int32),
   }
-  step = jit(make_train_step(setup.network, setup.optimizer, setup.config))
+  step = jit(make_train_step(setup.network, setup.optimizer, setup.config, padding=setup.padding))
   # Optax's schedules compare integer steps with floats.
   with jax.numpy_dtype_promotion('standard'):
     after, losses = step(state, jax.device_put(batch, setup.batch_sharding))

@@ -8,8 +8,7 @@ ResNet-20 on images of 64 x 64; `own_images:size=32` takes smaller ones. From 12
 variant may follow: `own_images:size=96,bits=2-4`.
 
 A split that takes up to 2 GB once decoded (160,000 images of 64 x 64) is kept in memory, padded by
-an eighth and flipped; a larger one is streamed, in random crops of each image, which are shifted by
-up to an eighth more unless `--config.data.pad=0`.
+an eighth and flipped; a larger one is streamed, in random crops of each image.
 
 With a few hundred images of a class or fewer, start from a network that comes with the library:
 

@@ -1,8 +1,8 @@
 """Augments batches on the device, inside the jitted training step: a random shift and a flip.
 
 That is the augmentation of images that are all of one size (CIFAR). Streamed sets (ImageNet) get
-their random crop on the host, while an image is decoded: `crop.training_crop`; of those only the
-flip is to be done here, so their configs ask for no padding.
+their random crop on the host, while an image is decoded: `crop.training_crop`; only the flip of
+those is done here.
 """
 
 import jax

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from typing import Any
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -86,15 +85,10 @@ class Experiment:
         f'config.data.batch_size={batch_size} is not divisible by the {devices} devices.'
       )
 
-  def warn_of_padding(self) -> None:
-    """Warns if random crops of streamed images are padded, and cropped once more."""
-    pad = self.config.data.pad
-    if pad and not isinstance(self.train_set, in_memory.ImageSet):
-      warnings.warn(
-        f'config.data.pad={pad}: the random crops of streamed images are shifted by up to {pad} '
-        'pixels more, with a grey border; 0 leaves that out.',
-        stacklevel=2,
-      )
+  @property
+  def padding(self) -> int:
+    """Returns the pixels of padding for random crops: of streamed images none, cropped already."""
+    return self.config.data.pad if isinstance(self.train_set, in_memory.ImageSet) else 0
 
   @property
   def platform(self) -> str:

@@ -97,6 +97,7 @@ def compile_steps(
     fixed=fixed,
     groups=experiment.statistics_groups,
     steps_per_epoch=experiment.steps_per_epoch,
+    padding=experiment.padding,
   )
   make_program = _singly if experiment.steps_per_dispatch == 1 else _at_once
   program = make_program(experiment, step)

@@ -107,6 +107,7 @@ def make_train_step(
   fixed: int = 0,
   groups: int = 1,
   steps_per_epoch: int = 1,
+  padding: int = 0,
 ) -> TrainStep:
   """Returns the training step: augmentation, joint loss, one backward pass, update.
 
@@ -116,11 +117,12 @@ def make_train_step(
   Args:
     network: network to train.
     optimizer: optimizer of all paths at once.
-    config: config of the run, for its seed, augmentation and objective.
+    config: config of the run, for its seed, flips and objective.
     fixed: number of the lowest paths whose parameters and statistics stay as they are.
     groups: number of contiguous parts of the batch, each normalised by statistics of its own; the
       running statistics follow the mean of theirs.
     steps_per_epoch: number of steps in which the config counts its epochs.
+    padding: pixels of padding for random crops.
 
   Returns:
     A pure function of (state, batch), to be jitted by the caller.
@@ -180,9 +182,7 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
     # The key follows from seed and step, so that checkpoints need no state of a generator.
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    images = augment.pad_crop_flip(
-      key, batch['image'], padding=config.data.pad, flip=config.data.flip
-    )
+    images = augment.pad_crop_flip(key, batch['image'], padding=padding, flip=config.data.flip)
     # Not 0 or 1: those give the two keys that the augmentation splits off.
     draw_key = jax.random.fold_in(key, 2)
     gradients, (collections, losses, correct) = jax.grad(loss_of, has_aux=True)(

@@ -43,7 +43,9 @@ def abstract(settings: config_lib.Config, side: int = 8):
 def test_the_training_step_lowers(dtype: Dtype):
   settings = config(dtype)
   network, transform, state, batch = abstract(settings)
-  step = jax.jit(make_train_step(network, transform, settings), donate_argnums=0)
+  step = jax.jit(
+    make_train_step(network, transform, settings, padding=settings.data.pad), donate_argnums=0
+  )
   lowered = export.export(step, platforms=PLATFORMS)(state, batch)
   assert lowered.platforms == PLATFORMS
   # The first convolution: operands of the dtype asked for, sums in float32.

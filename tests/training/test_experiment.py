@@ -2,7 +2,6 @@
 
 import pathlib
 from typing import Any
-import warnings
 
 import pytest
 
@@ -28,13 +27,9 @@ def test_copies_of_a_data_set_that_differ_are_refused(
     experiment.check_same_data(setup)
 
 
-@pytest.mark.parametrize(('memory_gb', 'pad'), [(0.0, 0), (1.0, 4), (0.0, 4)])
-def test_padding_of_random_crops_is_warned_of(
-  jpeg_data_dir: pathlib.Path, memory_gb: float, pad: int
-):
+@pytest.mark.parametrize('memory_gb', [0.0, 1.0])
+def test_only_images_in_memory_are_padded(jpeg_data_dir: pathlib.Path, memory_gb: float):
   data = {'name': 'tiny_imagenet', 'dir': str(jpeg_data_dir), 'image_size': 32, 'batch_size': 8}
-  data |= {'memory_gb': memory_gb, 'pad': pad}
+  data |= {'memory_gb': memory_gb, 'pad': 4}
   setup = experiment.build(config_lib.Config(data=config_lib.Data(**data)))
-  with warnings.catch_warnings(record=True, action='always') as said:
-    setup.warn_of_padding()
-  assert bool(said) == (pad > 0 and not memory_gb)
+  assert setup.padding == (4 if memory_gb else 0)

@@ -30,7 +30,11 @@ def parts():
   }
   state = create_state(network, transform, jax.random.key(0), batch['image'])
   # At most one compilation: a shape, dtype or constant that changes from step to step would show.
-  step = jax.jit(chex.assert_max_traces(make_train_step(network, transform, config), n=1))
+  step = jax.jit(
+    chex.assert_max_traces(
+      make_train_step(network, transform, config, padding=config.data.pad), n=1
+    )
+  )
   return state, step, batch
 
 
