@@ -218,8 +218,8 @@ def test_a_broken_run_hides_no_finding_of_other_rows_and_makes_none(tmp_path: pa
   for row, label in enumerate([broken, *steady]):
     for number, run in enumerate(dict.fromkeys(rows[label])):
       lost = 0.15 if label == broken and number == 2 else 0
-      values = dict.fromkeys((2, 4, 8), 0.7 + 0.02 * row + 0.005 * number - lost)
-      keep(stored, run, values)
+      value = 0.7 + 0.02 * row + 0.005 * number - lost
+      keep(stored, run, {2: value, 4: value, 8: value})
   entries = cells.measured(tables.cells('ablation', CPU), stored, mean=True)
   page = ablation.comparison('ablation', CPU, stored)
   written = results.write_comparison(tmp_path, 'ablation', entries, page).read_text()
