@@ -193,6 +193,10 @@ def main(_: list[str]) -> None:
     return apply(held, batch)
 
   sizes = sorted(map(int, _BATCH_SIZES.value))
+  if not sizes or not 1 <= sizes[0] <= sizes[-1] <= len(images):
+    raise ValueError(
+      f'--batch-sizes={",".join(_BATCH_SIZES.value)}: give 1 to {len(images)}, the test images.'
+    )
   by_size = {size: measure(full, cascade, images, size) for size in sizes}
   largest = images[: sizes[-1]]
   memory = {

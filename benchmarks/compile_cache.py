@@ -41,8 +41,11 @@ def start(cache: str) -> dict[str, float]:
     env={**environment, 'XDG_CACHE_HOME': cache},
     text=True,
     stdout=subprocess.PIPE,
-    check=True,
+    check=False,
   )
+  if done.returncode:
+    # It has said why.
+    raise ValueError(f'dpoq train --dry-run failed: exit status {done.returncode}.')
   seconds = time.perf_counter() - started
   [compiling] = re.findall(r'compiling +│ +([\d.]+) s', done.stdout)
   return {'compiling': float(compiling), 'in_all': seconds}

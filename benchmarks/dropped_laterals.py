@@ -1,10 +1,11 @@
 """Measures what accuracy is left when the smallest laterals of a trained network are dropped.
 
-    python -m benchmarks.dropped_laterals --data-dir=D [--pretrained=NAME] [--json=FILE]
+    python -m benchmarks.dropped_laterals [--pretrained=NAME] [--data-dir=D] [--json=FILE]
 
 A lateral is what a layer of one path reads of one lower path. Its size is the root mean square of
 its shifts over that of the layer's own scales. It is dropped whole: only then a graph has less to
-add up. Nothing is trained afterwards. Top-1 is that on CIFAR-10's 10,000 test images.
+add up. Nothing is trained afterwards. Top-1 is that on the
+test images of the network's own data set.
 """
 
 import json
@@ -24,7 +25,7 @@ from dpoq_jax.data import in_memory
 from dpoq_jax.network import trees
 
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'where CIFAR-10 is')
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'where its data set is')
 _PRETRAINED = flags.DEFINE_enum('pretrained', 'cifar10_resnet20', pretrained.names(), 'the network')
 
 _SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
@@ -35,7 +36,10 @@ def main(_: list[str]) -> None:
   """Evaluates the network with ever fewer laterals, prints the table and writes the figures."""
   logging.set_verbosity(logging.ERROR)
   opened = classifier.load_pretrained(_PRETRAINED.value)
-  test = in_memory.load('cifar10', 'test', _DATA_DIR.value)
+  point = opened.operating_point
+  if point is None or point.data is None:
+    raise ValueError(f'--pretrained={_PRETRAINED.value}: it does not say what its data set is.')
+  test = in_memory.load(point.data.dataset, 'test', _DATA_DIR.value)
   params = dict(trees.flatten(opened.variables['params']))
   smallest_first = sorted(_laterals(params), key=lambda lateral: _size(params, lateral))
   apply = jax.jit(opened.network.apply)

@@ -153,6 +153,11 @@ def main(argv: list[str]) -> None:
   """Measures, prints the table, writes the figures."""
   del argv
   logging.set_verbosity(logging.ERROR)
+  # Three epochs have to hold the batches that are not timed, and one that is.
+  if _BATCH_SIZE.value < 1 or _IMAGES.value < 2 * _BATCH_SIZE.value:
+    raise ValueError(
+      f'--images={_IMAGES.value} --batch-size={_BATCH_SIZE.value}: give two batches at least.'
+    )
   with tempfile.TemporaryDirectory() as data_dir:
     with contextlib.redirect_stdout(io.StringIO()):
       Photographs(data_dir=data_dir, file_format='array_record').download_and_prepare(

@@ -145,6 +145,12 @@ def _timed() -> _Timed:
     raise ValueError(
       '--going-on is for the untrained network: leave --workdir and --pretrained out.'
     )
+  if (_WORKDIR.value or _PRETRAINED.value) and _UNTRAINED_BITS.present:
+    raise ValueError('--bits is for the untrained network: leave --workdir and --pretrained out.')
+  if not (_WORKDIR.value or _PRETRAINED.value) and (_POINT.value or _DATA_DIR.value):
+    raise ValueError(
+      '--operating-point and --data-dir are for a network: give --workdir or --pretrained.'
+    )
   given = operating_point.read(pathlib.Path(_POINT.value)) if _POINT.value else None
   if _WORKDIR.value and _PRETRAINED.value:
     raise ValueError('--workdir and --pretrained are both given: give one of them.')

@@ -202,7 +202,10 @@ def write(path: pathlib.Path, workdir: pathlib.Path, data_dir: str | None) -> No
   """Writes the logits of a run on its test split, newest checkpoint, as float16."""
   from dpoq_jax import from_run
 
-  whole = from_run.held_out(from_run.open_network(workdir), data_dir).whole
+  opened = from_run.open_network(workdir)
+  if opened.network.bits != BITS:
+    raise ValueError(f'{workdir} has bits={opened.network.bits}: give a run of bits={BITS}.')
+  whole = from_run.held_out(opened, data_dir).whole
   path.parent.mkdir(parents=True, exist_ok=True)
   np.savez_compressed(
     path, logits=whole.logits.astype(np.float16), labels=whole.labels.astype(np.uint16)

@@ -45,6 +45,9 @@ _ROUNDS = flags.DEFINE_integer('rounds', 5, 'rounds that are measured, after one
 _STEPS = flags.DEFINE_integer('steps', 3, 'timed steps of each system in a round')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'images per step')
 _PYTORCH = flags.DEFINE_list('pytorch', ['eager', 'compiled'], 'counterparts; may be empty')
+flags.register_validator(
+  'pytorch', lambda kinds: set(kinds) <= {'eager', 'compiled'}, 'give eager, compiled or both.'
+)
 _DEPTH = flags.DEFINE_integer('depth', 20, 'depth of the CIFAR ResNet')
 _OPTIONS = flags.DEFINE_list('compiler_options', [], 'options of XLA for every training step')
 

@@ -91,6 +91,9 @@ def main(flags: shared.FlagValues, what: str) -> None:
       by_network, part, cells = {}, '', tables.cells(what, scale)
       wanted = list(dict.fromkeys(cell.run for cell in cells))
     absent = trainer.missing(wanted, checkpoints=is_figure)
+    # A damaged record is found out before hours of training, not after.
+    if what not in ablation.TABLES:
+      results.read(folder)
     trainer.say(trainer.counted(wanted, absent))
     try:
       failures = trainer.train(wanted, checkpoints=is_figure) if flags.train else {}

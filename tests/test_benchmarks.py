@@ -64,6 +64,31 @@ def test_help_needs_no_extras_and_bad_input_is_one_line(name: str, tmp_path: pat
   assert named in whole
 
 
+@pytest.mark.parametrize(
+  ('name', 'words', 'said'),
+  [
+    ('onnx_runtime', ('--pretrained=digits_resnet8', '--bits=2,4'), '--bits is for the untrained'),
+    ('onnx_runtime', ('--data-dir=there',), 'are for a network: give --workdir or --pretrained'),
+    ('cascade', ('--pretrained=digits_resnet8', '--batch-sizes=512'), 'give 1 to 360, the test'),
+    ('input_pipeline', ('--images=32',), 'give two batches at least'),
+    ('train_step', ('--pytorch=Eager',), 'give eager, compiled or both'),
+  ],
+)
+def test_flags_that_would_be_ignored_or_measure_nothing_are_refused(
+  name: str, words: tuple[str, ...], said: str
+):
+  done = subprocess.run(
+    [sys.executable, '-m', f'benchmarks.{name}', *words],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2
+  assert said in done.stderr
+  assert done.stderr.count('\n') == 1
+
+
 def test_every_benchmark_is_started_so():
   scripts = [
     path.stem

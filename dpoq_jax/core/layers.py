@@ -5,6 +5,8 @@ precisions at their own module path in Flax collections (`core.names`), so that 
 mention them.
 """
 
+from typing import Any, cast
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,10 +41,32 @@ class OnionConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: Activation) -> Activation:
-    """Maps [batch, height, width, channels] to [batch, height', width', features] and a scale."""
-    kernel, scale = self._kernel(x.code.shape[-1] // self.groups)
+    """Maps [batch, height, width, channels] to [batch, height', width', features] and a scale.
+
+    Raises:
+      ValueError: if `x` is no `Activation`, or channels cannot be parted into the groups.
+    """
+    kernel, scale = self._kernel(self._channels_of_group(x))
     y = convolution.convolve(x.code, kernel, self.strides, self.spec.options.compute_dtype)
     return Activation(y, x.scale * scale)
+
+  def _channels_of_group(self, x: Activation) -> int:
+    """Returns the channels that each output channel reads."""
+    name = '/'.join(self.path) or type(self).__name__
+    # Given a plain array, its floats would be taken for integers.
+    if not isinstance(cast('Any', x), Activation):
+      raise ValueError(
+        f'{name} is given no Activation: what it convolves comes from PACT, which also stands in '
+        'place of other activation functions, or from image_codes.'
+      )
+    channels, groups = x.code.shape[-1], self.groups
+    # The convolution finds the groups by the shape of the kernel: rounded, they would be others.
+    if groups < 1 or channels % groups or self.features % groups:
+      raise ValueError(
+        f'{name}: {channels} channels and {self.features} features cannot be parted into '
+        f'groups={groups}.'
+      )
+    return channels // groups
 
   def _kernel(self, channels: int) -> tuple[jax.Array, float]:
     """Returns the operand of the convolution and the scale of its output."""

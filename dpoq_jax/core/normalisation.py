@@ -92,8 +92,19 @@ class _BatchNorm(nn.Module):
     return self.spec.bits[: self.spec.index] if self.has_laterals else ()
 
   def handed_up(self, precision: int) -> Any:
-    """Returns what the path of a lower precision handed up at this layer."""
-    return self.get_variable(lateral_collection(precision), 'z')
+    """Returns what the path of a lower precision handed up at this layer.
+
+    Raises:
+      ValueError: if that path has no such layer.
+    """
+    features = self.get_variable(lateral_collection(precision), 'z')
+    if features is None:
+      layer = '/'.join(self.path[:-1])
+      raise ValueError(
+        f'the path of {self.spec.precision} bits has a layer {layer}, that of {precision} bits has '
+        'none: paths have to be alike.'
+      )
+    return features
 
   def channel_parameter(self, name: str, start: float, channels: int) -> jax.Array:
     """Returns a parameter of one number per channel, [channels]."""

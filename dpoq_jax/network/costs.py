@@ -142,7 +142,8 @@ def path_cost(network: Onion, image_shape: Sequence[int], *, batch_size: int = 1
     if is_call and isinstance(module, normalisation.NORMALISATIONS) and module.has_laterals:
       handed_up += args[0].code.size
     if is_call and isinstance(module, nn.Dense):
-      classifier += args[0].shape[-1] * module.features
+      # On all positions, if it is given more than a vector of each image.
+      classifier += math.prod(args[0].shape[1:]) * module.features
     return result
 
   lowest = network.lowest(1)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dpoq_jax.core.names import LOGIT_SCALE, lateral_collection, path_name, statistics_collection
-from dpoq_jax.network import checks
+from dpoq_jax.network import checks, model_checks
 from dpoq_jax.runtime import compiler
 
 if TYPE_CHECKING:
@@ -24,13 +24,17 @@ def variables(network: 'Onion', key: jax.Array, images: jax.Array) -> dict[str, 
   laterals: dict[str, Any] = {}
   for index, precision in enumerate(network.bits):
     written, handed_up = statistics_collection(precision), lateral_collection(precision)
-    _, created = network.path(index).apply(
-      laterals,
-      images,
-      rngs={'params': jax.random.fold_in(key, index)},
-      mutable=['params', written, handed_up],
-    )
+    with model_checks.said_in_a_line(network.model), model_checks.called_once() as kernels:
+      logits, created = network.path(index).apply(
+        laterals,
+        images,
+        rngs={'params': jax.random.fold_in(key, index)},
+        mutable=['params', written, handed_up],
+      )
     params[path_name(precision)] = created['params']
+    model_checks.check_logits(network.model, logits, len(images))
+    model_checks.check_names(network.model, created['params'], kernels, network.sum_logits)
+    model_checks.check_alike(params[path_name(network.bits[0])], created['params'], precision)
     if network.sum_logits and index > 0:
       params[path_name(precision)][LOGIT_SCALE] = jnp.zeros((), network.options.parameter_dtype)
     checks.check_shared(

@@ -24,7 +24,7 @@ from dpoq_jax.core.names import (
   statistics_collection,
 )
 from dpoq_jax.core.spec import LayerOptions, PathSpec
-from dpoq_jax.network import checks, fresh, trees
+from dpoq_jax.network import checks, fresh, model_checks, trees
 from dpoq_jax.network.gradient_scale import GradientScale, whole_gradient
 from dpoq_jax.network.trainable import Laterals, PathOutput, Variables
 
@@ -131,7 +131,8 @@ class Onion:
     # The highest path hands up, too: compiled without, XLA would fuse it otherwise than where there
     # are paths above it, and its last bits would depend on those.
     written = [handed_up] + [statistics] * train
-    logits, updated = self.path(index).apply(collections, images, train, mutable=written)
+    with model_checks.said_in_a_line(self.model):
+      logits, updated = self.path(index).apply(collections, images, train, mutable=written)
     updates = cast('dict[str, Any]', updated)
     features = {**updates.get(handed_up, {})}
     logits = self.summed(logits, collections['params'], index, laterals)

@@ -59,23 +59,33 @@ def write_comparison(
 
 
 def read(folder: pathlib.Path) -> list[Entry]:
-  """Reads the entries of `TABLE.csv`; there are none if there is no such file."""
+  """Reads the entries of `TABLE.csv`; there are none if there is no such file.
+
+  Raises:
+    ValueError: if it was damaged, in one line that names it.
+  """
   path = folder / f'{_OF_PAPER}.csv'
   if not path.is_file():
     return []
-  return [
-    Entry(
-      row['table'],
-      row['part'],
-      row['system'],
-      row['at'],
-      float(row['ours']),
-      float(row['spread']) if row['spread'] else None,
-      int(row['seeds']),
-      float(row['paper']) if row['paper'] else None,
-    )
-    for row in csv.DictReader(io.StringIO(path.read_text('utf-8')))
-  ]
+  try:
+    return [
+      Entry(
+        row['table'],
+        row['part'],
+        row['system'],
+        row['at'],
+        float(row['ours']),
+        float(row['spread']) if row['spread'] else None,
+        int(row['seeds']),
+        float(row['paper']) if row['paper'] else None,
+      )
+      for row in csv.DictReader(io.StringIO(path.read_text('utf-8')))
+    ]
+  # A line that was cut short has None in the fields that it lacks.
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'{path} is no record of tables ({error}): move it away, and make its tables anew.'
+    ) from None
 
 
 def _write_page(path: pathlib.Path, page: str) -> pathlib.Path:

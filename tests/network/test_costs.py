@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -12,6 +13,7 @@ from dpoq_jax.network import costs
 from dpoq_jax.network.companions import Companions
 from dpoq_jax.network.onion_network import Onion
 from dpoq_jax.network.shared_kernels import SharedNetwork
+from dpoq_jax.nn import PACT, ConvNorm, PathSpec, image_codes
 from tests.tiny_model import TinyNet
 
 # TinyNet of width 4 on 8x8 images of 3 channels:
@@ -121,3 +123,16 @@ def test_a_path_hands_up_what_running_it_gives(laterals: Laterals, expected: int
   assert sum(leaf.size for leaf in jax.tree.leaves(handed_up)) == 2 * expected
   # 8 x 8 bits for each number of the one lower path.
   assert costs.bitops(network, SHAPE)[1].laterals == 64 * expected
+
+
+def test_a_dense_on_all_positions_is_counted_at_each():
+  class Mapped(nn.Module):
+    spec: PathSpec = PathSpec()
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+      x = PACT(self.spec)(ConvNorm(self.spec, 2, (1, 1))(image_codes(images), train))
+      return jnp.mean(nn.Dense(3)(x.value), axis=(1, 2))
+
+  cost = costs.path_cost(Onion(Mapped(), (2, 4)), (4, 4, 1))
+  assert cost.multiply_accumulates == 16 * 1 * 2 + 16 * 2 * 3

@@ -149,3 +149,19 @@ def test_unknown_tables_are_refused():
     tables.cells('table4', SCALES['cpu'])
   with pytest.raises(ValueError, match='table1 is not made at scale long: give smoke, cpu, paper'):
     tables.cells('table1', SCALES['long'])
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [
+    lambda text: text.rstrip()[:-30],
+    lambda text: text.replace('ours', 'mine', 1),
+    lambda text: text + '<<<<<<< HEAD\n',
+  ],
+)
+def test_a_damaged_record_is_named(damage, tmp_path: pathlib.Path):
+  results.write(tmp_path, 'table1', entries())
+  record = tmp_path / 'TABLE.csv'
+  record.write_text(damage(record.read_text()))
+  with pytest.raises(ValueError, match=r'TABLE\.csv is no record of tables'):
+    results.read(tmp_path)

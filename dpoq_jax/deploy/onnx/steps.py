@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import flax.errors
 import flax.linen as nn
 import jax
-from jax.core import ShapedArray
 from jax.extend import core as jax_core
 import jax.numpy as jnp
 import numpy as np
 
-from dpoq_jax.core import layers
-from dpoq_jax.core.quantizers import Activation
+from dpoq_jax.deploy.onnx import opaque_layers
+from dpoq_jax.deploy.onnx.opaque_layers import UnsupportedStepError
+from dpoq_jax.deploy.onnx.traced_values import Codes, PactScale, Pixels, Sum, Value
 from dpoq_jax.network import onion_network
 
 
@@ -44,10 +44,6 @@ class Step(NamedTuple):
   options: dict[str, Any] = {}  # noqa: RUF012 (never written)
 
 
-class UnsupportedStepError(ValueError):
-  """Refuses a model file that does something between its layers that cannot be exported."""
-
-
 def trace(
   network: onion_network.Onion, index: int, image_shape: tuple[int, int, int]
 ) -> list[Step]:
@@ -64,7 +60,7 @@ def trace(
   module = network.path(index)
 
   def run(images: jax.Array) -> Any:
-    with nn.intercept_methods(_opaque):
+    with nn.intercept_methods(opaque_layers.opaque):
       return module.apply({}, images)
 
   # Two images: with one, an axis of size 1 could be mistaken for a broadcast.
@@ -78,72 +74,9 @@ def trace(
       f'({str(error).partition(" (https:")[0]}).'
     ) from None
   program = _Program()
-  (result,) = program.read(closed.jaxpr, closed.consts, [_Pixels()])
+  (result,) = program.read(closed.jaxpr, closed.consts, [Pixels()])
   assert isinstance(result, int)
   return program.steps
-
-
-_LAYER = jax_core.Primitive('dpoq_layer')
-
-
-@_LAYER.def_abstract_eval
-def _layer_shape(x: ShapedArray, *, shape: tuple[int, ...], **_: Any) -> ShapedArray:
-  """Returns shape and dtype of a layer's result."""
-  return ShapedArray(shape, x.dtype)
-
-
-def _opaque(
-  next_call: Callable[..., Any],
-  args: tuple[Any, ...],
-  kwargs: dict[str, Any],
-  context: nn.module.InterceptorContext,
-) -> Any:
-  """Puts one primitive, which says which layer it is, in place of a layer's own computation."""
-  module = context.module
-  if context.method_name != '__call__':
-    return next_call(*args, **kwargs)
-  name = '/'.join(module.path)
-  match module:
-    case layers.ConvNorm():
-      x = args[0].value
-      size = [
-        # `convolution.convolve` pads by half the kernel.
-        (n + (k - 1) // 2 + k // 2 - k) // s + 1
-        for n, k, s in zip(x.shape[1:3], module.kernel_size, module.strides, strict=True)
-      ]
-      shape = (x.shape[0], *size, module.features)
-      options = (('strides', module.strides), ('groups', module.groups))
-      return _LAYER.bind(x, kind='conv', shape=shape, name=name, options=options)
-    case layers.PACT():
-      (x,) = args
-      options = (('signed', module.signed),)
-      y = _LAYER.bind(x, kind='pact', shape=x.shape, name=name, options=options)
-      # As values, not codes: the exporter chooses the scale between the two.
-      return Activation(y, jnp.ones((), y.dtype))
-    case nn.Dense():
-      (x,) = args
-      shape = (x.shape[0], module.features)
-      return _LAYER.bind(x, kind='dense', shape=shape, name=name, options=())
-    case _:
-      return next_call(*args, **kwargs)
-
-
-class _Pixels(NamedTuple):
-  """Describes `(pixel - offset) * factor` before the first layer has taken it."""
-
-  factor: float = 1.0
-  offset: float = 0.0
-
-
-class _Sum(NamedTuple):
-  """Describes the sum of a step's result over height and width, a mean not yet divided."""
-
-  step: int
-
-
-_Value = int | np.ndarray | _Pixels | _Sum
-"""A value of the traced program: a step's number, an array that is the same for all images, or what
-is not a step yet."""
 
 
 class _Operation(NamedTuple):
@@ -156,7 +89,7 @@ class _Operation(NamedTuple):
   """
 
   params: Mapping[str, Any]
-  inputs: Sequence[_Value]
+  inputs: Sequence[Value]
   shape: tuple[int, ...]
 
 
@@ -169,16 +102,16 @@ class _Program:
 
   def __init__(self) -> None:
     self.steps: list[Step] = []
-    self._images: dict[_Pixels, int] = {}
+    self._images: dict[Pixels, int] = {}
 
   def read(
-    self, jaxpr: jax_core.Jaxpr, consts: Sequence[Any], arguments: Sequence[_Value]
-  ) -> list[_Value]:
+    self, jaxpr: jax_core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Value]
+  ) -> list[Value]:
     """Reads all operations of a program; returns the values of its results."""
-    values: dict[Any, _Value] = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
+    values: dict[Any, Value] = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
     values |= dict(zip(jaxpr.invars, arguments, strict=True))
 
-    def value_of(variable: Any) -> _Value:
+    def value_of(variable: Any) -> Value:
       is_literal = isinstance(variable, jax_core.Literal)
       return np.asarray(variable.val) if is_literal else values[variable]
 
@@ -194,13 +127,13 @@ class _Program:
     self.steps.append(Step(kind, tuple(inputs), tuple(shape), name, options))
     return len(self.steps) - 1
 
-  def image(self, pixels: _Pixels) -> int:
+  def image(self, pixels: Pixels) -> int:
     """Returns the number of the step of these pixels, which is added once."""
     if pixels not in self._images:
       self._images[pixels] = self.add('image', [], (), **pixels._asdict())
     return self._images[pixels]
 
-  def _results(self, equation: Any, inputs: list[_Value]) -> list[_Value]:
+  def _results(self, equation: Any, inputs: list[Value]) -> list[Value]:
     """Returns the values of an operation's results."""
     primitive, params = equation.primitive, equation.params
     for name in ('jaxpr', 'call_jaxpr'):
@@ -209,9 +142,19 @@ class _Program:
     if all(isinstance(each, np.ndarray) for each in inputs):
       results = primitive.bind(*map(jnp.asarray, inputs), **params)
       return [np.asarray(each) for each in (results if primitive.multiple_results else [results])]
-    reader = _READERS.get(primitive.name)
+    reader, codes = _READERS.get(primitive.name), None
+    # What leaves values as they are, or picks some of them, does so with their codes.
+    if isinstance(inputs[0], Codes) and primitive.name in _OF_CODES:
+      codes, inputs = inputs[0], [inputs[0].step, *inputs[1:]]
     operation = _Operation(params, inputs, equation.outvars[0].aval.shape[1:])
     result = reader(self, operation) if reader else None
+    if codes is not None and isinstance(result, int):
+      result = codes._replace(step=result)
+    if result is None and any(isinstance(each, Codes) for each in inputs):
+      raise UnsupportedStepError(
+        f'a model that takes the codes of a PACT without their scale, by {primitive.name}, cannot '
+        'be exported: take its value.'
+      )
     if result is None:
       raise UnsupportedStepError(
         f'a model that joins its layers by {primitive.name} cannot be exported.'
@@ -219,7 +162,7 @@ class _Program:
     return [result]
 
 
-def _number(value: _Value) -> float | None:
+def _number(value: Value) -> float | None:
   """Returns the number in an array of one; None for any other value."""
   return float(value.reshape(())) if isinstance(value, np.ndarray) and value.size == 1 else None
 
@@ -227,63 +170,93 @@ def _number(value: _Value) -> float | None:
 # Readers return the value of an operation's result, or None for what cannot be exported.
 
 
-def _read_layer(program: _Program, operation: _Operation) -> _Value | None:
+def _read_layer(program: _Program, operation: _Operation) -> Value | None:
   """Reads a layer that was kept opaque."""
   (x,), params = operation.inputs, operation.params
-  x = program.image(x) if isinstance(x, _Pixels) else x
+  x = program.image(x) if isinstance(x, Pixels) else x
   if not isinstance(x, int):
     return None
   options = dict(params['options'])
   return program.add(params['kind'], [x], operation.shape, params['name'], **options)
 
 
-def _read_unchanged(program: _Program, operation: _Operation) -> _Value | None:
+def _read_unchanged(program: _Program, operation: _Operation) -> Value | None:
   """Reads an operation that leaves the numbers of a step as they are."""
   del program
   (x,) = operation.inputs
   return x if isinstance(x, int) else None
 
 
-def _read_convert(program: _Program, operation: _Operation) -> _Value | None:
+def _read_convert(program: _Program, operation: _Operation) -> Value | None:
   """Reads a change of dtype, which leaves numbers as they are: those of pixels, too."""
   (x,) = operation.inputs
-  return x if isinstance(x, _Pixels) else _read_unchanged(program, operation)
+  if isinstance(x, Pixels):
+    return x
+  # Integers would be rounded.
+  is_float = jnp.issubdtype(operation.params['new_dtype'], jnp.floating)
+  return _read_unchanged(program, operation) if is_float else None
 
 
-def _read_mul(program: _Program, operation: _Operation) -> _Value | None:
-  """Reads a product of pixels and a number, or of a step and 1."""
+def _read_codes(program: _Program, operation: _Operation) -> Value | None:
+  """Reads the codes that a PACT gives."""
   del program
+  (x,) = operation.inputs
+  return Codes(x, PactScale(x)) if isinstance(x, int) else None
+
+
+def _read_scale(program: _Program, operation: _Operation) -> Value | None:
+  """Reads the scale that a PACT gives."""
+  del program
+  (x,) = operation.inputs
+  return PactScale(x) if isinstance(x, int) else None
+
+
+def _read_broadcast(program: _Program, operation: _Operation) -> Value | None:
+  """Reads a scale that is brought to the shape of the codes."""
+  del program
+  (x,) = operation.inputs
+  return x if isinstance(x, PactScale) else None
+
+
+def _read_mul(program: _Program, operation: _Operation) -> Value | None:
+  """Reads a product of pixels and a number, of codes and their scale, or of a step and 1."""
+  del program
+  match operation.inputs:
+    case [Codes(step, scale), PactScale() as factor] if factor == scale:
+      return step
+    case _:
+      pass
   x, factor = operation.inputs[0], _number(operation.inputs[1])
-  if factor is not None and isinstance(x, _Pixels):
+  if factor is not None and isinstance(x, Pixels):
     return x._replace(factor=x.factor * factor)
   return x if factor == 1 and isinstance(x, int) else None
 
 
-def _read_sub(program: _Program, operation: _Operation) -> _Value | None:
+def _read_sub(program: _Program, operation: _Operation) -> Value | None:
   """Reads a difference of pixels and a number."""
   del program
   x, constant = operation.inputs[0], _number(operation.inputs[1])
-  if constant is None or not isinstance(x, _Pixels):
+  if constant is None or not isinstance(x, Pixels):
     return None
   return x._replace(offset=x.offset + constant / x.factor)
 
 
-def _read_sum(program: _Program, operation: _Operation) -> _Value | None:
+def _read_sum(program: _Program, operation: _Operation) -> Value | None:
   """Reads a sum over height and width, the first half of a mean."""
   del program
   (x,) = operation.inputs
-  return _Sum(x) if isinstance(x, int) and tuple(operation.params['axes']) == (1, 2) else None
+  return Sum(x) if isinstance(x, int) and tuple(operation.params['axes']) == (1, 2) else None
 
 
-def _read_div(program: _Program, operation: _Operation) -> _Value | None:
+def _read_div(program: _Program, operation: _Operation) -> Value | None:
   """Reads the division of a sum by the number of its terms, which makes it a mean."""
   x, divisor = operation.inputs[0], _number(operation.inputs[1])
-  if not isinstance(x, _Sum) or divisor != math.prod(program.steps[x.step].shape[:2]):
+  if not isinstance(x, Sum) or divisor != math.prod(program.steps[x.step].shape[:2]):
     return None
   return program.add('mean', [x.step], operation.shape)
 
 
-def _read_add(program: _Program, operation: _Operation) -> _Value | None:
+def _read_add(program: _Program, operation: _Operation) -> Value | None:
   """Reads a sum of two steps."""
   x, y = operation.inputs
   if not isinstance(x, int) or not isinstance(y, int):
@@ -291,7 +264,7 @@ def _read_add(program: _Program, operation: _Operation) -> _Value | None:
   return program.add('add', [x, y], operation.shape)
 
 
-def _read_pad(program: _Program, operation: _Operation) -> _Value | None:
+def _read_pad(program: _Program, operation: _Operation) -> Value | None:
   """Reads padding with zeros, at the ends of all axes but the batch."""
   x, value = operation.inputs[0], _number(operation.inputs[1])
   config = operation.params['padding_config']
@@ -305,7 +278,7 @@ def _read_pad(program: _Program, operation: _Operation) -> _Value | None:
   return program.add('pad', [x], operation.shape, low=low, high=high)
 
 
-def _read_slice(program: _Program, operation: _Operation) -> _Value | None:
+def _read_slice(program: _Program, operation: _Operation) -> Value | None:
   """Reads a slice of all axes but the batch, with strides."""
   (x,), params = operation.inputs, operation.params
   if not isinstance(x, int):
@@ -318,7 +291,7 @@ def _read_slice(program: _Program, operation: _Operation) -> _Value | None:
   return program.add('slice', [x], operation.shape, starts=starts, limits=limits, strides=strides)
 
 
-def _read_max_pool(program: _Program, operation: _Operation) -> _Value | None:
+def _read_max_pool(program: _Program, operation: _Operation) -> Value | None:
   """Reads a maximum over windows of height and width, without padding or dilation."""
   (x,), params = operation.inputs, operation.params
   window, strides = params['window_dimensions'], params['window_strides']
@@ -330,13 +303,16 @@ def _read_max_pool(program: _Program, operation: _Operation) -> _Value | None:
   return program.add('max_pool', [x], operation.shape, window=window[1:3], strides=strides[1:3])
 
 
-_READERS: dict[str, Callable[[_Program, _Operation], _Value | None]] = {
+_READERS: dict[str, Callable[[_Program, _Operation], Value | None]] = {
   'add': _read_add,
   'add_any': _read_add,
+  'broadcast_in_dim': _read_broadcast,
   'convert_element_type': _read_convert,
   'copy': _read_unchanged,
   'div': _read_div,
+  'dpoq_codes': _read_codes,
   'dpoq_layer': _read_layer,
+  'dpoq_scale': _read_scale,
   'mul': _read_mul,
   'pad': _read_pad,
   'reduce_sum': _read_sum,
@@ -346,3 +322,6 @@ _READERS: dict[str, Callable[[_Program, _Operation], _Value | None]] = {
   'sub': _read_sub,
 }
 """Readers of the operations that can be exported, by the name of the primitive."""
+
+_OF_CODES = {'convert_element_type', 'copy', 'pad', 'reduce_window_max', 'slice', 'stop_gradient'}
+"""Those that take codes as they take values."""
