@@ -22,21 +22,19 @@ from typing import Any, NamedTuple
 from absl import flags, logging
 from flax import traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx
 import rich.table
 
-from benchmarks import command
+from benchmarks import command, untrained
 from dpoq_jax import classifier, models
 from dpoq_jax.core.names import SHIFT_PREFIX
-from dpoq_jax.core.spec import Laterals, LayerOptions
+from dpoq_jax.core.spec import Laterals
 from dpoq_jax.data import in_memory
 from dpoq_jax.deploy.onnx import graphs
 from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.deploy.onnx.operators import Scale, Tensor, Writer
-from dpoq_jax.network import onion_network, trees
-from dpoq_jax.runtime import compiler
+from dpoq_jax.network import trees
 
 _JSON = flags.DEFINE_string('json', None, 'file for the figures')
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'where CIFAR-10 is, to compare labels, too')
@@ -120,15 +118,9 @@ def _systems(images: np.ndarray, index: int) -> dict[str, _System]:
 
 
 def _untrained(laterals: Laterals, images: np.ndarray) -> source_lib.Source:
-  """Prepares a network that is not trained, with statistics of the images."""
-  options = LayerOptions(shift_init=0.3, laterals=laterals)
-  network = onion_network.Onion(models.CifarResNet(depth=20), _BITS, 8, options=options)
-  jit = functools.partial(jax.jit, compiler_options=compiler.once_options())
-  pixels = jnp.asarray(images[:16])
-  variables = jit(network.init)(jax.random.key(0), pixels)
-  update = jit(lambda variables: network.apply_and_update(variables, pixels)[1])
-  frozen = jax.device_get(network.freeze(variables | update(variables)))
-  return source_lib.prepare(network, frozen, images)
+  """Prepares a network that is not trained."""
+  network = untrained.network(models.CifarResNet(depth=20), _BITS, 8, laterals)
+  return source_lib.prepare(network, untrained.variables(network, images), images)
 
 
 def _without_shifts(source: source_lib.Source) -> source_lib.Source:

@@ -23,21 +23,17 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags, logging
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import rich.table
 
-from benchmarks import command
+from benchmarks import command, untrained
 from dpoq_jax import classifier, models
-from dpoq_jax.core.spec import LayerOptions
 from dpoq_jax.data import in_memory
 from dpoq_jax.deploy.onnx import graphs as graphs_lib
 from dpoq_jax.deploy.onnx import source as source_lib
 from dpoq_jax.inference import operating_point
 from dpoq_jax.network import onion_network
-from dpoq_jax.runtime import compiler
 from dpoq_jax.training import trained_network
 
 if TYPE_CHECKING:
@@ -77,8 +73,10 @@ def main(_: list[str]) -> None:
   network = timed.network
   names = tuple(map(str, range(10)))
   individual = {
-    'fp32': _individual(_network(network.model, (32,), 32), timed.images),
-    'int8': _individual(_network(network.model, (8,), network.activation_widths[-1]), timed.images),
+    'fp32': _individual(untrained.network(network.model, (32,), 32), timed.images),
+    'int8': _individual(
+      untrained.network(network.model, (8,), network.activation_widths[-1]), timed.images
+    ),
   }
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'export'
@@ -178,8 +176,8 @@ def _timed() -> _Timed:
     if not all(word.isascii() and word.isdigit() for word in _UNTRAINED_BITS.value):
       raise ValueError(f'--bits={",".join(_UNTRAINED_BITS.value)}: give whole numbers.')
     bits = tuple(map(int, _UNTRAINED_BITS.value))
-    network = _network(models.CifarResNet(depth=20), bits, 8)
-    variables = _untrained(network, images)
+    network = untrained.network(models.CifarResNet(depth=20), bits, 8)
+    variables = untrained.variables(network, images)
     # Of those that are timed one by one, which is where a single graph matters.
     single = images[:_SINGLE_IMAGES]
     points = (_sending_on(network, variables, single),) if _GOING_ON.value else ()
@@ -216,23 +214,9 @@ def _thread_counts(words: Sequence[str]) -> list[int]:
   return sorted({int(word) for word in words})
 
 
-def _network(model: nn.Module, bits: tuple[int, ...], activation_bits: int) -> onion_network.Onion:
-  """Returns a network whose paths read what lower ones hand up, though it is not trained."""
-  return onion_network.Onion(model, bits, activation_bits, options=LayerOptions(shift_init=0.3))
-
-
-def _untrained(network: onion_network.Onion, images: np.ndarray) -> dict[str, Any]:
-  """Returns frozen variables of a network that is not trained, with statistics of the images."""
-  jit = functools.partial(jax.jit, compiler_options=compiler.once_options())
-  pixels = jnp.asarray(images[:16])
-  variables = jit(network.init)(jax.random.key(0), pixels)
-  update = jit(lambda variables: network.apply_and_update(variables, pixels)[1])
-  return jax.device_get(network.freeze(variables | update(variables)))
-
-
 def _individual(network: onion_network.Onion, images: np.ndarray) -> bytes:
   """Returns the graph of an individual network, untrained: weights do not change its speed."""
-  source = source_lib.prepare(network, _untrained(network, images), images[:64])
+  source = source_lib.prepare(network, untrained.variables(network, images), images[:64])
   return graphs_lib.precision_graph(source, 0).SerializeToString()
 
 

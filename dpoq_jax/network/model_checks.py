@@ -1,6 +1,6 @@
 """Checks the model of a path while it is traced: what the type of a Linen module does not say."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 import contextlib
 from typing import Any
 
@@ -18,7 +18,7 @@ Place = tuple[str, ...]
 
 
 @contextlib.contextmanager
-def said_in_a_line(model: nn.Module) -> Iterator[None]:
+def said_in_a_line(model: nn.Module) -> Generator[None]:
   """Turns what Flax refuses, as random layers and other collections, into a `ValueError`."""
   try:
     yield
@@ -31,7 +31,7 @@ def said_in_a_line(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def called_once() -> Iterator[set[Place]]:
+def called_once() -> Generator[set[Place]]:
   """Refuses layers that are called twice; yields the set that the paths of convolutions go into.
 
   What a layer hands up would be overwritten, and higher paths would read the wrong features.
