@@ -9,7 +9,7 @@ import pytest
 
 from dpoq_jax import export
 from dpoq_jax.deploy import export_folder, graph_folder
-from dpoq_jax.inference import operating_point
+from dpoq_jax.inference import operating_point, records
 from tests.deploy.rewriting import rewritten
 
 
@@ -160,7 +160,7 @@ def test_a_network_that_diverged_is_not_exported(number: float, tmp_path: pathli
 
 
 def test_manifests_do_not_say_where_a_data_set_is():
-  outcome = doctest.testmod(export)
+  outcome = doctest.testmod(records)
   assert (outcome.failed, outcome.attempted) == (0, 2)
   point = operating_point.static((2, 4), 2)
   assert export._to_ship(point)['data'] is None
