@@ -8,30 +8,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dpoq_jax.core.spec import PathSpec
 from dpoq_jax.network import onion_network
-from dpoq_jax.nn import PACT, Activation, ConvNorm, image_codes
+from dpoq_jax.nn import PACT, Activation, ConvNorm
+from tests.odd_model import Model
 
 IMAGES = jnp.zeros((2, 4, 4, 1), jnp.uint8)
-
-
-class Model(nn.Module):
-  """Describes a path of a convolution of 6 channels, and of what is to be tried after it."""
-
-  after: Callable[['Model', Activation, bool], Any]
-  spec: PathSpec = PathSpec()
-  num_classes: int = 3
-
-  @nn.compact
-  def __call__(self, images: jax.Array, train: bool = False) -> Any:
-    x = ConvNorm(self.spec, 6, name='stem')(image_codes(images), train)
-    return self.after(self, PACT(self.spec, name='pact')(x), train)
-
-  def conv(self, x: Any, train: bool, name: str = 'conv', **options: Any) -> jax.Array:
-    return ConvNorm(self.spec, options.pop('features', 6), name=name, **options)(x, train)
-
-  def logits(self, x: jax.Array) -> jax.Array:
-    return nn.Dense(self.num_classes, name='head')(jnp.mean(x, axis=(1, 2)))
 
 
 def network(after: Callable[[Model, Activation, bool], Any], **options: Any) -> onion_network.Onion:

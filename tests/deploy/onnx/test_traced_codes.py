@@ -8,30 +8,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dpoq_jax.core.spec import PathSpec
 from dpoq_jax.deploy.onnx import steps
 from dpoq_jax.network import onion_network
-from dpoq_jax.nn import PACT, Activation, ConvNorm, image_codes
-
-
-class Model(nn.Module):
-  """Describes a path of a convolution, and of what is to be read after it."""
-
-  after: Callable[['Model', Activation, bool], Any]
-  spec: PathSpec = PathSpec()
-  num_classes: int = 3
-
-  @nn.compact
-  def __call__(self, images: jax.Array, train: bool = False) -> Any:
-    x = ConvNorm(self.spec, 4, name='stem')(image_codes(images), train)
-    return self.after(self, PACT(self.spec, name='pact')(x), train)
-
-  def logits(self, x: jax.Array) -> jax.Array:
-    return nn.Dense(self.num_classes, name='head')(jnp.mean(x, axis=(1, 2)))
+from dpoq_jax.nn import PACT, Activation
+from tests.odd_model import Model
 
 
 def added(model: Model, x: Activation, shortcut: jax.Array, train: bool) -> jax.Array:
-  y = ConvNorm(model.spec, 4, name='conv')(x, train)
+  y = model.conv(x, train)
   return model.logits(PACT(model.spec, name='pact2')(y + shortcut).value)
 
 
