@@ -4,8 +4,7 @@
 
 A lateral is what a layer of one path reads of one lower path. Its size is the root mean square of
 its shifts over that of the layer's own scales. It is dropped whole: only then a graph has less to
-add up. Nothing is trained afterwards. Top-1 is that on the
-test images of the network's own data set.
+add up. Nothing is trained afterwards. Top-1 is that on the test images of its own data set.
 """
 
 import json

@@ -119,7 +119,7 @@ def _systems(images: np.ndarray, index: int) -> dict[str, _System]:
 
 def _untrained(laterals: Laterals, images: np.ndarray) -> source_lib.Source:
   """Prepares a network that is not trained."""
-  network = untrained.network(models.CifarResNet(depth=20), _BITS, 8, laterals)
+  network = untrained.build(models.CifarResNet(depth=20), _BITS, 8, laterals)
   return source_lib.prepare(network, untrained.variables(network, images), images)
 
 

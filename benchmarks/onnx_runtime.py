@@ -73,9 +73,9 @@ def main(_: list[str]) -> None:
   network = timed.network
   names = tuple(map(str, range(10)))
   individual = {
-    'fp32': _individual(untrained.network(network.model, (32,), 32), timed.images),
+    'fp32': _individual(untrained.build(network.model, (32,), 32), timed.images),
     'int8': _individual(
-      untrained.network(network.model, (8,), network.activation_widths[-1]), timed.images
+      untrained.build(network.model, (8,), network.activation_widths[-1]), timed.images
     ),
   }
   with tempfile.TemporaryDirectory() as folder:
@@ -137,15 +137,16 @@ def _timed() -> _Timed:
   """Opens the network that flags name; by default an untrained one.
 
   Raises:
-    ValueError: if two are named, or one without an operating point.
+    ValueError: if two are named, one without an operating point, or flags are given that are not
+      for what is named.
   """
-  if (_WORKDIR.value or _PRETRAINED.value) and _GOING_ON.value:
-    raise ValueError(
-      '--going-on is for the untrained network: leave --workdir and --pretrained out.'
-    )
-  if (_WORKDIR.value or _PRETRAINED.value) and _UNTRAINED_BITS.present:
-    raise ValueError('--bits is for the untrained network: leave --workdir and --pretrained out.')
-  if not (_WORKDIR.value or _PRETRAINED.value) and (_POINT.value or _DATA_DIR.value):
+  is_named = bool(_WORKDIR.value or _PRETRAINED.value)
+  for name, is_given in (('going-on', _GOING_ON.value), ('bits', _UNTRAINED_BITS.present)):
+    if is_named and is_given:
+      raise ValueError(
+        f'--{name} is for the untrained network: leave --workdir and --pretrained out.'
+      )
+  if not is_named and (_POINT.value or _DATA_DIR.value):
     raise ValueError(
       '--operating-point and --data-dir are for a network: give --workdir or --pretrained.'
     )
@@ -176,7 +177,7 @@ def _timed() -> _Timed:
     if not all(word.isascii() and word.isdigit() for word in _UNTRAINED_BITS.value):
       raise ValueError(f'--bits={",".join(_UNTRAINED_BITS.value)}: give whole numbers.')
     bits = tuple(map(int, _UNTRAINED_BITS.value))
-    network = untrained.network(models.CifarResNet(depth=20), bits, 8)
+    network = untrained.build(models.CifarResNet(depth=20), bits, 8)
     variables = untrained.variables(network, images)
     # Of those that are timed one by one, which is where a single graph matters.
     single = images[:_SINGLE_IMAGES]

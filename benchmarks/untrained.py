@@ -13,7 +13,7 @@ from dpoq_jax.network import onion_network
 from dpoq_jax.runtime import compiler
 
 
-def network(
+def build(
   model: nn.Module,
   bits: tuple[int, ...],
   activation_bits: int,
@@ -24,10 +24,10 @@ def network(
   return onion_network.Onion(model, bits, activation_bits, options=options)
 
 
-def variables(onion: onion_network.Onion, images: np.ndarray) -> dict[str, Any]:
+def variables(network: onion_network.Onion, images: np.ndarray) -> dict[str, Any]:
   """Returns frozen variables of a network, with statistics of the first images."""
   jit = functools.partial(jax.jit, compiler_options=compiler.once_options())
   pixels = jnp.asarray(images[:16])
-  started = jit(onion.init)(jax.random.key(0), pixels)
-  update = jit(lambda created: onion.apply_and_update(created, pixels)[1])
-  return jax.device_get(onion.freeze(started | update(started)))
+  started = jit(network.init)(jax.random.key(0), pixels)
+  update = jit(lambda created: network.apply_and_update(created, pixels)[1])
+  return jax.device_get(network.freeze(started | update(started)))

@@ -171,7 +171,7 @@ def default_operating_point(trained: Trained[Onion], examples: HeldOut) -> Opera
 
 def _check_holdout(trained: Trained[Onion], count: int) -> None:
   """Checks that the draw of the examples held out is that of the training, of as many examples."""
-  noted = trained.examples.get('training examples', count)
+  noted = trained.example_counts.get('training examples', count)
   if noted != count:
     raise ValueError(
       f'data set {trained.config.data.name} has {count} training examples beside those held out, '

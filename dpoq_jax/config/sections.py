@@ -86,7 +86,7 @@ class Data(Section):
       is `image_size` * 256 / 224, the usual share, and for a set in memory nothing.
     workers: processes that decode a streamed set; 0 decodes in threads. May change on resume.
     max_corrupt: corrupt records of a streamed set that a process may skip. May change on resume.
-    pad: pixels of padding for random crops of a set in memory; 0 crops nothing. Streamed: none.
+    pad: pixels of padding for random crops, 0 for none; streamed sets, cropped already, take none.
     flip: whether images are flipped at random, left to right.
     holdout: training examples held out for `calibrate`; if 0, it takes half of the test split.
   """

@@ -156,7 +156,7 @@ class Experiment:
     return workdir.DatasetFacts(self.train_set.image_shape, self.train_set.class_names)
 
   @property
-  def examples(self) -> dict[str, int]:
+  def example_counts(self) -> dict[str, int]:
     """Returns the numbers of examples that are trained on, held out of training and reported on."""
     return {
       'training examples': len(self.train_set),
@@ -247,7 +247,7 @@ def check_same_data(experiment: Experiment) -> None:
     ConfigError: if the data of this process are not those of process 0.
     OtherProcessError: if those of another one are not.
   """
-  ours = experiment.examples | {'classes': list(experiment.dataset_facts.class_names)}
+  ours = experiment.example_counts | {'classes': list(experiment.dataset_facts.class_names)}
   first = processes.gathered(ours)[0]
 
   def check() -> None:

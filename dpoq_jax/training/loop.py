@@ -76,7 +76,11 @@ def train(
       take_steps = prepared.take_steps
     else:
       run_identity.check_resumed(
-        restored.meta, workdir, experiment.config, experiment.dataset_facts, experiment.examples
+        restored.meta,
+        workdir,
+        experiment.config,
+        experiment.dataset_facts,
+        experiment.example_counts,
       )
       take_steps = None
       checkpoints.set_aside_after(restored.step)
@@ -251,7 +255,7 @@ class _Run:
     meta = {
       'train_seconds': self._seconds,
       'fixed': self._fixed,
-      **run_identity.of(experiment.config, experiment.dataset_facts, experiment.examples),
+      **run_identity.of(experiment.config, experiment.dataset_facts, experiment.example_counts),
       # Every process has met corrupt records of its own.
       'corrupt': dict(collections.ChainMap(*processes.gathered(experiment.corrupt.records))),
     }

@@ -15,19 +15,19 @@ from dpoq_jax.training.checkpoint import CheckpointError
 
 
 def of(
-  config: config_lib.Config, facts: workdir_lib.DatasetFacts, examples: Mapping[str, int]
+  config: config_lib.Config, facts: workdir_lib.DatasetFacts, counts: Mapping[str, int]
 ) -> dict[str, Any]:
   """Returns the part of a checkpoint's JSON object that says which run it is of.
 
   Args:
     config: config of the run.
     facts: facts of its data set.
-    examples: numbers of its examples, as `Experiment.examples` has them.
+    counts: numbers of its examples, as `Experiment.example_counts` has them.
   """
   return {
     'config': config.model_dump(mode='json'),
     'dataset': {'image_shape': facts.image_shape, 'class_names': facts.class_names},
-    'examples': dict(examples),
+    'examples': dict(counts),
   }
 
 
@@ -56,7 +56,7 @@ def check_resumed(
   workdir: pathlib.Path,
   config: config_lib.Config,
   facts: workdir_lib.DatasetFacts,
-  examples: Mapping[str, int],
+  counts: Mapping[str, int],
 ) -> None:
   """Checks that a run which goes on from a checkpoint is the one that saved it, on the same data.
 
@@ -67,19 +67,17 @@ def check_resumed(
     workdir: directory of the run.
     config: config that the run goes on with.
     facts: facts of the data set that it goes on with.
-    examples: numbers of examples of that, as `of` takes them.
+    counts: numbers of examples of that, as `of` takes them.
 
   Raises:
     CheckpointError: if it is not.
   """
   if 'config' not in meta:
     return
-  noted = meta.get('examples', examples)
+  noted = meta.get('examples', counts)
   changed = _changed(meta, config, facts)
   changed += [
-    f'{name}: {noted[name]} -> {examples[name]}'
-    for name in examples
-    if noted[name] != examples[name]
+    f'{name}: {noted[name]} -> {counts[name]}' for name in counts if noted[name] != counts[name]
   ]
   if changed:
     raise CheckpointError(

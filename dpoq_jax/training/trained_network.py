@@ -42,7 +42,7 @@ class Trained(Generic[Network]):
     variables: its variables: frozen by `load`, as they were trained by `load_latents`.
     step: step of the checkpoint.
     facts: image shape and class names of the data set.
-    examples: numbers of its examples, as `Experiment.examples` had them; empty if an earlier
+    example_counts: numbers of its examples, as `Experiment` has them; empty if an earlier
       version trained it.
   """
 
@@ -51,7 +51,7 @@ class Trained(Generic[Network]):
   variables: Variables
   step: int
   facts: workdir_lib.DatasetFacts
-  examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  example_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   def predict(self, image_set: ExampleSet) -> evaluation.Evaluation:
     """Evaluates all precisions on a set of images."""
@@ -138,7 +138,9 @@ def load(
 
 def _of(source: Trained[TrainableNetwork], network: Onion, variables: Variables) -> Trained[Onion]:
   """Returns a frozen network of what was read."""
-  return Trained(source.config, network, variables, source.step, source.facts, source.examples)
+  return Trained(
+    source.config, network, variables, source.step, source.facts, source.example_counts
+  )
 
 
 def load_latents(workdir: pathlib.Path, step: Step | None = None) -> Trained[TrainableNetwork]:
@@ -159,8 +161,8 @@ def load_latents(workdir: pathlib.Path, step: Step | None = None) -> Trained[Tra
   restored = read_checkpoint(workdir, like, step)
   # Companions were trained, but are of no use afterwards.
   network = from_config.build(config, classes)
-  examples = restored.meta.get('examples', {})
-  return Trained(config, network, restored.state.variables, restored.step, facts, examples)
+  counts = restored.meta.get('examples', {})
+  return Trained(config, network, restored.state.variables, restored.step, facts, counts)
 
 
 def read_checkpoint(

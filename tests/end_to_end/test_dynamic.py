@@ -268,7 +268,7 @@ def test_held_out_examples_calibrate_and_are_not_trained_on(tmp_path):
   assert (point.expected.examples, point.reported.examples) == (300, 360)
   # Of more or fewer examples the same seed holds out others.
   trained = from_run.open_network(tmp_path / 'run')
-  assert trained.examples['training examples'] == len(whole) - 300
-  trained = dataclasses.replace(trained, examples={'training examples': len(whole) - 299})
+  assert trained.example_counts['training examples'] == len(whole) - 300
+  trained = dataclasses.replace(trained, example_counts={'training examples': len(whole) - 299})
   with pytest.raises(ValueError, match='others would be held out, that were trained on'):
     from_run.held_out(trained)
