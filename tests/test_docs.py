@@ -2,7 +2,6 @@
 
 import configparser
 import csv
-import decimal
 import importlib
 import pathlib
 import pkgutil
@@ -168,9 +167,8 @@ def committed_accuracies(table: pathlib.Path, network: str = '') -> dict[str, li
       if not row['part'].startswith(network):
         continue
       spread = f' ± {float(row["spread"]):.2f}' if row['spread'] else ''
-      # A mean of two seeds may end in 5, which floats round down or up.
-      mean = decimal.Decimal(row['ours']).quantize(decimal.Decimal('0.01'), decimal.ROUND_HALF_UP)
-      quoted.setdefault(row['system'], []).append(f'{mean}{spread}')
+      # As the tables print it: a mean of two seeds that ends in 5 is rounded down or up.
+      quoted.setdefault(row['system'], []).append(f'{float(row["ours"]):.2f}{spread}')
   return quoted
 
 
@@ -185,7 +183,7 @@ def test_accuracies_in_readme_are_the_committed_ones():
     for system, *numbers in rows:
       assert numbers == committed[system][:3], system
     counts.append(len(rows))
-  assert counts == [5, 3]
+  assert counts == [5, 5]
 
 
 @pytest.mark.parametrize('name', configs.names())
