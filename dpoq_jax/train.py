@@ -88,7 +88,7 @@ def main(flags: shared.FlagValues) -> None:
       prepared = None
       if not checkpoint.steps_saved(directory):
         with display.compiling():
-          prepared = processes.in_each(lambda: preparation.prepare(experiment))
+          prepared = preparation.prepare(experiment)
       # Claimed last, so that a config that cannot be run leaves no trace.
       processes.by_first(lambda: claimed.enter_context(workdir.claim(directory, config)))
     try:

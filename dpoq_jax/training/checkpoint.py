@@ -119,7 +119,7 @@ class Checkpoints:
       return
     arguments = ocp.args.Composite(
       state=ocp.args.StandardSave(state),
-      meta=ocp.args.JsonSave({**meta, 'digest': _digest(state), 'meta_digest': _text_digest(meta)}),
+      meta=ocp.args.JsonSave({**meta, 'digest': digest(state), 'meta_digest': _text_digest(meta)}),
     )
     with self._storing(), _quiet_coroutines():
       self._manager.save(step, args=arguments)
@@ -212,8 +212,8 @@ class Checkpoints:
       restored = self._manager.restore(step, args=arguments)
     meta = dict(restored['meta'])
     # Earlier versions had none of the JSON object.
-    digest, of_meta = meta.pop('digest'), meta.pop('meta_digest', None)
-    if digest != _digest(restored['state']) or of_meta not in (None, _text_digest(meta)):
+    of_state, of_meta = meta.pop('digest'), meta.pop('meta_digest', None)
+    if of_state != digest(restored['state']) or of_meta not in (None, _text_digest(meta)):
       raise CheckpointError('it does not hold what was saved')
     self._is_proven = True
     return Restored(step, restored['state'], meta)
@@ -249,12 +249,12 @@ def _reason(error: Exception) -> str:
   return str(error).strip().partition('\n')[0][:200]
 
 
-def _digest(state: Any) -> int:
+def digest(state: Any) -> int:
   """Returns the CRC-32 of all leaves, in the order of the tree."""
-  digest = 0
+  found = 0
   for leaf in jax.tree.leaves(jax.device_get(state)):
-    digest = zlib.crc32(np.asarray(leaf).tobytes(), digest)
-  return digest
+    found = zlib.crc32(np.asarray(leaf).tobytes(), found)
+  return found
 
 
 def _text_digest(meta: Mapping[str, Any]) -> int:

@@ -1,5 +1,6 @@
 """Builds what a config describes: data, network, optimizer and devices."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -247,14 +248,29 @@ def check_same_data(experiment: Experiment) -> None:
     ConfigError: if the data of this process are not those of process 0.
     OtherProcessError: if those of another one are not.
   """
-  ours = experiment.example_counts | {'classes': list(experiment.dataset_facts.class_names)}
-  first = processes.gathered(ours)[0]
+  facts = experiment.example_counts | {'classes': list(experiment.dataset_facts.class_names)}
+  check_same(facts, 'data', 'config.data.dir')
+
+
+def check_same(values: Mapping[str, Any], of: str, field: str) -> None:
+  """Checks that all processes, each of which calls it, read the same from where a field says.
+
+  Args:
+    values: what tells it from others, by name: a JSON object.
+    of: what is read, for the message.
+    field: name of the field.
+
+  Raises:
+    ConfigError: if the values of this process are not those of process 0.
+    OtherProcessError: if those of another one are not.
+  """
+  first = processes.gathered(values)[0]
 
   def check() -> None:
-    if differing := [name for name in ours if ours[name] != first[name]]:
+    if differing := [name for name in values if values[name] != first[name]]:
       raise config_lib.ConfigError(
-        f'the processes differ in their data: {differing[0]}: {first[differing[0]]} -> '
-        f'{ours[differing[0]]}; give each a copy of the same (config.data.dir).'
+        f'the processes differ in their {of}: {differing[0]}: {first[differing[0]]} -> '
+        f'{values[differing[0]]}; give each a copy of the same ({field}).'
       )
 
   processes.in_each(check)

@@ -1,5 +1,7 @@
 """Prepares a fresh run: does all that may fail before the run has a directory of its own."""
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import math
 import time
@@ -9,8 +11,9 @@ import jax
 
 from dpoq_jax import config as config_lib
 from dpoq_jax.network import costs
-from dpoq_jax.runtime import memory
-from dpoq_jax.training import steps_per_dispatch, warm_start
+from dpoq_jax.runtime import memory, processes
+from dpoq_jax.training import checkpoint, steps_per_dispatch, warm_start
+from dpoq_jax.training import experiment as experiment_lib
 from dpoq_jax.training.experiment import Experiment
 from dpoq_jax.training.steps_per_dispatch import CompiledSteps
 from dpoq_jax.training.train_step import TrainState
@@ -34,29 +37,53 @@ class Prepared:
 
 
 def prepare(experiment: Experiment) -> Prepared:
-  """Makes the state that a run begins with, and compiles its step.
+  """Makes the state that a run begins with, and compiles its step; every process calls it.
 
   Raises:
     FileNotFoundError, ConfigError: if it cannot start from the other run that its config names, or
-      does not fit into the memory of a device.
+      does not fit into the memory of a device; or if the processes see different copies of that.
     CheckpointError: if that run has no checkpoint that can be read.
+    OtherProcessError: if another process raises one of these.
   """
+  processes.in_each(lambda: _check(experiment))
+  # Not within `in_each`: the processes read the checkpoint of another run together.
+  with _told():
+    state, fixed = warm_start.initial_state(experiment)
+  if experiment.config.init_from is not None:
+    digest = {'checksum': checkpoint.digest(state.variables)}
+    experiment_lib.check_same(digest, 'weights to start from', 'config.init_from')
+  return processes.in_each(lambda: _compile(experiment, state, fixed))
+
+
+def _check(experiment: Experiment) -> None:
+  """Checks what a process can tell by itself; see `prepare`."""
   state = experiment.abstract_state()
   # At least these are held at once; far more than there is can end the process without a word.
   _check_memory(experiment, _bytes(state) + _bytes(state.params))
-  try:
-    state, fixed = warm_start.initial_state(experiment)
+  warm_start.check(experiment)
+
+
+def _compile(experiment: Experiment, state: TrainState, fixed: int) -> Prepared:
+  """Compiles the step of a run that begins with a state; see `prepare`."""
+  with _told():
     started = time.perf_counter()
     take_steps = steps_per_dispatch.compile_steps(experiment, state, fixed=fixed)
     seconds = time.perf_counter() - started
+  _check_memory(experiment, costs.peak_memory(take_steps.program))
+  return Prepared(state, fixed, take_steps, seconds)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+  """Turns an error of the compiler, or of too little memory, into one for the user."""
+  try:
+    yield
   except (jax.errors.JaxRuntimeError, MemoryError) as error:
     reason = str(error).strip().partition('\n')[0]
     raise config_lib.ConfigError(
       f'the training step cannot be made ({reason[:200]}): lower config.data.batch_size or '
       'config.model.width.'
     ) from error
-  _check_memory(experiment, costs.peak_memory(take_steps.program))
-  return Prepared(state, fixed, take_steps, seconds)
 
 
 def _check_memory(experiment: Experiment, needed: int) -> None:

@@ -12,7 +12,8 @@ from dpoq_jax.network import costs
 from dpoq_jax.runtime import processes
 from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.runtime.files import write_whole
-from dpoq_jax.training import metrics, splits, trained_network, truncated_accuracy
+from dpoq_jax.training import checkpoint, metrics, splits, trained_network, truncated_accuracy
+from dpoq_jax.training import experiment as experiment_lib
 from dpoq_jax.training.evaluation import Evaluation, Evaluator
 from dpoq_jax.training.experiment import Experiment
 
@@ -97,13 +98,20 @@ def evaluate_checkpoint(
     FileNotFoundError: if the run has no checkpoint yet, or the best one is asked for and none has
       been evaluated.
     CheckpointError: if no checkpoint is intact, or there is none of that step.
-    ValueError: if the network does not have that precision, or the data set has other images or
-      classes than those trained on.
+    ValueError: if the network does not have that precision, the data set has other images or
+      classes than those trained on, or several processes read different checkpoints.
   """
-  facts = workdir_lib.read_dataset(workdir)
-  splits.check_trained_on(experiment.config.data, experiment.test_set, facts)
-  rows = metrics.read_rows(workdir)
+
+  def read() -> list[dict[str, Any]]:
+    facts = workdir_lib.read_dataset(workdir)
+    splits.check_trained_on(experiment.config.data, experiment.test_set, facts)
+    trained_network.check_saved(workdir)
+    return metrics.read_rows(workdir)
+
+  rows = processes.in_each(read)
   restored = trained_network.read_checkpoint(workdir, experiment.abstract_state(), step)
+  saved = {'step': restored.step, 'checksum': checkpoint.digest(restored.state)}
+  experiment_lib.check_same(saved, 'checkpoints', '--workdir')
   evaluate = Evaluator(experiment.network, processes.local_mesh())
   evaluation = evaluate(
     restored.state.variables, experiment.test_set, experiment.config.data.batch_size, precision

@@ -165,6 +165,16 @@ def load_latents(workdir: pathlib.Path, step: Step | None = None) -> Trained[Tra
   return Trained(config, network, restored.state.variables, restored.step, facts, counts)
 
 
+def check_saved(workdir: pathlib.Path) -> None:
+  """Checks that the run in `workdir` has saved a checkpoint, readable or not.
+
+  Raises:
+    FileNotFoundError: if it has none.
+  """
+  if not checkpoint.steps_saved(workdir):
+    raise FileNotFoundError(f'the run in {workdir} has no checkpoint yet: train it first.')
+
+
 def read_checkpoint(
   workdir: pathlib.Path, like: Any, step: Step | None = None
 ) -> checkpoint.Restored:
@@ -182,6 +192,7 @@ def read_checkpoint(
       run.
     MetricsError: if the log of the run is damaged.
   """
+  check_saved(workdir)
   top1 = metrics.mean_top1(metrics.read_rows(workdir))
   reader = checkpoint.Checkpoints(workdir, top1, read_only=True)
   with contextlib.closing(reader) as checkpoints:
@@ -189,7 +200,7 @@ def read_checkpoint(
     if step == 'best' and chosen is None:
       raise FileNotFoundError(f'no checkpoint of the run in {workdir} has been evaluated yet.')
     restored = checkpoints.restore(like, chosen)
-  if restored is None:
-    raise FileNotFoundError(f'the run in {workdir} has no checkpoint yet: train it first.')
+  # There are checkpoints, and one that cannot be read raises.
+  assert restored is not None
   run_identity.check(restored.meta, workdir)
   return restored

@@ -44,7 +44,7 @@ def check(experiment: Experiment) -> None:
   """Checks that this run can start from what `config.init_from` names, if that is given.
 
   Raises:
-    FileNotFoundError: if there is neither a run nor an artifact.
+    FileNotFoundError: if there is neither a run with a checkpoint nor an artifact.
     ValueError: if there is no pretrained network of that name, or the artifact cannot be read.
     ConfigError: if its bit list does not begin this one, its network is another, it was trained on
       images or classes of another kind, or companions or a teacher have no path left to train.
@@ -56,6 +56,7 @@ def check(experiment: Experiment) -> None:
     return
   source = pathlib.Path(experiment.config.init_from)
   theirs, facts = workdir_lib.read_config(source), workdir_lib.read_dataset(source)
+  trained_network.check_saved(source)
   bits, wanted = theirs.quantization.bits, experiment.network.bits
   if bits != _FLOAT_BITS and (len(bits) >= len(wanted) or wanted[: len(bits)] != bits):
     raise config_lib.ConfigError(
@@ -143,13 +144,14 @@ def _check_objective(config: config_lib.Config, fixed: int) -> None:
 def initial_state(experiment: Experiment) -> tuple[TrainState, int]:
   """Returns the state at step 0, and the number of the lowest paths that are not trained.
 
+  `check` has to have passed. Of several processes each calls it.
+
   Raises:
-    FileNotFoundError, ConfigError: if this run cannot start from the other one; see `check`.
-    CheckpointError: if the other one has no checkpoint that can be read.
+    ConfigError: if the tensors of the artifact to start from are not of the shapes of this run's.
+    ArtifactError, CheckpointError: if what to start from cannot be read.
   """
   state, fixed = experiment.create_state(), 0
   if experiment.config.init_from is not None:
-    check(experiment)
     artifact = artifact_start.folder(experiment.config.init_from)
     state, fixed = (
       (_from_artifact(experiment, state, artifact), 0) if artifact else _from_run(experiment, state)

@@ -120,6 +120,7 @@ def start(
   devices: int = 1,
   bits: str = '2,4',
   model: str = TINY_NET,
+  cwd: pathlib.Path = REPOSITORY,
 ) -> subprocess.Popen[str]:
   """Starts a small `python -m dpoq_jax.train`, its output kept in pipes."""
   return subprocess.Popen(
@@ -127,8 +128,8 @@ def start(
       *(sys.executable, '-m', 'dpoq_jax.train', f'--workdir={workdir}'),
       *flags(*changes, bits=bits, model=model),
     ],
-    cwd=REPOSITORY,
-    env=environment(devices),
+    cwd=cwd,
+    env=environment(devices) | {'PYTHONPATH': str(REPOSITORY)},
     text=True,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

@@ -1,7 +1,9 @@
 """One run in several processes, each with devices of its own: the same run as in one process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent import futures
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,22 +35,30 @@ def start(
   bits: str = '32',
   count: int = 2,
   last: tuple[str, ...] = (),
+  cwds: Sequence[pathlib.Path] = (runs.REPOSITORY,),
 ) -> list[subprocess.Popen[str]]:
-  """Processes of two devices each; the last one with flags of its own."""
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    port = free.getsockname()[1]
+  """Processes of two devices each; the last one with flags, and maybe a directory, of its own."""
   return [
     runs.start(
       workdir,
       *flags,
       *(last if index == count - 1 else ()),
-      f'--coordinator=localhost:{port}',
-      f'--num_processes={count}',
-      f'--process_id={index}',
+      *of_process,
       devices=2,
       bits=bits,
+      cwd=cwds[min(index, len(cwds) - 1)],
     )
+    for index, of_process in enumerate(joined(count))
+  ]
+
+
+def joined(count: int) -> list[list[str]]:
+  """Flags of each process."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  return [
+    [f'--coordinator=localhost:{port}', f'--num_processes={count}', f'--process_id={index}']
     for index in range(count)
   ]
 
@@ -176,11 +186,66 @@ def test_what_fails_in_any_process_fails_in_all(flag: str, said: str, tmp_path: 
 
 
 @pytest.mark.nightly
-def test_what_fails_in_the_first_process_fails_in_all(alone: pathlib.Path):
-  (status, _, err), (other, _, other_err) = finish(start(alone, '--config.seed=1', *FLOAT))
+def test_what_fails_in_the_first_process_fails_in_all(alone: pathlib.Path, tmp_path: pathlib.Path):
+  elsewhere = (f'--workdir={tmp_path / "run"}',)
+  both = finish(start(alone, '--config.seed=1', *FLOAT, last=elsewhere))
+  (status, _, err), (other, _, other_err) = both
   assert (status, other) == (2, 2)
   assert 'holds a run with another config' in err
   assert other_err.strip().splitlines()[-1] == 'error: process 0 failed; its output says why.'
+
+
+@pytest.mark.nightly
+def test_processes_start_from_the_same_weights_or_not_at_all(
+  alone: pathlib.Path, tmp_path: pathlib.Path
+):
+  here, there = tmp_path / 'here', tmp_path / 'there'
+  there.mkdir()
+  shutil.copytree(alone, here / 'old')
+
+  def errors() -> tuple[str, str]:
+    flags = (*SHORT, '--config.init_from=old')
+    both = finish(start(tmp_path / 'run', *flags, bits='2,4', cwds=(here, there)))
+    assert [status for status, _, _ in both] == [2, 2]
+    assert not (tmp_path / 'run').exists()
+    first, second = (err.strip().splitlines()[-1] for _, _, err in both)
+    return first, second
+
+  first, second = errors()
+  assert first == 'error: process 1 failed; its output says why.'
+  assert second == 'error: old: there is no such folder.'
+
+  # A copy made before the run had ended.
+  shutil.copytree(here / 'old', there / 'old')
+  shutil.rmtree(there / 'old' / 'checkpoints' / str(max(runs.steps_saved(there / 'old'))))
+  first, second = errors()
+  assert first == 'error: process 1 failed; its output says why.'
+  assert second.startswith('error: the processes differ in their weights to start from: checksum')
+
+
+@pytest.mark.nightly
+def test_what_one_process_cannot_evaluate_none_does(alone: pathlib.Path, tmp_path: pathlib.Path):
+  here, there = tmp_path / 'here', tmp_path / 'there'
+  there.mkdir()
+  shutil.copytree(alone, here / 'run')
+
+  def evaluate(of_process: list[str], cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    return runs.command('evaluate', '--workdir=run', *of_process, cwd=cwd)
+
+  def errors() -> list[str]:
+    with futures.ThreadPoolExecutor(2) as pool:
+      both = list(pool.map(evaluate, joined(2), (here, there)))
+    assert [done.returncode for done in both] == [2, 2]
+    return [done.stderr.strip().splitlines()[-1] for done in both]
+
+  first, second = errors()
+  assert first == 'error: process 1 failed; its output says why.'
+  assert second == 'error: run: there is no such folder.'
+
+  shutil.copytree(here / 'run', there / 'run')
+  shutil.rmtree(there / 'run' / 'checkpoints' / str(max(runs.steps_saved(there / 'run'))))
+  first, second = errors()
+  assert second.startswith('error: the processes differ in their checkpoints: step: 22 -> 20;')
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def start(
   """Checks that a run can start from one of the config `source`, trained on `classes`."""
   images = np.zeros((64, 8, 8, 3), np.uint8)
   data = in_memory.ImageSet(images, np.zeros(64, np.int32), ('a', 'b'), 'train')
-  folder.mkdir()
+  (folder / 'checkpoints' / '1').mkdir(parents=True)
   (folder / workdir.CONFIG_FILE).write_text(source.model_dump_json())
   workdir.write_dataset(folder, workdir.DatasetFacts((8, 8, 3), classes))
   started = config(**fields, init_from=str(folder))
