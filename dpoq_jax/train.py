@@ -96,7 +96,10 @@ def main(flags: shared.FlagValues) -> None:
     except loop.Stopped as stopped:
       display.say(f'{stopped}: run the same command again to resume.')
       raise SystemExit(stop.exit_status) from None
-    except (loop.DivergedError, checkpoint.CheckpointError, metrics.MetricsError) as error:
+    except loop.DivergedError as error:
+      # As for flags: a scheduler need not start it again, the same steps would follow.
+      fail(error)
+    except (checkpoint.CheckpointError, metrics.MetricsError) as error:
       fail(error, status=1)
     except BrokenPipeError:
       raise

@@ -67,6 +67,11 @@ def read_config(workdir: pathlib.Path) -> config_lib.Config:
     raise config_lib.ConfigError(f'{path}: {error}') from None
 
 
+def write_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
+  """Writes the config of a run; of a resumed one, whose locations may be others than before."""
+  write_whole(workdir / CONFIG_FILE, config.model_dump_json(indent=2))
+
+
 def write_dataset(workdir: pathlib.Path, facts: DatasetFacts) -> None:
   """Writes down what was trained on, in `dataset.json`."""
   write_whole(workdir / DATASET_FILE, _FACTS.dump_json(facts, indent=2).decode() + '\n')
@@ -133,6 +138,6 @@ def claim(workdir: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
   with lock(workdir, f'another process trains in {workdir}.'):
     # Once more, since another process may just have made it its own.
     check(workdir, config)
-    # Written again where only locations differ: a resumed run has those it was given last.
-    write_whole(workdir / CONFIG_FILE, config.model_dump_json(indent=2))
+    if not (workdir / CONFIG_FILE).exists():
+      write_config(workdir, config)
     yield

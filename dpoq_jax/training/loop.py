@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dpoq_jax.runtime import processes, signals
-from dpoq_jax.runtime.workdir import write_dataset
+from dpoq_jax.runtime import workdir as workdir_lib
 from dpoq_jax.training import (
   checkpoint,
   evaluation,
@@ -47,8 +47,8 @@ def train(
 
   Args:
     experiment: experiment to run.
-    workdir: directory of the run, for checkpoints, `metrics.jsonl`, TensorBoard events and, at the
-      end, `summary.json`.
+    workdir: directory of the run, for its config, checkpoints, `metrics.jsonl`, TensorBoard events
+      and, at the end, `summary.json`.
     stop: request to stop, which is looked at after every dispatch of steps and, in an evaluation,
       after every batch.
     display: display of the progress.
@@ -86,7 +86,8 @@ def train(
       checkpoints.set_aside_after(restored.step)
       display.say(f'resuming from step {restored.step} of {experiment.total_steps}')
     # After the check, which leaves a run as it was if it is given other data.
-    processes.by_first(lambda: write_dataset(workdir, experiment.dataset_facts))
+    processes.by_first(lambda: workdir_lib.write_config(workdir, experiment.config))
+    processes.by_first(lambda: workdir_lib.write_dataset(workdir, experiment.dataset_facts))
     open_log = metrics.MetricsLog if processes.is_first() else metrics.ReadOnlyLog
     log = resources.enter_context(contextlib.closing(open_log(workdir, restored.step)))
     resources.enter_context(display.shown(restored.step, experiment.total_steps))

@@ -139,7 +139,7 @@ def test_workdir_of_another_run_is_refused(uninterrupted: pathlib.Path):
 def test_diverging_run_stops_with_a_clear_error(tmp_path: pathlib.Path):
   flags = ('--config.optimizer.learning_rate=1e30', '--config.max_skipped_steps=3')
   status, _, err = runs.train(tmp_path, *flags, '--config.optimizer.warmup_epochs=0.0')
-  assert status == 1
+  assert status == 2
   assert err.count('\n') == 1, err
   assert 'not finite, more than config.max_skipped_steps=3' in err
 

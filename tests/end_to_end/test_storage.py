@@ -182,12 +182,14 @@ def test_a_run_given_other_data_neither_goes_on_nor_changes(
     return dataclasses.replace(found, class_names=found.class_names[::-1])
 
   monkeypatch.setattr(in_memory, 'load', changed)
-  before = (copy / 'dataset.json').read_bytes()
-  status, err = runs.refused('train', f'--workdir={copy}', *runs.flags())
+  files = [copy / name for name in ('config.json', 'dataset.json')]
+  before = [file.read_bytes() for file in files]
+  elsewhere = f'--config.data.dir={copy}'
+  status, err = runs.refused('train', f'--workdir={copy}', *runs.flags(), elsewhere)
   assert status == 1
   said = {'classes': "class_names: ('0', '1'", 'examples': 'training examples: 1437 -> 1436'}
   assert f'was trained otherwise, or on other data ({said[other]}' in err
-  assert (copy / 'dataset.json').read_bytes() == before
+  assert [file.read_bytes() for file in files] == before
   if other == 'classes':
     status, err = runs.refused('evaluate', f'--workdir={copy}')
     assert status == 2
