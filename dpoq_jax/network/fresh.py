@@ -24,7 +24,11 @@ def variables(network: 'Onion', key: jax.Array, images: jax.Array) -> dict[str, 
   laterals: dict[str, Any] = {}
   for index, precision in enumerate(network.bits):
     written, handed_up = statistics_collection(precision), lateral_collection(precision)
-    with model_checks.said_in_a_line(network.model), model_checks.called_once() as kernels:
+    with (
+      model_checks.said_in_a_line(network.model),
+      model_checks.normalised_alike(train=False),
+      model_checks.called_once() as kernels,
+    ):
       logits, created = network.path(index).apply(
         laterals,
         images,

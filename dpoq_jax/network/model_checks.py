@@ -62,6 +62,34 @@ def called_once() -> Generator[set[Place]]:
     yield convolutions
 
 
+@contextlib.contextmanager
+def normalised_alike(train: bool) -> Generator[None]:
+  """Refuses layers that are told other than `train`, which the model was.
+
+  They would normalise by statistics that nobody updates in training, or in evaluation by those of
+  whatever images are beside one another.
+  """
+
+  def check(
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: nn.module.InterceptorContext,
+  ) -> Any:
+    module = context.module
+    if context.method_name == '__call__' and isinstance(module, normalisation.NORMALISATIONS):
+      told = kwargs.get('train', args[-1])
+      if told != train:
+        raise ValueError(
+          f'{"/".join(module.path[:-1])} is told train={told} where the model is told {train}: '
+          'pass on what it is given.'
+        )
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(check):
+    yield
+
+
 def check_logits(model: nn.Module, logits: Any, count: int) -> None:
   """Raises a ValueError unless a model returns logits.
 

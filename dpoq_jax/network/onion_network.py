@@ -131,7 +131,7 @@ class Onion:
     # The highest path hands up, too: compiled without, XLA would fuse it otherwise than where there
     # are paths above it, and its last bits would depend on those.
     written = [handed_up] + [statistics] * train
-    with model_checks.said_in_a_line(self.model):
+    with model_checks.said_in_a_line(self.model), model_checks.normalised_alike(train):
       logits, updated = self.path(index).apply(collections, images, train, mutable=written)
     updates = cast('dict[str, Any]', updated)
     features = {**updates.get(handed_up, {})}

@@ -55,6 +55,7 @@ def grouped(groups: int, features: int) -> Callable[[Model, Activation, bool], j
     (own_latent, '^Model has a parameter latent of its own'),
     (own_state, '^Model cannot be a path: Tried to access "count"'),
     (lambda m, x, train: m.logits(m.conv(x, train, 'a/b')), 'a name must not have a / in it'),
+    (lambda m, x, train: m.logits(m.conv(x, True)), '^conv is told train=True where the model is'),
     (one_more_below, r'^the kernel \[3, 3, 6, 6\] of conv is in one of two paths'),
     (one_more_above, '^the path of 4 bits has a layer conv, that of 2 bits has none'),
     # The convolution alone would take these for 6 groups.
@@ -66,6 +67,14 @@ def grouped(groups: int, features: int) -> Callable[[Model, Activation, bool], j
 def test_a_model_that_cannot_be_a_path_is_refused(after: Any, message: str):
   with pytest.raises(ValueError, match=message):
     network(after).init(jax.random.key(0), IMAGES)
+
+
+def test_a_model_that_never_trains_its_statistics_is_refused_when_it_is_trained():
+  onion = network(lambda model, x, train: model.logits(model.conv(x, False)))
+  variables = onion.init(jax.random.key(0), IMAGES)
+  onion.apply(variables, IMAGES)
+  with pytest.raises(ValueError, match=r'^conv is told train=False where the model is told True'):
+    onion.apply_and_update(variables, IMAGES)
 
 
 def test_a_layer_of_the_name_of_the_scale_of_logits_is_refused_where_there_is_one():
