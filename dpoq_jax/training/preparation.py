@@ -12,8 +12,7 @@ import jax
 from dpoq_jax import config as config_lib
 from dpoq_jax.network import costs
 from dpoq_jax.runtime import memory, processes
-from dpoq_jax.training import checkpoint, steps_per_dispatch, warm_start
-from dpoq_jax.training import experiment as experiment_lib
+from dpoq_jax.training import steps_per_dispatch, warm_start
 from dpoq_jax.training.experiment import Experiment
 from dpoq_jax.training.steps_per_dispatch import CompiledSteps
 from dpoq_jax.training.train_step import TrainState
@@ -47,11 +46,8 @@ def prepare(experiment: Experiment) -> Prepared:
   """
   processes.in_each(lambda: _check(experiment))
   # Not within `in_each`: the processes read the checkpoint of another run together.
-  with _told():
+  with _as_config_error():
     state, fixed = warm_start.initial_state(experiment)
-  if experiment.config.init_from is not None:
-    digest = {'checksum': checkpoint.digest(state.variables)}
-    experiment_lib.check_same(digest, 'weights to start from', 'config.init_from')
   return processes.in_each(lambda: _compile(experiment, state, fixed))
 
 
@@ -65,7 +61,7 @@ def _check(experiment: Experiment) -> None:
 
 def _compile(experiment: Experiment, state: TrainState, fixed: int) -> Prepared:
   """Compiles the step of a run that begins with a state; see `prepare`."""
-  with _told():
+  with _as_config_error():
     started = time.perf_counter()
     take_steps = steps_per_dispatch.compile_steps(experiment, state, fixed=fixed)
     seconds = time.perf_counter() - started
@@ -74,7 +70,7 @@ def _compile(experiment: Experiment, state: TrainState, fixed: int) -> Prepared:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _as_config_error() -> Iterator[None]:
   """Turns an error of the compiler, or of too little memory, into one for the user."""
   try:
     yield

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 from dpoq_jax import config as config_lib
 from dpoq_jax.core import quantizers
 from dpoq_jax.core.names import is_companion, path_name, statistics_collection
-from dpoq_jax.runtime import compiler
+from dpoq_jax.runtime import compiler, processes
 from dpoq_jax.runtime import workdir as workdir_lib
-from dpoq_jax.training import artifact_start, clips, rounding, trained_network
+from dpoq_jax.training import artifact_start, checkpoint, clips, rounding, trained_network
+from dpoq_jax.training import experiment as experiment_lib
 from dpoq_jax.training.experiment import Experiment
 from dpoq_jax.training.train_step import TrainState
 
@@ -147,7 +148,8 @@ def initial_state(experiment: Experiment) -> tuple[TrainState, int]:
   `check` has to have passed. Of several processes each calls it.
 
   Raises:
-    ConfigError: if the tensors of the artifact to start from are not of the shapes of this run's.
+    ConfigError: if the tensors of the artifact to start from are not of the shapes of this run's,
+      or several processes have read different copies.
     ArtifactError, CheckpointError: if what to start from cannot be read.
   """
   state, fixed = experiment.create_state(), 0
@@ -175,7 +177,7 @@ def _from_run(experiment: Experiment, state: TrainState) -> tuple[TrainState, in
 
 def _from_artifact(experiment: Experiment, state: TrainState, folder: pathlib.Path) -> TrainState:
   """Returns a fresh state with what an artifact holds; see `initial_state`."""
-  source = artifact_start.read(experiment, folder)
+  source = processes.in_each(lambda: artifact_start.read(experiment, folder))
   return _started(experiment, state, source.variables, {b: b for b in source.bits})
 
 
@@ -192,7 +194,12 @@ def _started(
     state: fresh state.
     source: variables of the other network, with latents.
     started: precision that each path starts from, by its own.
+
+  Raises:
+    ConfigError, OtherProcessError: if several processes have read different copies of it.
   """
+  checksum = {'checksum': checkpoint.digest(source)}
+  experiment_lib.check_same(checksum, 'weights to start from', 'config.init_from')
   variables: dict[str, Any] = {**state.variables, 'params': {**state.params}}
   for precision, theirs in started.items():
     name, statistics = path_name(precision), statistics_collection(precision)
