@@ -39,55 +39,54 @@ def called_once() -> Generator[set[Place]]:
   convolutions: set[Place] = set()
   normalised: set[Place] = set()
 
-  def note(
-    call: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    context: nn.module.InterceptorContext,
-  ) -> Any:
-    module = context.module
-    if context.method_name == '__call__':
-      if isinstance(module, layers.OnionConv):
-        convolutions.add(module.path)
-      if isinstance(module, normalisation.NORMALISATIONS):
-        if module.path in normalised:
-          raise ValueError(
-            f'{"/".join(module.path[:-1])} is called twice: what it hands up would be overwritten. '
-            'Give each ConvNorm a name of its own.'
-          )
-        normalised.add(module.path)
-    return call(*args, **kwargs)
+  def note(module: nn.Module, *_: Any, **__: Any) -> None:
+    if isinstance(module, layers.OnionConv):
+      convolutions.add(module.path)
+    if isinstance(module, normalisation.NORMALISATIONS):
+      if module.path in normalised:
+        raise ValueError(
+          f'{"/".join(module.path[:-1])} is called twice: what it hands up would be overwritten. '
+          'Give each ConvNorm a name of its own.'
+        )
+      normalised.add(module.path)
 
-  with nn.intercept_methods(note):
+  with _before_calls(note):
     yield convolutions
 
 
-@contextlib.contextmanager
-def normalised_alike(train: bool) -> Generator[None]:
+def normalised_alike(train: bool) -> contextlib.AbstractContextManager[None]:
   """Refuses layers that are told other than `train`, which the model was.
 
   They would normalise by statistics that nobody updates in training, or in evaluation by those of
   whatever images are beside one another.
   """
 
-  def check(
-    call: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    context: nn.module.InterceptorContext,
-  ) -> Any:
-    module = context.module
-    if context.method_name == '__call__' and isinstance(module, normalisation.NORMALISATIONS):
-      told = kwargs.get('train', args[-1])
+  def check(module: nn.Module, *args: Any, **kwargs: Any) -> None:
+    if isinstance(module, normalisation.NORMALISATIONS):
+      told = kwargs['train'] if 'train' in kwargs else args[-1]
       if told != train:
         raise ValueError(
           f'{"/".join(module.path[:-1])} is told train={told} where the model is told {train}: '
           'pass on what it is given.'
         )
+
+  return _before_calls(check)
+
+
+def _before_calls(act: Callable[..., None]) -> contextlib.AbstractContextManager[None]:
+  """Calls `act` before each call of a layer, with the layer and the arguments."""
+
+  def intercept(
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: nn.module.InterceptorContext,
+  ) -> Any:
+    if context.method_name == '__call__':
+      act(context.module, *args, **kwargs)
     return call(*args, **kwargs)
 
-  with nn.intercept_methods(check):
-    yield
+  return nn.intercept_methods(intercept)
 
 
 def check_logits(model: nn.Module, logits: Any, count: int) -> None:
