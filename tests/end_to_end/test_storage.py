@@ -15,6 +15,7 @@ import pytest
 from dpoq_jax.config import ConfigError
 from dpoq_jax.data import in_memory
 from dpoq_jax.inference import operating_point
+from dpoq_jax.runtime import workdir
 from dpoq_jax.training import checkpoint, preparation, trained_network
 from dpoq_jax.training import experiment as experiment_lib
 from tests.end_to_end import runs, test_resume
@@ -194,6 +195,12 @@ def test_a_run_given_other_data_neither_goes_on_nor_changes(
     status, err = runs.refused('evaluate', f'--workdir={copy}')
     assert status == 2
     assert '10 classes; those trained on were (8, 8, 1) of 10, or of other names' in err
+
+
+def test_a_run_that_goes_on_notes_where_its_data_are_now(copy: pathlib.Path):
+  here = f'--config.data.dir={copy}'
+  assert runs.status_of('train', f'--workdir={copy}', *runs.flags(), here) == 0
+  assert workdir.read_config(copy).data.dir == str(copy)
 
 
 def test_a_run_that_cannot_be_written_is_evaluated_all_the_same(copy: pathlib.Path):
