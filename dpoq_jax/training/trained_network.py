@@ -29,6 +29,8 @@ from dpoq_jax.training.train_step import create_state
 Step = int | Literal['best']
 """Names a checkpoint: by its step, or `best` for the one that was evaluated best."""
 
+_NO_CHECKPOINT = 'the run in {} has no checkpoint yet: train it first.'
+
 Network = TypeVar('Network', bound=TrainableNetwork, covariant=True)
 
 
@@ -172,7 +174,7 @@ def check_saved(workdir: pathlib.Path) -> None:
     FileNotFoundError: if it has none.
   """
   if not checkpoint.steps_saved(workdir):
-    raise FileNotFoundError(f'the run in {workdir} has no checkpoint yet: train it first.')
+    raise FileNotFoundError(_NO_CHECKPOINT.format(workdir))
 
 
 def read_checkpoint(
@@ -192,7 +194,6 @@ def read_checkpoint(
       run.
     MetricsError: if the log of the run is damaged.
   """
-  check_saved(workdir)
   top1 = metrics.mean_top1(metrics.read_rows(workdir))
   reader = checkpoint.Checkpoints(workdir, top1, read_only=True)
   with contextlib.closing(reader) as checkpoints:
@@ -200,7 +201,7 @@ def read_checkpoint(
     if step == 'best' and chosen is None:
       raise FileNotFoundError(f'no checkpoint of the run in {workdir} has been evaluated yet.')
     restored = checkpoints.restore(like, chosen)
-  # There are checkpoints, and one that cannot be read raises.
-  assert restored is not None
+  if restored is None:
+    raise FileNotFoundError(_NO_CHECKPOINT.format(workdir))
   run_identity.check(restored.meta, workdir)
   return restored
