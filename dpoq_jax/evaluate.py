@@ -10,10 +10,8 @@ or the file given, which a run that may only be read needs.
     dpoq evaluate --workdir=runs/digits --precision=4
 """
 
-import pathlib
 import signal
 
-from dpoq_jax import config as config_lib
 from dpoq_jax.cli import flags as shared
 from dpoq_jax.cli.errors import user_errors
 from dpoq_jax.cli.run import run
@@ -39,13 +37,14 @@ def main(flags: shared.FlagValues) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
   with user_errors(data_flag=shared.DATA_DIR):
     step = shared.checkpoint_step(flags)
-    config = None if several else _read_config(directory, flags.data_dir)
+    config = None if several else workdir.read_config(directory)
     # Imported once there is something to evaluate, since JAX takes seconds.
     from dpoq_jax.runtime import processes
     from dpoq_jax.training import experiment as experiment_lib
     from dpoq_jax.training import summary
 
-    config = config or processes.in_each(lambda: _read_config(directory, flags.data_dir))
+    config = config or processes.in_each(lambda: workdir.read_config(directory))
+    config = config.with_data_in(flags.data_dir)
     experiment = processes.in_each(lambda: experiment_lib.build(config))
     experiment_lib.check_same_data(experiment)
     result = summary.evaluate_checkpoint(
@@ -57,15 +56,6 @@ def main(flags: shared.FlagValues) -> None:
   output = shared.optional_path(flags, 'output') or directory / name
   with user_errors():
     processes.by_first(lambda: summary.write(output, result))
-
-
-def _read_config(directory: pathlib.Path, data_dir: str | None) -> config_lib.Config:
-  """Returns the config of a run, with its data set in another directory if one is given."""
-  config = workdir.read_config(directory)
-  if not data_dir:
-    return config
-  data = config.data.model_copy(update={'dir': data_dir})
-  return config.model_copy(update={'data': data})
 
 
 if __name__ == '__main__':

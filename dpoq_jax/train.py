@@ -99,7 +99,11 @@ def main(flags: shared.FlagValues) -> None:
     except loop.DivergedError as error:
       # As for flags: a scheduler need not start it again, the same steps would follow.
       fail(error)
-    except (checkpoint.CheckpointError, metrics.MetricsError) as error:
+    except (
+      checkpoint.CheckpointError,
+      metrics.MetricsError,
+      processes.OtherProcessError,
+    ) as error:
       fail(error, status=1)
     except BrokenPipeError:
       raise

@@ -70,6 +70,12 @@ class Config(Section):
   init_from: Text = None
   batch_statistics: Literal['global', 'per_device'] = 'global'
 
+  def with_data_in(self, data_dir: str | None) -> 'Config':
+    """Returns the config with its data set in another directory; None changes nothing."""
+    if not data_dir:
+      return self
+    return self.model_copy(update={'data': self.data.model_copy(update={'dir': data_dir})})
+
   @pydantic.model_validator(mode='after')
   def _fields_agree(self) -> 'Config':
     weights, warmup = self.objective.loss_weights, self.optimizer.warmup_epochs

@@ -62,10 +62,7 @@ class Trained(Generic[Network]):
 
   def with_data_in(self, data_dir: str | None) -> 'Trained[Network]':
     """Returns the same network with its data set in another directory; None changes nothing."""
-    if not data_dir:
-      return self
-    data = self.config.data.model_copy(update={'dir': data_dir})
-    return dataclasses.replace(self, config=self.config.model_copy(update={'data': data}))
+    return dataclasses.replace(self, config=self.config.with_data_in(data_dir))
 
   def training_images(self, count: int) -> np.ndarray:
     """Returns images of the training set, drawn by the run's seed, as evaluation sees them.

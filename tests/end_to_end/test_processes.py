@@ -195,13 +195,39 @@ def test_what_fails_in_the_first_process_fails_in_all(alone: pathlib.Path, tmp_p
   assert other_err.strip().splitlines()[-1] == 'error: process 0 failed; its output says why.'
 
 
+def of_two(folder: pathlib.Path, run: pathlib.Path, name: str) -> tuple[pathlib.Path, pathlib.Path]:
+  """Directories of two processes, of which the first has a copy of a run."""
+  here, there = folder / 'here', folder / 'there'
+  there.mkdir()
+  shutil.copytree(run, here / name)
+  return here, there
+
+
+def copy_without_its_end(run: pathlib.Path, copy: pathlib.Path) -> None:
+  """Copies a run as it was before its last checkpoint."""
+  shutil.copytree(run, copy)
+  shutil.rmtree(copy / 'checkpoints' / str(max(runs.steps_saved(copy))))
+
+
+@pytest.mark.nightly
+def test_what_the_first_process_cannot_write_ends_all_with_a_line(
+  alone: pathlib.Path, tmp_path: pathlib.Path
+):
+  run = shutil.copytree(alone, tmp_path / 'run')
+  (run / 'dataset.json').unlink()
+  (run / 'dataset.json').mkdir()
+  (status, _, err), (other, _, other_err) = finish(start(run, *FLOAT))
+  assert (status, other) == (4, 1)
+  assert err.strip().splitlines()[-1].startswith('error: ')
+  assert other_err.strip().splitlines()[-1] == 'error: process 0 failed; its output says why.'
+  assert 'Traceback' not in err + other_err
+
+
 @pytest.mark.nightly
 def test_processes_start_from_the_same_weights_or_not_at_all(
   alone: pathlib.Path, tmp_path: pathlib.Path
 ):
-  here, there = tmp_path / 'here', tmp_path / 'there'
-  there.mkdir()
-  shutil.copytree(alone, here / 'old')
+  here, there = of_two(tmp_path, alone, 'old')
 
   def errors() -> tuple[str, str]:
     flags = (*SHORT, '--config.init_from=old')
@@ -215,9 +241,7 @@ def test_processes_start_from_the_same_weights_or_not_at_all(
   assert first == 'error: process 1 failed; its output says why.'
   assert second == 'error: old: there is no such folder.'
 
-  # A copy made before the run had ended.
-  shutil.copytree(here / 'old', there / 'old')
-  shutil.rmtree(there / 'old' / 'checkpoints' / str(max(runs.steps_saved(there / 'old'))))
+  copy_without_its_end(alone, there / 'old')
   first, second = errors()
   assert first == 'error: process 1 failed; its output says why.'
   assert second.startswith('error: the processes differ in their weights to start from: checksum')
@@ -225,9 +249,7 @@ def test_processes_start_from_the_same_weights_or_not_at_all(
 
 @pytest.mark.nightly
 def test_what_one_process_cannot_evaluate_none_does(alone: pathlib.Path, tmp_path: pathlib.Path):
-  here, there = tmp_path / 'here', tmp_path / 'there'
-  there.mkdir()
-  shutil.copytree(alone, here / 'run')
+  here, there = of_two(tmp_path, alone, 'run')
 
   def evaluate(of_process: list[str], cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
     return runs.command('evaluate', '--workdir=run', *of_process, cwd=cwd)
@@ -242,8 +264,7 @@ def test_what_one_process_cannot_evaluate_none_does(alone: pathlib.Path, tmp_pat
   assert first == 'error: process 1 failed; its output says why.'
   assert second == 'error: run: there is no such folder.'
 
-  shutil.copytree(here / 'run', there / 'run')
-  shutil.rmtree(there / 'run' / 'checkpoints' / str(max(runs.steps_saved(there / 'run'))))
+  copy_without_its_end(alone, there / 'run')
   first, second = errors()
   assert second.startswith('error: the processes differ in their checkpoints: step: 22 -> 20;')
 
